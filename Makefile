@@ -1,0 +1,90 @@
+# Thin: each target says what it does and calls one script or tool. `make help` lists them.
+.DEFAULT_GOAL := help
+.SUFFIXES:
+MAKEFLAGS += --no-print-directory
+# Another environment that happens to be active must not matter.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+
+BIN := .venv/bin
+READY := .venv/.ready
+SLOW := integration or e2e or chaos or helm or bench
+
+.PHONY: help
+help: ## this list
+	@echo "etcd_pd: make run is the demonstration, make check the inner loop, make test the verdict"
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+# Installs again only when what is to be installed changed.
+$(READY): pyproject.toml constraints.txt scripts/python-env
+	@scripts/python-env
+	@touch $@
+
+.PHONY: setup
+setup: $(READY) ## fill .venv with the project and what it needs
+
+.PHONY: run
+run: $(READY) ## start etcd, 4 prefill ranks, 2 decodes and the router; send 32 prompts; check and show each
+	@echo "run: the whole stack, 32 prompts, then a table"
+	@$(BIN)/etcd-pd up --demo
+
+.PHONY: up
+up: $(READY) ## the same stack, left running until Ctrl-C
+	@echo "up: the whole stack, until Ctrl-C"
+	@$(BIN)/etcd-pd up
+
+.PHONY: check
+check: $(READY) ## unit and contract tests: the inner loop, under a minute
+	@echo "check: unit and contract tests"
+	@$(BIN)/python -m pytest -q tests/unit tests/contract -m "not ($(SLOW))"
+
+.PHONY: docker
+docker: ## a Docker engine with an etcd image, for the tests
+	@scripts/docker-engine
+	@echo "docker: tests run etcd from $$(scripts/etcd-image)"
+
+.PHONY: test
+test: $(READY) docker ## every test but the long ones (chaos, bench)
+	@echo "test: unit, contract, integration, e2e"
+	@$(BIN)/python -m pytest -q -m "not (chaos or bench)"
+
+.PHONY: test-unit
+test-unit: $(READY) ## tests of the pure parts
+	@echo "test-unit: the pure parts"
+	@$(BIN)/python -m pytest -q tests/unit
+
+.PHONY: test-integration
+test-integration: $(READY) docker ## contract and integration tests against real etcd
+	@echo "test-integration: against real etcd"
+	@$(BIN)/python -m pytest -q tests/contract tests/integration -m "not (chaos or bench)"
+
+.PHONY: test-e2e
+test-e2e: $(READY) docker ## the whole stack, watched by an independent etcd client
+	@echo "test-e2e: the whole stack"
+	@$(BIN)/python -m pytest -q tests/e2e -m "not (chaos or bench)"
+
+.PHONY: bench-quick
+bench-quick: $(READY) ## the figures of README, on this machine, in about a minute
+	@echo "bench-quick: measuring; leave the machine alone"
+	@$(BIN)/python -m benchmarks.quick
+
+.PHONY: fix
+fix: $(READY) ## format and repair what a tool can
+	@echo "fix: ruff"
+	@$(BIN)/ruff check --quiet --fix . || true
+	@$(BIN)/ruff format --quiet .
+
+.PHONY: verify
+verify: $(READY) ## lint, types, and generated files that drifted from their source
+	@echo "verify: ruff"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@echo "verify: mypy --strict"
+	@$(BIN)/mypy
+	@echo "verify: etcd's messages are what their .proto files say"
+	@scripts/generate-etcdrpc.sh --check
+
+.PHONY: clean
+clean: ## remove everything that was made here
+	@echo "clean: .venv, caches, builds"
+	@rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
