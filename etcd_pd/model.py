@@ -1,0 +1,262 @@
+"""The values that travel through etcd_pd: frozen, checked where they are made, JSON at the edge."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from .errors import ConfigError
+
+#: Largest bootstrap room: the router draws them uniformly from 63 bits, so that they fit a signed 64-bit integer.
+MAX_ROOM = 2**63 - 1
+#: Longest instance id or address, so that any key stays far below the 64 KiB of a packet.
+MAX_NAME = 253
+#: Longest reason or fingerprint that is stored, in characters.
+MAX_TEXT = 512
+#: Largest size of one parallel dimension (dp, cp, tp, pp): a bound on typing errors, not on hardware.
+MAX_PARALLEL = 4096
+
+SERVING, DRAINING = "serving", "draining"
+ASSIGNED, FAILED = "assigned", "failed"
+
+
+def check_room(room: object) -> int:
+    """Return ``room`` if it is a bootstrap room (an int in 0..2^63-1).
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if type(room) is not int or not 0 <= room <= MAX_ROOM:
+        raise ConfigError("bootstrap_room", f"must be an integer in 0..2^63-1, not {room!r:.80}")
+    return room
+
+
+def check_name(field: str, name: object) -> str:
+    """Return ``name`` if it can be an instance id or an address.
+
+    Raises:
+        ConfigError: it is not a string, is empty or too long, or holds a slash, a space or a control character.
+    """
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
+        raise ConfigError(field, f"must be a string of 1..{MAX_NAME} characters, not {name!r:.80}")
+    if "/" in name or not name.isprintable() or " " in name:
+        raise ConfigError(field, f"must hold no slash, space or control character: {name!r}")
+    return name
+
+
+def check_text(field: str, text: object) -> str:
+    """Return ``text`` if it is a string of at most ``MAX_TEXT`` characters.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not isinstance(text, str) or len(text) > MAX_TEXT:
+        raise ConfigError(field, f"must be a string of at most {MAX_TEXT} characters")
+    return text
+
+
+def check_int(field: str, value: object, low: int, high: int) -> int:
+    """Return ``value`` if it is an integer in ``low..high``.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if type(value) is not int or not low <= value <= high:
+        raise ConfigError(field, f"must be an integer in {low}..{high}, not {value!r:.80}")
+    return value
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Sizes of a prefill instance's parallel dimensions; ``dp`` counts the ranks that a room can land on."""
+
+    dp: int = 1
+    cp: int = 1
+    tp: int = 1
+    pp: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("dp", "cp", "tp", "pp"):
+            check_int(f"topology.{name}", getattr(self, name), 1, MAX_PARALLEL)
+
+    @property
+    def endpoints_per_rank(self) -> int:
+        """How many processes make up one DP rank."""
+        return self.cp * self.tp * self.pp
+
+
+class Rank(NamedTuple):
+    """One process of an instance: its index in each parallel dimension, written ``dp.cp.tp.pp`` in keys."""
+
+    dp: int
+    cp: int = 0
+    tp: int = 0
+    pp: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.dp}.{self.cp}.{self.tp}.{self.pp}"
+
+
+@dataclass(frozen=True)
+class RankEndpoint:
+    """Where one process of a DP rank listens for decode's KV cache requests.
+
+    Attributes:
+        rank: its place in the topology.
+        ip: address of its transfer socket.
+        port: port of its transfer socket.
+        incarnation: the start of the instance that it belongs to.
+        state: ``serving`` or ``draining``.
+        epoch: create_revision of its key; 0 before it is in etcd.
+    """
+
+    rank: Rank
+    ip: str
+    port: int
+    incarnation: str = ""
+    state: str = SERVING
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        check_name("ip", self.ip)
+        check_int("port", self.port, 0, 65535)
+
+    def to_json(self) -> bytes:
+        """The value of the rank's key."""
+        return _dump({"incarnation": self.incarnation, "ip": self.ip, "port": self.port, "state": self.state})
+
+    @classmethod
+    def from_json(cls, rank: Rank, value: bytes, epoch: int) -> RankEndpoint | None:
+        """Read a rank key's value; None where it is garbage."""
+        try:
+            data = json.loads(value)
+            return cls(rank, data["ip"], data["port"], str(data["incarnation"]), str(data["state"]), epoch)
+        except (ValueError, KeyError, TypeError):
+            return None
+
+
+@dataclass(frozen=True)
+class InstanceInfo:
+    """What a prefill instance says of itself: the value of ``prefill/{id}``.
+
+    Attributes:
+        incarnation: uuid of this start of the instance, chosen by its first announcer.
+        launch_id: what all processes and nodes of one start have in common.
+        addresses: the ``host:port`` spellings that requests may carry as bootstrap address.
+        topology: sizes of its parallel dimensions.
+        policy: its DP dispatch policy; ``follow_bootstrap_room`` means that decode may compute the rank.
+        fingerprint: what must match between prefill and decode (model, KV layout, version), opaque here.
+        state: ``serving`` or ``draining``.
+    """
+
+    incarnation: str
+    launch_id: str
+    addresses: tuple[str, ...]
+    topology: Topology
+    policy: str
+    fingerprint: str = ""
+    state: str = SERVING
+
+    def __post_init__(self) -> None:
+        check_name("launch_id", self.launch_id)
+        check_name("policy", self.policy)
+        check_text("fingerprint", self.fingerprint)
+        for address in self.addresses:
+            check_name("addresses", address)
+
+    def to_json(self) -> bytes:
+        """The value of the instance's key."""
+        return _dump(asdict(self))
+
+    @classmethod
+    def from_json(cls, value: bytes) -> InstanceInfo | None:
+        """Read an instance key's value; None where it is garbage."""
+        try:
+            data = json.loads(value)
+            return cls(
+                incarnation=str(data["incarnation"]),
+                launch_id=data["launch_id"],
+                addresses=tuple(data["addresses"]),
+                topology=Topology(**data["topology"]),
+                policy=data["policy"],
+                fingerprint=data.get("fingerprint", ""),
+                state=str(data.get("state", SERVING)),
+            )
+        except (ValueError, KeyError, TypeError):
+            return None
+
+
+@dataclass(frozen=True)
+class RoomValue:
+    """The value of ``rooms/{id}/{room}``: which DP rank owns the room, under which epoch."""
+
+    dp_rank: int
+    epoch: int
+    state: str = ASSIGNED
+    reason: str = ""
+
+    def to_json(self) -> bytes:
+        """The value of the room's key. Written by hand on the hot path: dp_rank and epoch are integers."""
+        if self.state == ASSIGNED:
+            return b'{"dp_rank":%d,"epoch":%d,"state":"assigned"}' % (self.dp_rank, self.epoch)
+        return _dump(asdict(self))
+
+    @classmethod
+    def from_json(cls, value: bytes) -> RoomValue | None:
+        """Read a room key's value; None where it is garbage."""
+        try:
+            data = json.loads(value)
+            dp_rank, epoch, state = data["dp_rank"], data["epoch"], data["state"]
+        except (ValueError, KeyError, TypeError):
+            return None
+        if type(dp_rank) is not int or type(epoch) is not int or state not in (ASSIGNED, FAILED) or dp_rank < 0:
+            return None
+        return cls(dp_rank, epoch, state, str(data.get("reason", "")))
+
+
+@dataclass(frozen=True)
+class PrefillInstance:
+    """A prefill instance as decode sees it.
+
+    Attributes:
+        id: its stable id.
+        info: what it says of itself.
+        ranks: the endpoints of its processes that are alive.
+    """
+
+    id: str
+    info: InstanceInfo
+    ranks: tuple[RankEndpoint, ...]
+
+    def endpoints(self, dp_rank: int) -> tuple[RankEndpoint, ...]:
+        """The processes of one DP rank, in cp, tp, pp order."""
+        return tuple(sorted((e for e in self.ranks if e.rank.dp == dp_rank), key=lambda e: e.rank))
+
+
+class Assignment(NamedTuple):
+    """The answer: which prefill rank holds a room's KV cache.
+
+    Attributes:
+        instance: id of the prefill instance.
+        room: the bootstrap room.
+        dp_rank: the data-parallel rank.
+        epoch: create_revision of that rank's key; the assignment holds while it lives.
+        revision: etcd revision at which the assignment became visible (the same for every reader).
+        lease_id: etcd lease that the room's key hangs on, 0 where the rank was computed.
+        source: ``registry``, ``named``, ``single-rank`` or ``follow-bootstrap-room``.
+        stale: True where the agent was cut off from etcd when this answer was given.
+    """
+
+    instance: str
+    room: int
+    dp_rank: int
+    epoch: int
+    revision: int
+    lease_id: int
+    source: str
+    stale: bool = False
+
+
+def _dump(data: dict[str, Any]) -> bytes:
+    return json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()

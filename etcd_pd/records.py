@@ -1,0 +1,97 @@
+"""etcd's records, requests and answers as plain values: what the pure core and the store port speak in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+#: etcd's default --max-txn-ops: most compares, and most operations, in one transaction.
+MAX_TXN_OPS = 128
+
+
+class KeyValue(NamedTuple):
+    """One key as etcd keeps it; ``lease`` is 0 where it hangs on none."""
+
+    key: bytes
+    value: bytes
+    create_revision: int
+    mod_revision: int
+    lease: int
+
+
+class Event(NamedTuple):
+    """One change: ``kv`` is None for a deletion."""
+
+    key: bytes
+    mod_revision: int
+    kv: KeyValue | None
+
+
+class Header(NamedTuple):
+    """Who answered, and at which revision of the store."""
+
+    cluster_id: int
+    revision: int
+
+
+class Compare(NamedTuple):
+    """True while the key's create_revision is this one; 0 means that the key does not exist."""
+
+    key: bytes
+    create_revision: int
+
+
+class Put(NamedTuple):
+    """Write a key under a lease (0: none)."""
+
+    key: bytes
+    value: bytes
+    lease: int
+
+
+class Delete(NamedTuple):
+    """Remove a key."""
+
+    key: bytes
+
+
+class TxnResult(NamedTuple):
+    """Whether the compares held (and the operations happened)."""
+
+    succeeded: bool
+    header: Header
+
+
+class Listing(NamedTuple):
+    """Keys in order, all at one revision."""
+
+    header: Header
+    kvs: list[KeyValue]
+
+
+class WatchResponse(NamedTuple):
+    """One message of a watch.
+
+    Attributes:
+        header: who answered; its revision may be ahead of the events.
+        events: changes in revision order; empty for progress and control messages.
+        created: the watch stands from here on.
+        fragment: more of the same revision follow in the next message.
+        compact_revision: where not 0, the start revision was compacted and the watch is over.
+    """
+
+    header: Header
+    events: Sequence[Event] = ()
+    created: bool = False
+    fragment: bool = False
+    compact_revision: int = 0
+
+
+class LeaseGrant(NamedTuple):
+    """A lease as granted: the TTL in seconds may be longer than asked."""
+
+    lease_id: int
+    ttl: int
+
+
+Operation = Put | Delete

@@ -1,0 +1,58 @@
+"""The port to etcd: what the agent asks of a store, in etcd's own words.
+
+``store/etcd.py`` is the one real store. tests/ keep an in-memory one, held to the same contract tests.
+Every call raises :class:`~etcd_pd.errors.StoreError` or a subclass, never a driver's own error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from ..records import Compare, LeaseGrant, Listing, Operation, TxnResult, WatchResponse
+
+
+class Watch(Protocol):
+    """An open watch: iterate it for its responses; it ends with a StoreError, never quietly."""
+
+    def __aiter__(self) -> AsyncIterator[WatchResponse]: ...
+
+    def request_progress(self) -> None:
+        """Ask etcd for a sign of life on this stream."""
+
+    async def close(self) -> None:
+        """End the watch."""
+
+
+class Store(Protocol):
+    """What the agent needs of etcd."""
+
+    async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> TxnResult:
+        """Do all operations if all compares hold, else nothing. Never repeated: a timeout leaves it unknown."""
+
+    async def read(self, keys: Sequence[bytes]) -> Listing:
+        """Those of the keys that exist, at one revision."""
+
+    async def list(self, prefix: bytes) -> Listing:
+        """All keys under a prefix at one revision, in pages large enough that etcd counts the range once."""
+
+    async def grant(self, ttl: int) -> LeaseGrant:
+        """A new lease of at least ``ttl`` seconds."""
+
+    async def keep_alive(self, lease_id: int) -> int:
+        """Renew a lease on the one open stream; its TTL in seconds, 0 where it is gone."""
+
+    async def revoke(self, lease_id: int) -> None:
+        """End a lease and delete its keys; one that is gone already is no error."""
+
+    async def time_to_live(self, lease_id: int) -> int:
+        """Seconds left, 0 where the lease is gone."""
+
+    async def watch(self, prefix: bytes, start_revision: int) -> Watch:
+        """Open a watch over a prefix from a revision on."""
+
+    def next_endpoint(self) -> None:
+        """Turn to another endpoint: this one is silent or cut off."""
+
+    async def close(self) -> None:
+        """Close all channels."""
