@@ -1,0 +1,372 @@
+"""The view: what etcd says of instances, ranks and rooms, and which waits that ends.
+
+Fed with snapshots and changes in revision order, it answers with notices: effects as data, for the agent to push.
+
+Laws: an assignment counts only while the rank key with its epoch lives; a dead epoch never comes back; a wait
+that was told PrefillLost is told nothing else; the same wait at the same revision gets the same answer everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+from ..keys import Keys, ParsedKey, PrefillKey, RankKey, RoomKey
+from ..model import FAILED, Assignment, InstanceInfo, PrefillInstance, Rank, RankEndpoint, RoomValue
+from ..records import Event, KeyValue
+
+
+class Room(NamedTuple):
+    """A room's key as it stands; ``value`` is decoded only where somebody wants it."""
+
+    value: bytes
+    token: int
+    revision: int
+    lease_id: int
+
+
+@dataclass
+class Instance:
+    """All that is known of one prefill instance."""
+
+    info: InstanceInfo | None = None
+    info_key_exists: bool = False
+    info_revision: int = 0
+    endpoints: dict[Rank, RankEndpoint] = field(default_factory=dict)
+    epochs: dict[int, int] = field(default_factory=dict)
+    rooms: dict[int, Room] = field(default_factory=dict)
+
+
+class Wait:
+    """One wanted room. Compared by identity: two engines may want the same room.
+
+    Attributes:
+        instance: the instance as the engine named it, by id or address.
+        named_rank: the rank that the request itself named, None where it did not.
+        assignment: set once, when the rank is known.
+    """
+
+    __slots__ = ("assignment", "ended", "id", "instance", "named_rank", "owner", "room")
+
+    def __init__(self, owner: object, id: int, instance: str, room: int, named_rank: int | None = None) -> None:
+        self.owner = owner
+        self.id = id
+        self.instance = instance
+        self.room = room
+        self.named_rank = named_rank
+        self.assignment: Assignment | None = None
+        self.ended = False
+
+
+class Resolved(NamedTuple):
+    """The wait's rank is known."""
+
+    wait: Wait
+    assignment: Assignment
+
+
+class WaitFailed(NamedTuple):
+    """The prefill side failed the room."""
+
+    wait: Wait
+    reason: str
+    revision: int
+
+
+class WaitLost(NamedTuple):
+    """The rank that held the room, or the whole instance (``dp_rank`` -1), is gone."""
+
+    wait: Wait
+    dp_rank: int
+    epoch: int
+    revision: int
+
+
+class InstanceChanged(NamedTuple):
+    """Instance info or live endpoints differ from before."""
+
+    id: str
+
+
+Notice = Resolved | WaitFailed | WaitLost | InstanceChanged
+
+
+class View:
+    """The cell as etcd describes it, up to :attr:`revision`."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self.revision = 0
+        self.instances: dict[str, Instance] = {}
+        self._by_address: dict[str, str] = {}
+        self._unplaced: dict[str, set[Wait]] = {}  # by the name that nobody has announced yet
+        self._pending: dict[tuple[str, int], set[Wait]] = {}  # by instance and room
+        self._for_rank: dict[tuple[str, int], set[Wait]] = {}  # rank is computed, but not live yet
+        self._assigned: dict[tuple[str, int], set[Wait]] = {}  # by instance and DP rank
+
+    # --- reading
+
+    def find(self, name: str) -> str | None:
+        """The id of the instance that has this id or address; None where there is none."""
+        if name in self.instances and self.instances[name].info:
+            return name
+        return self._by_address.get(name)
+
+    def instance(self, id: str) -> PrefillInstance | None:
+        """An instance with the endpoints that belong to its present incarnation."""
+        found = self.instances.get(id)
+        if not found or not found.info:
+            return None
+        ranks = tuple(e for e in found.endpoints.values() if e.incarnation == found.info.incarnation)
+        return PrefillInstance(id, found.info, tuple(sorted(ranks, key=lambda e: e.rank)))
+
+    def epoch(self, id: str, dp_rank: int) -> int:
+        """The live epoch of a DP rank, 0 where not all of its processes are there."""
+        found = self.instances.get(id)
+        return found.epochs.get(dp_rank, 0) if found else 0
+
+    def room(self, id: str, room: int) -> Room | None:
+        """A room's key as it stands."""
+        found = self.instances.get(id)
+        return found.rooms.get(room) if found else None
+
+    def room_count(self) -> int:
+        """How many room keys there are."""
+        return sum(len(instance.rooms) for instance in self.instances.values())
+
+    # --- waiting
+
+    def want(self, wait: Wait) -> list[Notice]:
+        """Begin a wait; its answer may be there already."""
+        id = self.find(wait.instance)
+        if id is None:
+            self._unplaced.setdefault(wait.instance, set()).add(wait)
+            return []
+        return list(self._place(wait, id))
+
+    def is_unplaced(self, wait: Wait) -> bool:
+        """Whether the wait's instance is still unknown."""
+        return wait in self._unplaced.get(wait.instance, ())
+
+    def forget(self, wait: Wait) -> None:
+        """End a wait without a word: it was answered, aborted or its engine is gone."""
+        wait.ended = True
+        _discard(self._unplaced, wait.instance, wait)
+        if wait.assignment:
+            _discard(self._assigned, (wait.assignment.instance, wait.assignment.dp_rank), wait)
+            return
+        id = self.find(wait.instance) or wait.instance
+        _discard(self._pending, (id, wait.room), wait)
+        for key in [key for key, waits in self._for_rank.items() if wait in waits]:
+            _discard(self._for_rank, key, wait)
+
+    # --- feeding
+
+    def changes(self, revision: int, events: Sequence[Event]) -> list[Notice]:
+        """Apply changes of complete revisions, in order."""
+        notices: list[Notice] = []
+        for event in events:
+            parsed = self._keys.parse(event.key)
+            if isinstance(parsed, RoomKey):
+                notices.extend(self._room_changed(parsed, event.kv))
+            elif parsed is not None:
+                notices.extend(self._rank_changed(parsed, event.kv, event.mod_revision))
+        self.revision = revision
+        return notices
+
+    def snapshot(self, revision: int, kvs: Sequence[KeyValue]) -> list[Notice]:
+        """Replace everything: what vanished meanwhile becomes a deletion at this revision."""
+        listed = {kv.key for kv in kvs}
+        gone = [Event(key, revision, None) for key in self._known_keys() if key not in listed]
+        # ranks before rooms: an assignment must find the epoch that it was written under
+        rooms_last = sorted(kvs, key=lambda kv: kv.key.startswith(self._keys.rooms()))
+        fresh = [Event(kv.key, kv.mod_revision, kv) for kv in rooms_last]
+        return self.changes(revision, [*gone, *fresh])
+
+    def _known_keys(self) -> Iterator[bytes]:
+        for id, instance in self.instances.items():
+            if instance.info_key_exists:
+                yield self._keys.prefill(id)
+            for rank in instance.endpoints:
+                yield self._keys.rank(id, rank)
+            for room in instance.rooms:
+                yield self._keys.room(id, room)
+
+    # --- rooms
+
+    def _room_changed(self, key: RoomKey, kv: KeyValue | None) -> Iterator[Notice]:
+        instance = self.instances.get(key.instance)
+        if kv is None:
+            if instance:
+                instance.rooms.pop(key.room, None)
+                self._drop_if_empty(key.instance)
+            return
+        if instance is None:
+            instance = self.instances[key.instance] = Instance()
+        instance.rooms[key.room] = Room(kv.value, kv.create_revision, kv.mod_revision, kv.lease)
+        for wait in list(self._pending.get((key.instance, key.room), ())):
+            yield from self._answer(wait, key.instance, instance)
+        if self._assigned and b'"failed"' in kv.value:
+            yield from self._fail_assigned(key, kv)
+
+    def _fail_assigned(self, key: RoomKey, kv: KeyValue) -> Iterator[Notice]:
+        value = RoomValue.from_json(kv.value)
+        if not value or value.state != FAILED:
+            return
+        for wait in list(self._assigned.get((key.instance, value.dp_rank), ())):
+            if wait.room == key.room:
+                _discard(self._assigned, (key.instance, value.dp_rank), wait)
+                wait.ended = True
+                yield WaitFailed(wait, value.reason, kv.mod_revision)
+
+    def _place(self, wait: Wait, id: str) -> Iterator[Notice]:
+        """The ladder: rank named on the request, single rank, follow_bootstrap_room, registry."""
+        instance = self.instances[id]
+        info = instance.info
+        assert info is not None  # find() returns none but announced instances
+        if wait.named_rank is not None:
+            yield from self._computed(wait, id, wait.named_rank, "named")
+        elif info.topology.dp == 1:
+            yield from self._computed(wait, id, 0, "single-rank")
+        elif info.policy == "follow_bootstrap_room":
+            yield from self._computed(wait, id, wait.room % info.topology.dp, "follow-bootstrap-room")
+        else:
+            self._pending.setdefault((id, wait.room), set()).add(wait)
+            if wait.room in instance.rooms:
+                yield from self._answer(wait, id, instance)
+
+    def _computed(self, wait: Wait, id: str, dp_rank: int, source: str) -> Iterator[Notice]:
+        epoch = self.epoch(id, dp_rank)
+        if not epoch:
+            self._for_rank.setdefault((id, dp_rank), set()).add(wait)
+            return
+        _discard(self._for_rank, (id, dp_rank), wait)
+        # the epoch is the revision at which every reader came to know this answer
+        yield self._assign(wait, Assignment(id, wait.room, dp_rank, epoch, epoch, 0, source))
+
+    def _answer(self, wait: Wait, id: str, instance: Instance) -> Iterator[Notice]:
+        room = instance.rooms[wait.room]
+        value = RoomValue.from_json(room.value)
+        if value is None:
+            return  # garbage under a room's key is nobody's registration
+        _discard(self._pending, (id, wait.room), wait)
+        if value.state == FAILED:
+            wait.ended = True
+            yield WaitFailed(wait, value.reason, room.revision)
+        elif instance.epochs.get(value.dp_rank) != value.epoch:
+            wait.ended = True
+            yield WaitLost(wait, value.dp_rank, value.epoch, room.revision)
+        else:
+            assignment = Assignment(id, wait.room, value.dp_rank, value.epoch, room.revision, room.lease_id, "registry")
+            yield self._assign(wait, assignment)
+
+    def _assign(self, wait: Wait, assignment: Assignment) -> Resolved:
+        wait.assignment = assignment
+        self._assigned.setdefault((assignment.instance, assignment.dp_rank), set()).add(wait)
+        return Resolved(wait, assignment)
+
+    # --- instances and ranks
+
+    def _rank_changed(self, key: ParsedKey, kv: KeyValue | None, revision: int) -> Iterator[Notice]:
+        if not isinstance(key, (PrefillKey, RankKey)):
+            return
+        instance = self.instances.get(key.instance)
+        if instance is None:
+            if kv is None:
+                return
+            instance = self.instances[key.instance] = Instance()
+        if isinstance(key, PrefillKey):
+            self._set_info(instance, kv)
+        else:
+            endpoint = RankEndpoint.from_json(key.rank, kv.value, kv.create_revision) if kv else None
+            if endpoint:
+                instance.endpoints[key.rank] = endpoint
+            else:
+                instance.endpoints.pop(key.rank, None)
+        yield from self._refresh(key.instance, instance, revision)
+
+    def _set_info(self, instance: Instance, kv: KeyValue | None) -> None:
+        instance.info_key_exists = kv is not None
+        if kv is None:
+            return  # the last word stands while ranks live: another agent of the instance writes it again
+        info = InstanceInfo.from_json(kv.value)
+        if info:
+            instance.info, instance.info_revision = info, kv.mod_revision
+
+    def _refresh(self, id: str, instance: Instance, revision: int) -> Iterator[Notice]:
+        before, instance.epochs = instance.epochs, _live_epochs(instance)
+        if not instance.info_key_exists and not instance.endpoints:
+            instance.info = None
+        self._index_addresses(id, instance)
+        yield InstanceChanged(id)
+        for dp_rank, epoch in before.items():
+            if instance.epochs.get(dp_rank) != epoch:
+                yield from self._lose(id, dp_rank, epoch, revision)
+        if instance.info:
+            yield from self._appeared(id, instance)
+        else:
+            yield from self._lose_all(id, revision)
+            self._drop_if_empty(id)
+
+    def _index_addresses(self, id: str, instance: Instance) -> None:
+        addresses = instance.info.addresses if instance.info else ()
+        for address in [a for a, owner in self._by_address.items() if owner == id and a not in addresses]:
+            del self._by_address[address]
+        for address in addresses:
+            self._by_address[address] = id
+
+    def _appeared(self, id: str, instance: Instance) -> Iterator[Notice]:
+        assert instance.info is not None
+        for name in (id, *instance.info.addresses):
+            for wait in self._unplaced.pop(name, ()):
+                yield from self._place(wait, id)
+        for dp_rank in instance.epochs:
+            for wait in list(self._for_rank.get((id, dp_rank), ())):
+                source = "named" if wait.named_rank is not None else "follow-bootstrap-room"
+                if instance.info.topology.dp == 1 and wait.named_rank is None:
+                    source = "single-rank"
+                yield from self._computed(wait, id, dp_rank, source)
+
+    def _lose(self, id: str, dp_rank: int, epoch: int, revision: int) -> Iterator[Notice]:
+        for wait in self._assigned.pop((id, dp_rank), set()):
+            wait.ended = True
+            yield WaitLost(wait, dp_rank, epoch, revision)
+
+    def _lose_all(self, id: str, revision: int) -> Iterator[Notice]:
+        for index in (self._pending, self._for_rank):
+            for key in [key for key in index if key[0] == id]:
+                for wait in index.pop(key):
+                    wait.ended = True
+                    yield WaitLost(wait, -1, 0, revision)
+
+    def _drop_if_empty(self, id: str) -> None:
+        instance = self.instances[id]
+        if not (instance.rooms or instance.endpoints or instance.info):
+            del self.instances[id]
+
+
+def _live_epochs(instance: Instance) -> dict[int, int]:
+    """The epoch of each DP rank all of whose processes are there: the youngest of their keys."""
+    if not instance.info:
+        return {}
+    epochs: dict[int, int] = {}
+    count: dict[int, int] = {}
+    for endpoint in instance.endpoints.values():
+        if endpoint.incarnation == instance.info.incarnation:
+            dp_rank = endpoint.rank.dp
+            epochs[dp_rank] = max(epochs.get(dp_rank, 0), endpoint.epoch)
+            count[dp_rank] = count.get(dp_rank, 0) + 1
+    whole = instance.info.topology.endpoints_per_rank
+    return {dp_rank: epoch for dp_rank, epoch in epochs.items() if count[dp_rank] >= whole}
+
+
+K = TypeVar("K")
+
+
+def _discard(index: dict[K, set[Wait]], key: K, wait: Wait) -> None:
+    waits = index.get(key)
+    if waits:
+        waits.discard(wait)
+        if not waits:
+            del index[key]

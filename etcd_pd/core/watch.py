@@ -1,0 +1,155 @@
+"""When to list, where to resume, what may be believed: the revision machine behind the one watch.
+
+Laws: changes are handed out in strictly growing, complete revisions; a gap in knowledge is STALE, never
+silence; a store whose history is not the one seen before voids everything learnt from it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..records import Event, Header, KeyValue, Listing, WatchResponse
+
+
+class WatchState(enum.Enum):
+    """What a reader of the view may assume."""
+
+    SYNCED = "synced"  #: every change up to the revision is in the view, and new ones arrive
+    STALE = "stale"  #: the view is what it was; changes may be missing
+    CLOSED = "closed"  #: nothing will be updated any more
+
+
+class Relist(NamedTuple):
+    """List everything, then call :meth:`WatchMachine.listed`."""
+
+
+class Resume(NamedTuple):
+    """Open a watch from this revision on."""
+
+    start_revision: int
+
+
+class Snapshot(NamedTuple):
+    """The whole content at one revision; ``void``: another history, earlier tokens and revisions mean nothing."""
+
+    revision: int
+    kvs: Sequence[KeyValue]
+    void: bool
+
+
+class Changes(NamedTuple):
+    """All changes of one or more complete revisions, the last being ``revision``."""
+
+    revision: int
+    events: Sequence[Event]
+
+
+class Reopen(NamedTuple):
+    """Drop this stream and ask :meth:`WatchMachine.next` again."""
+
+    reason: str
+
+
+class WatchMachine:
+    """State of one watch over one prefix.
+
+    Attributes:
+        state: what a reader may assume at present.
+        revision: last revision whose changes were handed out completely.
+    """
+
+    def __init__(self) -> None:
+        self.state = WatchState.STALE
+        self.revision = 0
+        self._cluster_id = 0
+        self._highest = 0  # highest revision in any header: going below it means a restored store
+        self._target = 0  # SYNCED once everything up to here has arrived
+        self._listed = False
+        self._void = False
+        self._fragments: list[Event] = []
+
+    def __repr__(self) -> str:
+        return f"<WatchMachine {self.state.value} revision={self.revision}>"
+
+    def next(self) -> Relist | Resume:
+        """What to do with a fresh stream."""
+        self._fragments.clear()
+        return Resume(self.revision + 1) if self._listed else Relist()
+
+    def listed(self, listing: Listing) -> Snapshot | Reopen:
+        """A list has arrived."""
+        problem = self._check(listing.header)
+        if problem:
+            return problem
+        void, self._void = self._void, False
+        self._listed = True
+        self.revision = listing.header.revision
+        return Snapshot(self.revision, listing.kvs, void)
+
+    def received(self, response: WatchResponse) -> Changes | Reopen | None:
+        """A watch message has arrived; None where it carries nothing to apply."""
+        problem = self._check(response.header)
+        if problem:
+            return problem
+        if response.compact_revision:
+            self._listed = False
+            return self._stale(f"compacted up to revision {response.compact_revision}")
+        if response.created:
+            if response.header.revision < self.revision:
+                return self._forget("the store is behind what was read from it")
+            self._target = response.header.revision
+        changes = self._complete(response)
+        if self.revision >= self._target or self._is_progress(response):
+            self.state = WatchState.SYNCED
+        return changes
+
+    def disconnected(self) -> None:
+        """The stream ended or fell silent: what is known stays, but nothing is sure any more."""
+        if self.state is not WatchState.CLOSED:
+            self.state = WatchState.STALE
+        self._fragments.clear()
+
+    def close(self) -> None:
+        """Nothing will be asked of this machine any more."""
+        self.state = WatchState.CLOSED
+
+    def _complete(self, response: WatchResponse) -> Changes | None:
+        if response.fragment:
+            self._fragments.extend(response.events)
+            return None
+        events: Sequence[Event] = response.events
+        if self._fragments:
+            events = [*self._fragments, *events]
+            self._fragments = []
+        if not events or events[-1].mod_revision <= self.revision:
+            return None
+        if events[0].mod_revision <= self.revision:
+            events = [event for event in events if event.mod_revision > self.revision]
+        self.revision = events[-1].mod_revision
+        return Changes(self.revision, events)
+
+    def _is_progress(self, response: WatchResponse) -> bool:
+        # etcd answers a progress request only once the watcher has caught up. Good enough for "synced", but never a
+        # place to resume from: servers before 3.5.8 could send it ahead of pending events.
+        empty = not response.events and not response.created and not response.fragment
+        return empty and not self._fragments and response.header.revision >= self._target
+
+    def _check(self, header: Header) -> Reopen | None:
+        if self._cluster_id and header.cluster_id != self._cluster_id:
+            return self._forget(f"another cluster answered ({header.cluster_id:x})")
+        if header.revision < self._highest:
+            return self._forget(f"the store went back from revision {self._highest} to {header.revision}")
+        self._cluster_id = header.cluster_id
+        self._highest = header.revision
+        return None
+
+    def _forget(self, reason: str) -> Reopen:
+        self._cluster_id = self._highest = self._target = self.revision = 0
+        self._listed, self._void = False, True
+        return self._stale(reason)
+
+    def _stale(self, reason: str) -> Reopen:
+        self.disconnected()
+        return Reopen(reason)
