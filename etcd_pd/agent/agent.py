@@ -1,0 +1,467 @@
+"""The agent: what engines say goes to etcd, what etcd says goes to the engines that asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from .. import protocol
+from ..config import AgentSettings
+from ..core.batch import Outcome, Registered, RoomBook
+from ..core.lease import BucketPool
+from ..core.rooms import InstanceChanged, Notice, Resolved, View, Wait, WaitFailed, WaitLost
+from ..core.watch import Changes, Snapshot, WatchState
+from ..errors import (
+    AgentBusy,
+    AnnounceError,
+    EtcdPDError,
+    InstanceConflict,
+    ProtocolError,
+    RankDraining,
+    RankLost,
+    RoomConflict,
+)
+from ..keys import Keys
+from ..model import MAX_ROOM, InstanceInfo, Rank, RankEndpoint, RoomValue, Topology, check_name
+from ..records import KeyValue
+from ..store.base import Store
+from .announcer import Announcer, LocalRank
+from .connection import EngineConnection
+from .registrar import Registrar
+from .server import Server
+from .session import Session
+from .stats import Stats
+from .watcher import Watcher
+
+log = logging.getLogger(__name__)
+
+_SOURCE = {name: number for number, name in enumerate(protocol.SOURCES)}
+_VIEW = {WatchState.SYNCED: 0, WatchState.STALE: 1, WatchState.CLOSED: 2}
+
+
+class Agent:
+    """All parts of one agent, on one event loop that owns all state.
+
+    Args:
+        settings: everything that it needs to know.
+        store: etcd.
+    """
+
+    def __init__(self, settings: AgentSettings, store: Store) -> None:
+        self._settings, self._store = settings, store
+        self._keys = Keys(settings.root)
+        self.view = View(self._keys)
+        self.stats = Stats()
+        self._ending = False
+        self.pool = BucketPool(
+            settings.room_ttl_seconds,
+            settings.bucket_max_age_seconds,
+            settings.bucket_max_rooms,
+            settings.bootstrap_timeout_seconds,
+        )
+        self.session = Session(store, settings.session_ttl_seconds, self._on_new_lease)
+        self.announcer = Announcer(store, self._keys, self.session, self.view, self._on_established, self._on_refused)
+        self.book = RoomBook(
+            self._keys,
+            self.pool,
+            self.announcer.guard_of,
+            max_rooms=settings.batch_max_rooms,
+            max_queue=settings.queue_max_rooms,
+            registration_timeout=settings.registration_timeout_seconds,
+            tombstone_seconds=settings.bootstrap_timeout_seconds,
+        )
+        self.registrar = Registrar(store, self.book, self.pool, self._is_dead, self._deliver)
+        self.watcher = Watcher(
+            store,
+            self._keys.prefix,
+            settings.watch_silence_seconds,
+            on_snapshot=self._on_snapshot,
+            on_changes=self._on_changes,
+            on_state=self._on_state,
+        )
+        self.server = Server(settings, self._on_packet, self._on_closed)
+        self._handlers: dict[int, Callable[[EngineConnection, bytes], None]] = {
+            protocol.HELLO[0]: self._hello,
+            protocol.ANNOUNCE[0]: self._announce,
+            protocol.DECODER[0]: self._decoder,
+            protocol.REGISTER[0]: self._register,
+            protocol.RELEASE[0]: self._release,
+            protocol.ADOPT[0]: self._adopt,
+            protocol.FAIL[0]: self._fail,
+            protocol.DRAIN[0]: self._drain,
+            protocol.WANT[0]: self._want,
+            protocol.DONE[0]: self._done,
+            protocol.PING[0]: self._ping,
+        }
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until ``stop`` is set.
+
+        Raises:
+            ConfigError: the socket cannot be used; nothing was started.
+        """
+        self.server.open()
+        self.announcer.keep(self._keys.agent(self._settings.agent_id), json.dumps({"version": 1}).encode())
+        work = [asyncio.create_task(part) for part in (self.session.run(), self.watcher.run(), self.registrar.run())]
+        work.append(asyncio.create_task(self._report()))
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            done, _ = await asyncio.wait([*work, stopped], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # a part that ended did so by a bug: let it be seen
+        finally:
+            stopped.cancel()
+            await self._end(work)
+
+    async def _end(self, work: list[asyncio.Task[None]]) -> None:
+        # engines that live on will re-attach to a new agent within the session's TTL: leave it what is theirs
+        served = any(connection.rank or connection.wants for connection in self.server.connections)
+        self._ending = True
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+        await self.announcer.close()
+        if served:
+            log.info("leaving the session lease=%x to a successor", self.session.lease_id)
+        else:
+            await self._revoke_all()
+        self.server.close()
+
+    async def _revoke_all(self) -> None:
+        try:
+            await asyncio.wait_for(self._revoke(), timeout=self._settings.session_ttl_seconds)
+        except (EtcdPDError, asyncio.TimeoutError) as exc:
+            log.warning("leases are left to expire: %s", exc)
+
+    async def _revoke(self) -> None:
+        await self.session.revoke()
+        await self.registrar.close()
+
+    async def _report(self) -> None:
+        """One summary line every while, for those who only have the log."""
+        while True:
+            await asyncio.sleep(self.stats.interval_seconds)
+            log.info(
+                "summary %s session=%s watch=%s revision=%d rooms=%d queued=%d leases=%d engines=%d",
+                self.stats.summary(),
+                self.session.state.value,
+                self.watcher.state.value,
+                self.view.revision,
+                self.view.room_count(),
+                len(self.book),
+                len(self.pool),
+                len(self.server.connections),
+            )
+
+    # --- from engines
+
+    def _on_packet(self, engine: EngineConnection, packet: bytes) -> None:
+        handler = self._handlers.get(packet[0])
+        if handler is None or len(packet) > protocol.MAX_PACKET:
+            raise ProtocolError(f"unknown or oversized packet {packet[:1]!r}")
+        if not engine.greeted and packet[0] != protocol.HELLO[0]:
+            raise ProtocolError("the first packet must be HELLO")
+        try:
+            handler(engine, packet)
+        except (KeyError, TypeError, AttributeError, OverflowError) as exc:
+            raise ProtocolError(f"malformed {packet[:1]!r} packet: {exc}") from exc
+
+    def _on_closed(self, engine: EngineConnection, reason: str) -> None:
+        if self._ending:
+            return
+        if reason.startswith("it broke"):
+            self.stats.protocol_errors += 1
+            log.warning("engine %r closed: %s", engine, reason)
+        else:
+            log.info("engine %r left: %s", engine, reason)
+        for wait in engine.wants.values():
+            self.view.forget(wait)
+        engine.wants.clear()
+        if engine.rank:
+            self._withdraw(engine.rank)
+        if engine.decoder:
+            self.announcer.drop(self._keys.decode(engine.decoder))
+
+    def _withdraw(self, local: LocalRank) -> None:
+        self.announcer.withdraw(local)
+        siblings = any(other.ref == local.ref for other in self.announcer.ranks)
+        self.book.rank_ended(local.ref, gone=not siblings)
+
+    def _hello(self, engine: EngineConnection, packet: bytes) -> None:
+        message = protocol.decode_json(packet)
+        if message.get("protocol") != protocol.VERSION:
+            refusal = f"the agent speaks protocol {protocol.VERSION}, the client {message.get('protocol')!r}"
+            engine.send(protocol.encode_json(protocol.WELCOME, {"refused": refusal}))
+            raise ProtocolError(refusal)
+        engine.greeted = True
+        heartbeat = message.get("heartbeat")
+        if heartbeat is not None:
+            engine.expect_heartbeat(float(heartbeat))
+        engine.send(protocol.encode_json(protocol.WELCOME, {"agent": self._settings.agent_id}))
+        self._ping(engine, packet)
+
+    def _announce(self, engine: EngineConnection, packet: bytes) -> None:
+        message = protocol.decode_json(packet)
+        if engine.rank:
+            raise ProtocolError("one rank per connection")
+        topology = Topology(**message["topology"])
+        rank = Rank(*message["rank"])
+        info = InstanceInfo(
+            incarnation="",
+            launch_id=message["launch_id"],
+            addresses=tuple(message["addresses"]),
+            topology=topology,
+            policy=message["policy"],
+            fingerprint=message["fingerprint"],
+        )
+        endpoint = RankEndpoint(rank, message["ip"], message["port"], str(message.get("incarnation", "")))
+        local = LocalRank(check_name("instance", message["instance"]), rank, info, endpoint)
+        local.key_epoch, local.told_epoch = int(message.get("key_epoch", 0)), int(message.get("epoch", 0))
+        engine.rank = local
+        self.announcer.announce(local)
+
+    def _decoder(self, engine: EngineConnection, packet: bytes) -> None:
+        message = protocol.decode_json(packet)
+        engine.decoder = check_name("instance", message["instance"])
+        value = json.dumps({"address": str(message["address"]), "agent": self._settings.agent_id}).encode()
+        self.announcer.keep(self._keys.decode(engine.decoder), value)
+
+    def _register(self, engine: EngineConnection, packet: bytes) -> None:
+        now = time.monotonic()
+        outcomes: list[Outcome] = []
+        for room in protocol.decode_rooms(packet):
+            if not 0 <= room <= MAX_ROOM:
+                raise ProtocolError(f"room {room} is out of range")
+            if engine.rank is None:
+                engine.push([_rejection(room, EtcdPDError("the rank is not announced"))])
+            elif engine.rank.draining:
+                engine.push([_rejection(room, RankDraining(room, "the rank is draining"))])
+            else:
+                outcomes.extend(self.book.register(engine, engine.rank.ref, room, now))
+        self._deliver(outcomes)
+        self.registrar.kick()
+
+    def _release(self, engine: EngineConnection, packet: bytes) -> None:
+        for room in protocol.decode_rooms(packet):
+            if engine.rank:
+                self.book.release(engine.rank.ref, room)
+        self.registrar.kick()
+
+    def _adopt(self, engine: EngineConnection, packet: bytes) -> None:
+        for room, epoch, token, lease_id in protocol.decode_adopted(packet):
+            if engine.rank and epoch == engine.rank.told_epoch:
+                self.book.adopt(engine.rank.ref, epoch, room, token, lease_id)
+
+    def _fail(self, engine: EngineConnection, packet: bytes) -> None:
+        message = protocol.decode_json(packet)
+        room, reason = int(message["room"]), str(message["reason"])
+        if engine.rank and 0 <= room <= MAX_ROOM:
+            self.book.fail(engine.rank.ref, room, reason, time.monotonic())
+        self.registrar.kick()
+
+    def _drain(self, engine: EngineConnection, packet: bytes) -> None:
+        if engine.rank and not engine.rank.draining:
+            log.info("draining instance=%s rank=%s", engine.rank.instance, engine.rank.rank)
+            self.announcer.drain(engine.rank)
+        self._tell_drained(engine)
+
+    def _want(self, engine: EngineConnection, packet: bytes) -> None:
+        asked = protocol.decode_want(packet)
+        earlier = engine.wants.pop(asked.id, None)
+        if earlier:  # the engine lost pushes and asks again
+            self.view.forget(earlier)
+        named = asked.named_rank if asked.named_rank >= 0 else None
+        wait = Wait(engine, asked.id, check_name("instance", asked.instance), asked.room, named)
+        engine.wants[asked.id] = wait
+        self.stats.wanted += 1
+        self._notify(self.view.want(wait))
+        if self.view.is_unplaced(wait):
+            seconds = min(asked.seconds, self._settings.instance_timeout_seconds)
+            asyncio.get_running_loop().call_later(seconds, self._give_up_unknown, wait)
+
+    def _give_up_unknown(self, wait: Wait) -> None:
+        if wait.ended or not self.view.is_unplaced(wait):
+            return
+        if self.watcher.state is not WatchState.SYNCED:  # cannot tell: the wait's own deadline still holds
+            asyncio.get_running_loop().call_later(self._settings.instance_timeout_seconds, self._give_up_unknown, wait)
+            return
+        self._end_wait(wait, {"error": "InstanceUnknown"})
+
+    def _done(self, engine: EngineConnection, packet: bytes) -> None:
+        for id in protocol.decode_done(packet):
+            wait = engine.wants.pop(id, None)
+            if wait:
+                self.view.forget(wait)
+
+    def _ping(self, engine: EngineConnection, packet: bytes) -> None:
+        engine.push([protocol.encode_view(self.view.revision, self._view_number)])
+
+    # --- from etcd
+
+    @property
+    def _view_number(self) -> int:
+        return _VIEW[self.watcher.state]
+
+    def _on_new_lease(self, lease_id: int) -> None:
+        self.announcer.new_lease(lease_id)
+
+    def _on_snapshot(self, snapshot: Snapshot) -> None:
+        log.info("listed revision=%d keys=%d", snapshot.revision, len(snapshot.kvs))
+        if snapshot.void:
+            log.error("etcd has another history: every token and epoch from before is void")
+        self._notify(self.view.snapshot(snapshot.revision, snapshot.kvs))
+        self.registrar.kick()
+
+    def _on_changes(self, changes: Changes) -> None:
+        self._notify(self.view.changes(changes.revision, changes.events))
+
+    def _on_state(self, state: WatchState) -> None:
+        packet = protocol.encode_view(self.view.revision, _VIEW[state])
+        for engine in self.server.connections:
+            engine.push([packet])
+
+    def _is_dead(self, instance: str, value: RoomValue, kv: KeyValue) -> bool | None:
+        if self.view.revision < kv.create_revision:
+            return None
+        return self.view.epoch(instance, value.dp_rank) != value.epoch
+
+    def _on_established(self, local: LocalRank) -> None:
+        self._instances_changed([local.instance])
+
+    def _on_refused(self, local: LocalRank, error: AnnounceError) -> None:
+        for engine in self.server.connections:
+            if engine.rank is local:
+                engine.rank = None
+                assert isinstance(error, InstanceConflict)
+                message = {"error": "InstanceConflict", "instance": error.instance, "holder": error.holder}
+                engine.send(protocol.encode_json(protocol.REFUSED, message))
+        self.book.rank_ended(local.ref, gone=True)
+
+    # --- to engines
+
+    def _notify(self, notices: Iterable[Notice]) -> None:
+        """Push what a change of the view means: instances first, since answers refer to them."""
+        notices = list(notices)
+        changed = list(dict.fromkeys(notice.id for notice in notices if isinstance(notice, InstanceChanged)))
+        if changed:
+            self._instances_changed(changed)
+        resolved: dict[EngineConnection, list[protocol.ResolvedWant]] = {}
+        for notice in notices:
+            if isinstance(notice, Resolved):
+                engine, want = self._resolved(notice)
+                resolved.setdefault(engine, []).append(want)
+        for engine, wants in resolved.items():
+            engine.push(protocol.encode_resolved(self.view.revision, self._view_number, wants))
+        for notice in notices:
+            if isinstance(notice, WaitFailed):
+                message: dict[str, object] = {"error": "RoomFailed", "reason": notice.reason}
+                self._end_wait(notice.wait, message | {"revision": notice.revision})
+            elif isinstance(notice, WaitLost):
+                message = {"error": "PrefillLost", "dp_rank": notice.dp_rank, "epoch": notice.epoch}
+                self._end_wait(notice.wait, message | {"revision": notice.revision})
+
+    def _resolved(self, notice: Resolved) -> tuple[EngineConnection, protocol.ResolvedWant]:
+        engine, found = notice.wait.owner, notice.assignment
+        assert isinstance(engine, EngineConnection)
+        names = engine.known.setdefault(found.instance, set())
+        if notice.wait.instance not in names:
+            names.add(notice.wait.instance)
+            self._tell_instance(engine, found.instance)
+        self.stats.resolved += 1
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug(
+                "resolved room=%d instance=%s dp_rank=%d revision=%d",
+                found.room,
+                found.instance,
+                found.dp_rank,
+                found.revision,
+            )
+        want = protocol.ResolvedWant(
+            notice.wait.id, found.dp_rank, found.epoch, found.revision, found.lease_id, _SOURCE[found.source]
+        )
+        return engine, want
+
+    def _end_wait(self, wait: Wait, message: dict[str, object]) -> None:
+        engine = wait.owner
+        assert isinstance(engine, EngineConnection)
+        self.view.forget(wait)
+        engine.wants.pop(wait.id, None)
+        self.stats.ended += 1
+        log.debug("ended room=%d instance=%s %s", wait.room, wait.instance, message)
+        engine.push([protocol.encode_json(protocol.ENDED, {"id": wait.id, **message})])
+
+    def _instances_changed(self, ids: list[str]) -> None:
+        for id in ids:
+            self.announcer.instance_changed(id)
+            for engine in self.server.connections:
+                if id in engine.known:
+                    self._tell_instance(engine, id)
+                if engine.rank and engine.rank.instance == id:
+                    self._tell_epoch(engine, engine.rank)
+        self.registrar.kick()
+
+    def _tell_instance(self, engine: EngineConnection, id: str) -> None:
+        found = self.view.instance(id)
+        names = sorted(engine.known[id] | {id})
+        info = json.loads(found.info.to_json()) if found else None
+        ranks = [[list(e.rank), e.ip, e.port, e.state, e.epoch] for e in found.ranks] if found else []
+        message = {"id": id, "names": names, "info": info, "ranks": ranks}
+        engine.send(protocol.encode_json(protocol.INSTANCE, message))
+
+    def _tell_epoch(self, engine: EngineConnection, local: LocalRank) -> None:
+        """Tell a rank when its epoch ended or began, as the view shows it."""
+        if not local.lease_id or not self.view.revision:
+            return
+        instance = self.view.instances.get(local.instance)
+        own = instance.endpoints.get(local.rank) if instance else None
+        stands = own is not None and own.epoch == local.key_epoch
+        epoch = self.view.epoch(*local.ref) if stands else 0
+        if not stands and self.view.revision < local.key_epoch:
+            return  # the view has not come as far as our own write
+        if local.told_epoch not in (0, epoch):
+            self.book.rank_ended(local.ref, gone=False)
+            message = {"epoch": local.told_epoch, "reason": "the rank's key vanished from etcd"}
+            engine.send(protocol.encode_json(protocol.RANK_ENDED, message))
+            log.warning("epoch ended instance=%s rank=%s epoch=%d", local.instance, local.rank, local.told_epoch)
+            local.told_epoch = 0
+        if epoch and local.told_epoch != epoch:
+            local.told_epoch = epoch
+            message = {"epoch": epoch, "key_epoch": local.key_epoch, "incarnation": local.incarnation}
+            engine.send(protocol.encode_json(protocol.ANNOUNCED, message))
+
+    def _deliver(self, outcomes: list[Outcome]) -> None:
+        registered: dict[EngineConnection, list[protocol.RegisteredRoom]] = {}
+        for outcome in outcomes:
+            engine = outcome.owner
+            assert isinstance(engine, EngineConnection)
+            if isinstance(outcome, Registered):
+                self.stats.registered += 1
+                room = protocol.RegisteredRoom(outcome.room, outcome.token, outcome.lease_id)
+                registered.setdefault(engine, []).append(room)
+            else:
+                self.stats.rejected += 1
+                log.debug("rejected room=%d: %s", outcome.room, outcome.error)
+                engine.push([_rejection(outcome.room, outcome.error)])
+        for engine, rooms in registered.items():
+            engine.push(protocol.encode_registered(rooms))
+        for engine in [e for e in self.server.connections if e.rank and e.rank.draining]:
+            self._tell_drained(engine)
+
+    def _tell_drained(self, engine: EngineConnection) -> None:
+        if engine.rank and not self.book.live(engine.rank.ref) and not engine.rank.told_drained:
+            engine.rank.told_drained = True
+            engine.send(protocol.DRAINED)
+
+
+def _rejection(room: int, error: EtcdPDError) -> bytes:
+    message: dict[str, object] = {"room": room, "error": type(error).__name__, "text": str(error)}
+    if isinstance(error, RoomConflict):
+        message["holder"] = error.holder
+    elif isinstance(error, RankLost):
+        message["epoch"] = error.epoch
+    elif isinstance(error, AgentBusy):
+        message["limit"] = error.limit
+    return protocol.encode_json(protocol.REJECTED, message)

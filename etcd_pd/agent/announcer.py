@@ -1,0 +1,326 @@
+"""Puts ranks, instances and this agent itself into etcd, keeps them there, and takes them out.
+
+Who owns an instance's name is decided by etcd: the first announcer creates its key, others of the same launch join,
+and everybody else waits for it to vanish or is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field, replace
+
+from ..core.batch import Guard, RankRef
+from ..core.rooms import View
+from ..errors import AnnounceError, InstanceConflict, StoreError
+from ..keys import Keys
+from ..model import DRAINING, InstanceInfo, Rank, RankEndpoint
+from ..records import Compare, Delete, KeyValue, Operation, Put
+from ..store.base import Store
+from .session import Session
+
+log = logging.getLogger(__name__)
+
+#: Pause between looks at a predecessor's keys, seconds.
+LOOK_AGAIN = 0.1
+
+
+@dataclass(eq=False)
+class LocalRank:
+    """A rank process that this agent serves.
+
+    Attributes:
+        instance: the instance's id.
+        rank: its place in the topology.
+        info: what it says of its instance; the incarnation is etcd's to decide.
+        endpoint: where it hands over KV caches.
+        key_epoch: create_revision of its key, 0 while the key is not known to stand.
+        lease_id: the lease that the key hangs on.
+        told_epoch: the DP rank's epoch that the engine was told last, 0 for none.
+    """
+
+    instance: str
+    rank: Rank
+    info: InstanceInfo
+    endpoint: RankEndpoint
+    key_epoch: int = 0
+    lease_id: int = 0
+    told_epoch: int = 0
+    draining: bool = False
+    told_drained: bool = False
+    gone: bool = False
+    task: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    @property
+    def ref(self) -> RankRef:
+        """The DP rank that it is part of."""
+        return RankRef(self.instance, self.rank.dp)
+
+    @property
+    def incarnation(self) -> str:
+        """The start of the instance that it belongs to, empty before etcd decided."""
+        return self.endpoint.incarnation
+
+
+class Announcer:
+    """Keeps the keys of local ranks, and other keys of this agent's session, in etcd.
+
+    Args:
+        store: where to.
+        keys: the key layout.
+        session: whose lease they hang on.
+        view: what etcd is known to hold.
+        on_established: called when a rank's key stands under the session's lease.
+        on_refused: called when an announcement is refused for good.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        keys: Keys,
+        session: Session,
+        view: View,
+        on_established: Callable[[LocalRank], None],
+        on_refused: Callable[[LocalRank, AnnounceError], None],
+    ) -> None:
+        self._store, self._keys, self._session, self._view = store, keys, session, view
+        self._on_established, self._on_refused = on_established, on_refused
+        self._ranks: list[LocalRank] = []
+        self._others: dict[bytes, bytes] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def ranks(self) -> list[LocalRank]:
+        """The rank processes that this agent serves at present."""
+        return list(self._ranks)
+
+    def guard_of(self, ref: RankRef) -> Guard | None:
+        """What every registration of a local rank is compared with; None while the rank is not live."""
+        epoch = self._view.epoch(*ref)
+        local = next((r for r in self._ranks if r.ref == ref and r.key_epoch and r.told_epoch == epoch), None)
+        if not epoch or local is None:
+            return None
+        compares = [Compare(self._keys.rank(local.instance, local.rank), local.key_epoch)]
+        if local.key_epoch != epoch:  # a sibling's key is the youngest: it must stand too
+            instance = self._view.instances[ref.instance]
+            youngest = next(
+                e.rank for e in instance.endpoints.values() if e.rank.dp == ref.dp_rank and e.epoch == epoch
+            )
+            compares.append(Compare(self._keys.rank(ref.instance, youngest), epoch))
+        return Guard(epoch, tuple(compares))
+
+    # --- ranks
+
+    def announce(self, local: LocalRank) -> None:
+        """Begin to keep a rank in etcd."""
+        self._ranks.append(local)
+        self._establish(local)
+
+    def withdraw(self, local: LocalRank) -> None:
+        """The engine process is gone: take its rank out of etcd at once."""
+        if local in self._ranks:
+            self._ranks.remove(local)
+        local.gone = True
+        predecessor, local.task = local.task, None
+        self._spawn(self._remove(local, predecessor))
+
+    def drain(self, local: LocalRank) -> None:
+        """Say in etcd that the rank takes no new rooms."""
+        local.draining = True
+        local.endpoint = replace(local.endpoint, state=DRAINING)
+        self._establish(local)
+
+    def keep(self, key: bytes, value: bytes) -> None:
+        """Keep any other key under the session's lease."""
+        self._others[key] = value
+        if self._session.lease_id:
+            self._spawn(self._put_other(key, value))
+
+    def drop(self, key: bytes) -> None:
+        """Stop keeping such a key, and delete it."""
+        if self._others.pop(key, None) is not None:
+            self._spawn(self._until_done(lambda: self._store.txn([], [Delete(key)])))
+
+    def new_lease(self, lease_id: int) -> None:
+        """The session has a new lease: everything must be written again under it."""
+        for local in self._ranks:
+            self._establish(local)
+        for key, value in self._others.items():
+            self._spawn(self._put_other(key, value))
+
+    def instance_changed(self, id: str) -> None:
+        """The view of an instance changed: write again what vanished from under a living rank."""
+        instance = self._view.instances.get(id)
+        for local in self._ranks:
+            if local.instance != id or not local.key_epoch or (local.task and not local.task.done()):
+                continue
+            endpoint = instance.endpoints.get(local.rank) if instance else None
+            # the view may be older than our own write; it is never older than what it once showed
+            vanished = self._view.revision >= local.key_epoch and (
+                endpoint is None or endpoint.epoch != local.key_epoch
+            )
+            if vanished or (instance and not instance.info_key_exists):
+                self._establish(local)
+
+    async def close(self) -> None:
+        """Stop writing, once what was begun is finished."""
+        for local in self._ranks:
+            if local.task:
+                local.task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=2.0)
+        for task in self._tasks:
+            task.cancel()
+
+    # --- the writing
+
+    def _establish(self, local: LocalRank) -> None:
+        if local.task:
+            local.task.cancel()
+        local.task = asyncio.create_task(self._claim_until_done(local))
+
+    async def _claim_until_done(self, local: LocalRank) -> None:
+        """Claim the rank's key; wait for a predecessor's to vanish, for as long as its session may last."""
+        deadline = 0.0
+        while True:
+            lease_id = await self._session.lease()
+            try:
+                obstacle = await self._claim(local, lease_id)
+            except InstanceConflict as exc:
+                self._refuse(local, exc)
+                return
+            except StoreError as exc:
+                log.debug("rank %s/%s not announced yet: %s", local.instance, local.rank, exc)
+                obstacle, deadline = None, 0.0
+            else:
+                if obstacle is None:
+                    self._on_established(local)
+                    return
+            now = time.monotonic()
+            deadline = deadline or now + 2 * self._session.granted_ttl + 1
+            if obstacle and now >= deadline:
+                self._refuse(local, InstanceConflict(local.instance, obstacle))
+                return
+            await asyncio.sleep(random.uniform(LOOK_AGAIN / 2, LOOK_AGAIN))
+
+    def _refuse(self, local: LocalRank, error: InstanceConflict) -> None:
+        log.error("announcement refused instance=%s rank=%s: %s", local.instance, local.rank, error)
+        if local in self._ranks:
+            self._ranks.remove(local)
+        self._on_refused(local, error)
+
+    async def _claim(self, local: LocalRank, lease_id: int) -> str | None:
+        """One attempt. None: the key stands under our lease. Else what stands in the way.
+
+        Raises:
+            InstanceConflict: waiting would not help.
+        """
+        info_key, rank_key = self._keys.prefill(local.instance), self._keys.rank(local.instance, local.rank)
+        found = {kv.key: kv for kv in (await self._store.list(info_key)).kvs}
+        info_kv, rank_kv = found.get(info_key), found.get(rank_key)
+        info, obstacle = self._decide(local, info_kv, found)
+        if obstacle == "":  # a predecessor's leftover, with no rank of its own
+            assert info_kv is not None
+            await self._store.txn([Compare(info_key, info_kv.create_revision)], [Delete(info_key)])
+            return "an instance that has just ended"
+        if info is None:
+            return obstacle
+        mine = rank_kv is not None and rank_kv.create_revision == local.key_epoch
+        if rank_kv is not None and not mine:
+            return f"another process as rank {local.rank}"
+        endpoint = replace(local.endpoint, incarnation=info.incarnation)
+        compares = [
+            Compare(info_key, info_kv.create_revision if info_kv else 0),
+            Compare(rank_key, local.key_epoch if mine else 0),
+        ]
+        operations: list[Operation] = [
+            Put(info_key, info.to_json(), lease_id),
+            Put(rank_key, endpoint.to_json(), lease_id),
+        ]
+        result = await self._store.txn(compares, operations)
+        if not result.succeeded:
+            return "a start that raced with this one"
+        local.endpoint, local.lease_id = endpoint, lease_id
+        local.key_epoch = local.key_epoch if mine else result.header.revision
+        log.info(
+            "rank announced instance=%s rank=%s incarnation=%s epoch=%d lease=%x",
+            local.instance,
+            local.rank,
+            info.incarnation,
+            local.key_epoch,
+            lease_id,
+        )
+        return None
+
+    def _decide(
+        self, local: LocalRank, info_kv: KeyValue | None, found: dict[bytes, KeyValue]
+    ) -> tuple[InstanceInfo | None, str | None]:
+        """The InstanceInfo to stand under, or the obstacle (empty: a leftover that may be deleted)."""
+        prefix = self._keys.prefill(local.instance) + b"/ranks/"
+        endpoints = [RankEndpoint.from_json(local.rank, kv.value, 0) for k, kv in found.items() if k.startswith(prefix)]
+        if info_kv is None:
+            incarnation = local.incarnation or str(uuid.uuid4())
+            if any(endpoint and endpoint.incarnation != incarnation for endpoint in endpoints):
+                return None, "ranks of an earlier start"
+            return replace(local.info, incarnation=incarnation), None
+        info = InstanceInfo.from_json(info_kv.value)
+        if info is None or info.launch_id != local.info.launch_id:
+            holder = f"launch {info.launch_id}" if info else "a key that is not ours"
+            return None, holder if endpoints else ""
+        if info.topology != local.info.topology:
+            raise InstanceConflict(local.instance, f"the same launch with another topology, {info.topology}")
+        return info, None
+
+    async def _remove(self, local: LocalRank, establishing: asyncio.Task[None] | None) -> None:
+        """Delete the rank's key, and its instance's when it was the last."""
+        if establishing and not establishing.done():
+            establishing.cancel()
+            await asyncio.wait([establishing])
+            await self._until_done(lambda: self._find_own_key(local))
+        if not local.key_epoch:
+            return
+        rank_key = self._keys.rank(local.instance, local.rank)
+        await self._until_done(lambda: self._store.txn([Compare(rank_key, local.key_epoch)], [Delete(rank_key)]))
+        log.info("rank withdrawn instance=%s rank=%s epoch=%d", local.instance, local.rank, local.key_epoch)
+        await self._until_done(lambda: self._remove_instance(local))
+
+    async def _find_own_key(self, local: LocalRank) -> None:
+        """A claim was cut off: see whether it had written the key."""
+        listing = await self._store.read([self._keys.rank(local.instance, local.rank)])
+        for kv in listing.kvs:
+            endpoint = RankEndpoint.from_json(local.rank, kv.value, 0)
+            same = endpoint and (endpoint.ip, endpoint.port) == (local.endpoint.ip, local.endpoint.port)
+            if same and kv.lease == self._session.lease_id:
+                local.key_epoch = kv.create_revision
+
+    async def _remove_instance(self, local: LocalRank) -> None:
+        info_key = self._keys.prefill(local.instance)
+        kvs = (await self._store.list(info_key)).kvs
+        others = [kv for kv in kvs if kv.key.startswith(info_key + b"/ranks/")]
+        own = [kv for kv in kvs if kv.key == info_key]
+        info = InstanceInfo.from_json(own[0].value) if own else None
+        if own and not others and info and info.incarnation == local.incarnation:
+            await self._store.txn([Compare(info_key, own[0].create_revision)], [Delete(info_key)])
+
+    async def _put_other(self, key: bytes, value: bytes) -> None:
+        lease_id = await self._session.lease()
+        if self._others.get(key) == value:
+            await self._until_done(lambda: self._store.txn([], [Put(key, value, lease_id)]))
+
+    async def _until_done(self, act: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            try:
+                await act()
+                return
+            except StoreError as exc:
+                log.debug("again in a moment: %s", exc)
+                await asyncio.sleep(random.uniform(LOOK_AGAIN, 3 * LOOK_AGAIN))
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

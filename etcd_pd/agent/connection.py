@@ -1,0 +1,182 @@
+"""The agent's end of one engine's socket: reads packets, never waits for a slow reader, notices its death."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from .. import protocol
+from ..core.rooms import Wait
+from ..errors import ConfigError, ProtocolError
+from .announcer import LocalRank
+
+log = logging.getLogger(__name__)
+
+#: Packets read in one turn of the event loop, so that no engine starves the others.
+PACKETS_PER_TURN = 64
+_UCRED = struct.Struct("3i")
+
+
+class Peer:
+    """Who is at the other end, as the kernel says; ``pid`` is 0 across PID namespaces."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.pid, self.uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+
+
+class EngineConnection:
+    """One engine process.
+
+    Args:
+        sock: its connected, non-blocking socket.
+        peer: who it is.
+        limit: most bytes of pushes that wait for it before they are dropped and it is told so.
+        on_packet: handles one packet; ProtocolError or ConfigError closes the connection.
+        on_closed: called once, with the reason.
+
+    Attributes:
+        rank: the rank that it announced.
+        decoder: the decode instance that it announced.
+        wants: its waits by their number.
+        known: names under which it was told of an instance, by the instance's id.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        peer: Peer,
+        limit: int,
+        on_packet: Callable[[EngineConnection, bytes], None],
+        on_closed: Callable[[EngineConnection, str], None],
+    ) -> None:
+        self.peer = peer
+        self.rank: LocalRank | None = None
+        self.decoder: str | None = None
+        self.wants: dict[int, Wait] = {}
+        self.known: dict[str, set[str]] = {}
+        self.closed = False
+        self.greeted = False
+        self._socket = sock
+        self._limit = limit
+        self._on_packet, self._on_closed = on_packet, on_closed
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[bytes] = deque()
+        self._queued_bytes = 0
+        self._lost_pushes = False
+        self._heartbeat = 0.0
+        self._heard_at = self._loop.time()
+        self._pidfd = _pidfd(peer.pid)
+        self._loop.add_reader(sock, self._readable)
+        if self._pidfd >= 0:
+            # a forked child may hold the socket for ever, the pidfd it cannot
+            self._loop.add_reader(self._pidfd, self.close, "its process ended")
+
+    def __repr__(self) -> str:
+        who = f"{self.rank.instance}/{self.rank.rank}" if self.rank else self.decoder or "engine"
+        return f"<{who} pid={self.peer.pid} uid={self.peer.uid}>"
+
+    def expect_heartbeat(self, seconds: float) -> None:
+        """Take the engine for dead when it is silent for this long."""
+        self._heartbeat = seconds
+        self._loop.call_later(seconds, self._check_heartbeat)
+
+    def send(self, packet: bytes) -> None:
+        """Say what must arrive: state, not news."""
+        if self.closed:
+            return
+        if not self._queue and self._send_now(packet):
+            return
+        self._enqueue(packet)
+
+    def push(self, packets: Iterable[bytes]) -> None:
+        """Say news; where the engine does not read, they are dropped and it is told to ask again."""
+        for packet in packets:
+            if self._lost_pushes or self.closed:
+                return
+            if self._queued_bytes + len(packet) > self._limit:
+                self._lost_pushes = True
+                log.warning("pushes dropped for %r: it does not read", self)
+                return
+            self.send(packet)
+
+    def close(self, reason: str) -> None:
+        """End the connection."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._socket.close()
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+        self._on_closed(self, reason)
+
+    def _readable(self) -> None:
+        for _ in range(PACKETS_PER_TURN):
+            try:
+                packet = self._socket.recv(protocol.MAX_PACKET + 1)
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                self.close(f"its socket failed: {exc.strerror}")
+                return
+            if not packet:
+                self.close("its socket closed")
+                return
+            self._heard_at = self._loop.time()
+            try:
+                self._on_packet(self, packet)
+            except (ProtocolError, ConfigError) as exc:
+                self.close(f"it broke the protocol: {exc}")
+            if self.closed:
+                return
+
+    def _writable(self) -> None:
+        while self._queue and self._send_now(self._queue[0]):
+            self._queued_bytes -= len(self._queue.popleft())
+        if self._queue or self.closed:
+            return
+        self._loop.remove_writer(self._socket)
+        if self._lost_pushes:
+            self._lost_pushes = False
+            self.send(protocol.LOST_PUSHES)
+
+    def _send_now(self, packet: bytes) -> bool:
+        try:
+            self._socket.send(packet)
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            # closing here would surprise callers in the middle of a loop over connections
+            self._loop.call_soon(self.close, f"its socket failed: {exc.strerror}")
+        return True
+
+    def _enqueue(self, packet: bytes) -> None:
+        if not self._queue:
+            self._loop.add_writer(self._socket, self._writable)
+        self._queue.append(packet)
+        self._queued_bytes += len(packet)
+
+    def _check_heartbeat(self) -> None:
+        if self.closed:
+            return
+        silent = self._loop.time() - self._heard_at
+        if silent >= self._heartbeat:
+            self.close(f"no heartbeat for {silent:.1f} s")
+        else:
+            self._loop.call_later(self._heartbeat - silent, self._check_heartbeat)
+
+
+def _pidfd(pid: int) -> int:
+    if not pid:
+        return -1  # another PID namespace: the socket's end is the only sign
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return -1

@@ -1,0 +1,148 @@
+"""The agent's one writer of rooms: a transaction at a time, holding whatever queued during the last one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+
+from ..core.batch import Batch, EpochIsDead, Outcome, RoomBook
+from ..core.lease import Bucket, BucketPool
+from ..errors import LeaseNotFound, StoreError, StoreRejected, StoreUnavailable
+from ..store.base import Store
+
+log = logging.getLogger(__name__)
+
+#: How often deadlines, tombstones and empty leases are looked at, seconds.
+SWEEP_SECONDS = 0.25
+#: Pause before etcd is asked again after it did not answer, seconds; drawn at random below it.
+RETRY_PAUSE = 0.25
+
+
+class Registrar:
+    """Writes what the :class:`~etcd_pd.core.batch.RoomBook` holds.
+
+    Args:
+        store: where to.
+        book: what to write.
+        pool: the leases that rooms hang on.
+        is_dead: whether the view shows that a room's epoch has ended.
+        deliver: takes the outcomes to those who asked.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        book: RoomBook,
+        pool: BucketPool,
+        is_dead: EpochIsDead,
+        deliver: Callable[[list[Outcome]], None],
+    ) -> None:
+        self._store, self._book, self._pool = store, book, pool
+        self._is_dead, self._deliver = is_dead, deliver
+        self._work = asyncio.Event()
+        self.batches = 0
+
+    def kick(self) -> None:
+        """There is something to write, or a rank has come alive."""
+        self._work.set()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        sweeper = asyncio.create_task(self._sweep())
+        try:
+            while True:
+                await self._work.wait()
+                self._work.clear()
+                while (batch := self._book.take(time.monotonic())) is not None:
+                    await self._write(batch)
+        finally:
+            sweeper.cancel()
+
+    async def close(self) -> None:
+        """Revoke every lease that rooms hang on: the agent ends for good."""
+        for lease_id in self._pool.drain():
+            await self._store.revoke(lease_id)
+
+    async def _write(self, batch: Batch) -> None:
+        bucket: Bucket | None = None
+        try:
+            if batch.creates:
+                bucket = await self._bucket(batch.creates)
+        except StoreError as exc:
+            log.debug("no lease for %d rooms: %s", batch.creates, exc)
+            self._book.requeue(batch)
+            await self._pause()
+            return
+        self.batches += 1
+        try:
+            result = await self._store.txn(batch.compares(), batch.operations(bucket))
+        except LeaseNotFound:
+            self._lease_gone(batch, bucket)
+        except StoreRejected as exc:
+            log.warning("etcd refused %d operations: %s", len(batch.rooms), exc)
+            self._unused(batch, bucket)
+            self._deliver(self._book.refused(batch, exc))
+        except StoreUnavailable as exc:
+            log.debug("outcome of %d operations unknown: %s", len(batch.rooms), exc)
+            await self._examine(batch, bucket)
+        else:
+            if result.succeeded:
+                self._deliver(self._book.succeeded(batch, bucket, result.header.revision, time.monotonic()))
+            else:
+                await self._examine(batch, bucket)
+
+    async def _bucket(self, rooms: int) -> Bucket:
+        now = time.monotonic()
+        bucket = self._pool.pick(now, rooms)
+        if bucket is None:
+            granted = await self._store.grant(self._pool.ttl)
+            bucket = self._pool.opened(granted.lease_id, granted.ttl, now)
+            log.debug("bucket lease granted lease=%x ttl=%d", granted.lease_id, granted.ttl)
+        self._pool.written(bucket, rooms)
+        return bucket
+
+    async def _examine(self, batch: Batch, bucket: Bucket | None) -> None:
+        """Read the batch's keys back, for as long as it takes, and decide room by room."""
+        while True:
+            try:
+                listing = await self._store.read(list(dict.fromkeys(batch.keys())))
+                break
+            except StoreError as exc:
+                log.debug("cannot read %d rooms back: %s", len(batch.rooms), exc)
+                self._deliver(self._book.give_up(batch, time.monotonic()))
+                await self._pause()
+        self._deliver(self._book.examined(batch, bucket, listing, self._is_dead, time.monotonic()))
+
+    def _lease_gone(self, batch: Batch, bucket: Bucket | None) -> None:
+        log.warning("bucket lease gone lease=%x", bucket.lease_id if bucket else 0)
+        if bucket:
+            self._pool.gone(bucket.lease_id)
+        if bucket and bucket.written > batch.creates:
+            self._book.requeue(batch)
+        else:  # not a fresh bucket's fault: some failed room's own lease has expired; find it by halves
+            self._deliver(self._book.refused(batch, StoreRejected("txn", "lease not found")))
+
+    def _unused(self, batch: Batch, bucket: Bucket | None) -> None:
+        if bucket:
+            for _ in range(batch.creates):
+                self._pool.removed(bucket.lease_id, time.monotonic())
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(random.uniform(RETRY_PAUSE / 2, RETRY_PAUSE))
+        self._work.set()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = time.monotonic()
+            self._deliver(self._book.expire(now))
+            if len(self._book):
+                self._work.set()
+            for lease_id in self._pool.sweep(now):
+                try:
+                    await self._store.revoke(lease_id)
+                except StoreError as exc:
+                    log.debug("lease=%x not revoked, it expires by itself: %s", lease_id, exc)

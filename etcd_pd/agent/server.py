@@ -1,0 +1,114 @@
+"""The Unix socket on which engines reach the agent: who may connect, and nothing half-started left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import stat
+from collections.abc import Callable
+
+from ..config import AgentSettings
+from ..errors import ConfigError
+from .connection import EngineConnection, Peer
+
+log = logging.getLogger(__name__)
+
+#: Engines that may wait for accept(): a large node starts that many rank processes at once.
+BACKLOG = 256
+
+
+class Server:
+    """Listens and accepts.
+
+    Args:
+        settings: where, with which mode, for whom.
+        on_packet, on_closed: given to every :class:`EngineConnection`.
+    """
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        on_packet: Callable[[EngineConnection, bytes], None],
+        on_closed: Callable[[EngineConnection, str], None],
+    ) -> None:
+        self._settings = settings
+        self._on_packet, self._on_closed = on_packet, on_closed
+        self._socket: socket.socket | None = None
+        self.connections: set[EngineConnection] = set()
+
+    def open(self) -> None:
+        """Begin to listen.
+
+        Raises:
+            ConfigError: the path is in use, belongs to another user, is no socket, or cannot be bound.
+        """
+        path = self._settings.socket_path
+        _make_room(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        mask = os.umask(0o777 & ~self._settings.socket_mode)  # never wider than asked, not even for a moment
+        try:
+            sock.bind(path)
+        except OSError as exc:
+            sock.close()
+            raise ConfigError("socket", f"cannot listen on {path}: {exc.strerror}") from exc
+        finally:
+            os.umask(mask)
+        sock.listen(BACKLOG)
+        self._socket = sock
+        asyncio.get_running_loop().add_reader(sock, self._accept)
+        log.info("listening socket=%s mode=%o", path, self._settings.socket_mode)
+
+    def close(self) -> None:
+        """Close every connection and remove the socket."""
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+            os.unlink(self._settings.socket_path)
+        for connection in list(self.connections):
+            connection.close("the agent ends")
+
+    def _accept(self) -> None:
+        assert self._socket is not None
+        try:
+            sock, _ = self._socket.accept()
+        except OSError as exc:
+            log.warning("accept failed: %s", exc)
+            return
+        sock.setblocking(False)
+        peer = Peer(sock)
+        if peer.uid != os.getuid() and peer.uid not in self._settings.allowed_uids:
+            log.warning("refused an engine of uid=%d pid=%d", peer.uid, peer.pid)
+            sock.close()
+            return
+        limit = self._settings.push_queue_max_bytes
+        self.connections.add(EngineConnection(sock, peer, limit, self._on_packet, self._closed))
+
+    def _closed(self, connection: EngineConnection, reason: str) -> None:
+        self.connections.discard(connection)
+        self._on_closed(connection, reason)
+
+
+def _make_room(path: str) -> None:
+    """Make the socket's directory, and remove a dead agent's socket."""
+    directory = os.path.dirname(path) or "."
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise ConfigError("socket", f"cannot use {path}: {exc.strerror}") from exc
+    if not stat.S_ISSOCK(found.st_mode):
+        raise ConfigError("socket", f"{path} exists and is no socket")
+    if found.st_uid != os.getuid():
+        raise ConfigError("socket", f"{path} belongs to uid {found.st_uid}")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            os.unlink(path)
+            return
+    raise ConfigError("socket", f"another agent listens on {path}")

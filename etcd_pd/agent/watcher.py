@@ -1,0 +1,134 @@
+"""The agent's one watch: follows the cell, resumes, relists, and says plainly when it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+
+from ..core.watch import Changes, Relist, Reopen, Snapshot, WatchMachine, WatchState
+from ..errors import StoreError
+from ..store.base import Store, Watch
+
+log = logging.getLogger(__name__)
+
+#: Pauses between attempts grow from the first to the last of these, seconds, each drawn at random below it.
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.5
+
+
+class Watcher:
+    """Runs a :class:`~etcd_pd.core.watch.WatchMachine` against a store.
+
+    Args:
+        store: what to watch.
+        prefix: the cell's prefix.
+        silence: seconds without a word from etcd after which another endpoint is tried.
+        on_snapshot: called with the whole content, first and after every gap.
+        on_changes: called with complete revisions, in order.
+        on_state: called whenever the state changes.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        prefix: bytes,
+        silence: float,
+        *,
+        on_snapshot: Callable[[Snapshot], None],
+        on_changes: Callable[[Changes], None],
+        on_state: Callable[[WatchState], None],
+    ) -> None:
+        self._store, self._prefix, self._silence = store, prefix, silence
+        self._on_snapshot, self._on_changes, self._on_state = on_snapshot, on_changes, on_state
+        self._machine = WatchMachine()
+        self._told = self._machine.state
+        self._pause = FIRST_PAUSE
+        self._heard_at = 0.0
+        self.synced = asyncio.Event()
+        self.resyncs = 0
+
+    def __repr__(self) -> str:
+        return f"<Watcher {self.state.value} revision={self._machine.revision} silent={self.silent_seconds:.1f}s>"
+
+    @property
+    def state(self) -> WatchState:
+        """What a reader of the view may assume."""
+        return self._machine.state
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long etcd has said nothing."""
+        return time.monotonic() - self._heard_at
+
+    async def run(self) -> None:
+        """Follow the cell until cancelled."""
+        try:
+            while True:
+                try:
+                    await self._follow()
+                except StoreError as exc:
+                    self._machine.disconnected()
+                    self._tell(str(exc))
+                    self._store.next_endpoint()
+                    await asyncio.sleep(random.uniform(self._pause / 2, self._pause))
+                    self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        finally:
+            self._machine.close()
+
+    async def _follow(self) -> None:
+        """One list where needed, then one stream until it ends or must be dropped."""
+        step = self._machine.next()
+        if isinstance(step, Relist):
+            found = self._machine.listed(await self._store.list(self._prefix))
+            if isinstance(found, Snapshot):
+                self.resyncs += 1
+                self._on_snapshot(found)
+            else:
+                self._tell(found.reason)
+            return
+        watch = await self._store.watch(self._prefix, step.start_revision)
+        self._heard_at = time.monotonic()
+        minder = asyncio.create_task(self._mind(watch))
+        try:
+            await self._read(watch)
+        finally:
+            minder.cancel()
+            await watch.close()
+
+    async def _read(self, watch: Watch) -> None:
+        async for response in watch:
+            self._heard_at = time.monotonic()
+            outcome = self._machine.received(response)
+            if isinstance(outcome, Reopen):
+                self._tell(outcome.reason)
+                return
+            self._pause = FIRST_PAUSE
+            if isinstance(outcome, Changes):
+                self._on_changes(outcome)
+            if response.created and self._machine.state is not WatchState.SYNCED:
+                watch.request_progress()  # answered once the gap is closed
+            if self._machine.state is not self._told:
+                self._tell("")
+
+    async def _mind(self, watch: Watch) -> None:
+        """A frozen server ends no stream: ask for signs of life, and end the stream when none comes."""
+        while True:
+            await asyncio.sleep(self._silence / 3)
+            if self.silent_seconds >= self._silence:
+                await watch.close()
+                return
+            watch.request_progress()
+
+    def _tell(self, reason: str) -> None:
+        state = self._machine.state
+        if state is self._told:
+            return
+        self._told = state
+        if state is WatchState.SYNCED:
+            log.info("watch synced revision=%d", self._machine.revision)
+            self.synced.set()
+        else:
+            log.warning("watch %s revision=%d: %s", state.value, self._machine.revision, reason)
+        self._on_state(state)

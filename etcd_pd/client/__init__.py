@@ -1,0 +1,162 @@
+"""The engine's side: standard library only, no threads, nothing that blocks.
+
+One :class:`Client` per engine process. It talks to the agent of its node over a Unix socket, and is opened at its
+first call, so make it after the last fork; in a forked child it closes itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from types import TracebackType
+
+from .. import protocol
+from ..errors import AgentUnavailable, ConfigError, ProtocolError
+from .connection import Connection
+from .decode import Admission, Decode
+from .events import (
+    Announced,
+    DecodeEvent,
+    Drained,
+    Ended,
+    PrefillEvent,
+    RankEnded,
+    Refused,
+    Registered,
+    Rejected,
+    Resolved,
+)
+from .launch import start_agent as _start_agent
+from .prefill import Prefill
+
+__all__ = [
+    "Admission",
+    "Announced",
+    "Client",
+    "Decode",
+    "DecodeEvent",
+    "Drained",
+    "Ended",
+    "Prefill",
+    "PrefillEvent",
+    "RankEnded",
+    "Refused",
+    "Registered",
+    "Rejected",
+    "Resolved",
+    "connect",
+]
+
+#: Packets that wait in the client while the socket is full, before AgentBusy.
+DEFAULT_QUEUE_LIMIT = 10_000
+
+
+def connect(
+    socket_path: str | None = None,
+    *,
+    start_agent: bool = False,
+    heartbeat: float | None = None,
+    queue_limit: int = DEFAULT_QUEUE_LIMIT,
+) -> Client:
+    """A client of the node's agent. It connects at its first call and reconnects by itself.
+
+    Args:
+        socket_path: the agent's socket; by default ``$ETCD_PD_SOCKET``.
+        start_agent: for development: start an agent where none answers (needs ``etcd-pd[agent]`` installed).
+        heartbeat: seconds after which the agent takes a silent engine for dead. The engine must then call
+            poll() or another method more often than that. None: only the socket's end counts.
+        queue_limit: packets and unanswered registrations that may wait before AgentBusy.
+
+    Raises:
+        ConfigError: no socket path, or an argument breaks a rule.
+        AgentUnavailable: ``start_agent`` was asked for and failed.
+    """
+    path = socket_path or os.environ.get("ETCD_PD_SOCKET", "")
+    if not path:
+        raise ConfigError("socket_path", "must be given, or ETCD_PD_SOCKET set")
+    if heartbeat is not None and not 0.1 <= heartbeat <= 3600:
+        raise ConfigError("heartbeat", f"must be a number of seconds in 0.1..3600, not {heartbeat!r}")
+    if queue_limit < 1:
+        raise ConfigError("queue_limit", f"must be at least 1, not {queue_limit!r}")
+    if start_agent:
+        _start_agent(path)
+    return Client(path, heartbeat, queue_limit)
+
+
+class Client:
+    """One engine process's connection to its agent.
+
+    Attributes:
+        prefill: the prefill side.
+        decode: the decode side.
+    """
+
+    def __init__(self, socket_path: str, heartbeat: float | None, queue_limit: int) -> None:
+        self._heartbeat = heartbeat
+        self._connection = Connection(socket_path, queue_limit, heartbeat, self._hello, self._on_lost)
+        self.prefill = Prefill(self._connection, self._pump, queue_limit)
+        self.decode = Decode(self._connection, self._pump)
+        self._refused: str | None = None
+        prefill, decode = self.prefill, self.decode
+        self._handlers = {
+            protocol.WELCOME[0]: self._on_welcome,
+            protocol.ANNOUNCED[0]: prefill.on_announced,
+            protocol.REFUSED[0]: prefill.on_refused,
+            protocol.REGISTERED[0]: prefill.on_registered,
+            protocol.REJECTED[0]: prefill.on_rejected,
+            protocol.RANK_ENDED[0]: prefill.on_rank_ended,
+            protocol.DRAINED[0]: prefill.on_drained,
+            protocol.INSTANCE[0]: decode.on_instance,
+            protocol.RESOLVED[0]: decode.on_resolved,
+            protocol.ENDED[0]: decode.on_ended,
+            protocol.VIEW[0]: decode.on_view,
+            protocol.LOST_PUSHES[0]: self._on_lost_pushes,
+        }
+
+    def __repr__(self) -> str:
+        return f"<Client {self.state} view={self.decode.view} revision={self.decode.revision}>"
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def state(self) -> str:
+        """``connected`` or ``connecting``."""
+        return "connected" if self._connection.connected else "connecting"
+
+    def fileno(self) -> int:
+        """Descriptor that is readable when poll() has news; -1 while not connected. It changes on reconnect."""
+        self._connection.open()
+        return self._connection.fileno()
+
+    def close(self) -> None:
+        """End the connection: the agent takes this engine's rank out of etcd."""
+        self._connection.close()
+
+    def _pump(self) -> None:
+        for packet in self._connection.receive():
+            handler = self._handlers.get(packet[0])
+            if handler is None:
+                raise ProtocolError(f"the agent said {packet[:1]!r}, which this version does not know")
+            handler(packet)
+        if self._refused:
+            raise AgentUnavailable(self._refused)
+
+    def _hello(self) -> Iterator[bytes]:
+        yield protocol.encode_json(protocol.HELLO, {"protocol": protocol.VERSION, "heartbeat": self._heartbeat})
+        yield from self.prefill.hello()
+        yield from self.decode.hello()
+
+    def _on_lost(self) -> None:
+        self.decode.on_lost()
+
+    def _on_welcome(self, packet: bytes) -> None:
+        message = protocol.decode_json(packet)
+        self._refused = message.get("refused")
+
+    def _on_lost_pushes(self, packet: bytes) -> None:
+        for again in (*self.prefill.ask_again(), *self.decode.ask_again()):
+            self._connection.send(again)

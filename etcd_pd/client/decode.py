@@ -1,0 +1,315 @@
+"""The decode side of the client: want a room, learn its rank, hear of its end."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import select
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .. import protocol
+from ..errors import (
+    AgentUnavailable,
+    ConfigError,
+    InstanceUnknown,
+    PrefillLost,
+    ResolveError,
+    RoomFailed,
+    RoomTimeout,
+    ViewStale,
+)
+from ..model import (
+    MAX_PARALLEL,
+    Assignment,
+    InstanceInfo,
+    PrefillInstance,
+    Rank,
+    RankEndpoint,
+    Topology,
+    check_int,
+    check_name,
+    check_room,
+)
+from .events import DecodeEvent, Ended, Resolved
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+#: Longest wait for a room, seconds: a bound on typing errors.
+MAX_TIMEOUT = 86_400.0
+
+
+class Admission(NamedTuple):
+    """What a rank of a decode group may act upon at an agreed revision; equal on all ranks of the group.
+
+    Attributes:
+        admitted: assignments visible at the revision, in (revision, room) order.
+        failed: waits that ended at or before it, in (revision, room) order.
+    """
+
+    admitted: list[Assignment]
+    failed: list[ResolveError]
+
+
+class _Want:
+    __slots__ = ("assignment", "deadline", "error", "id", "instance", "named_rank", "room")
+
+    def __init__(self, id: int, instance: str, room: int, named_rank: int, deadline: float) -> None:
+        self.id = id
+        self.instance = instance
+        self.room = room
+        self.named_rank = named_rank
+        self.deadline = deadline
+        self.assignment: Assignment | None = None
+        self.error: ResolveError | None = None
+
+
+class Decode:
+    """One decode process. Made by :class:`~etcd_pd.client.Client`."""
+
+    def __init__(self, connection: Connection, pump: Callable[[], None]) -> None:
+        self._connection = connection
+        self._pump = pump
+        self._announcement: dict[str, Any] | None = None
+        self._ids = itertools.count(1)
+        self._wants: dict[tuple[str, int], _Want] = {}
+        self._by_id: dict[int, _Want] = {}
+        self._deadlines: list[tuple[float, int]] = []
+        self._arrivals: list[tuple[int, int, int]] = []  # revision, room, want id
+        self._endings: list[tuple[int, int, int]] = []
+        self._instances: dict[str, PrefillInstance] = {}
+        self._names: dict[str, str] = {}
+        self._revision = 0
+        self._view = "stale"
+        self._events: list[DecodeEvent] = []
+
+    @property
+    def revision(self) -> int:
+        """etcd revision up to which everything that concerns this process has arrived; 0 while that is not known."""
+        return self._revision
+
+    @property
+    def view(self) -> str:
+        """``synced``, ``stale`` (the agent is cut off from etcd, or there is no agent) or ``closed``."""
+        return self._view
+
+    def announce(self, instance: str, *, address: str = "") -> None:
+        """Make this decode instance visible in etcd. Optional; it changes nothing in what is resolved.
+
+        Raises:
+            ConfigError: an argument breaks a rule.
+        """
+        check_name("instance", instance)
+        if address:
+            check_name("address", address)
+        self._announcement = {"instance": instance, "address": address}
+        self._connection.send(protocol.encode_json(protocol.DECODER, self._announcement))
+
+    def want(self, instance: str, room: int, *, timeout: float = 300.0, dp_rank: int | None = None) -> None:
+        """Ask for a room; the answer comes through poll() and resolve_nowait(). Wanting it twice is no error.
+
+        Args:
+            instance: the prefill instance's id, or the bootstrap ``host:port`` that the request carries.
+            room: the bootstrap room.
+            timeout: seconds until the wait ends as RoomTimeout.
+            dp_rank: the prefill rank where the request itself names it.
+
+        Raises:
+            ConfigError: an argument breaks a rule.
+            AgentBusy: too many packets wait for the agent already; nothing was queued.
+        """
+        key = (instance, room)
+        if key in self._wants:
+            return
+        check_name("instance", instance)
+        check_room(room)
+        if not 0 < timeout <= MAX_TIMEOUT:
+            raise ConfigError("timeout", f"must be a number of seconds in 0..{MAX_TIMEOUT:.0f}, not {timeout!r}")
+        named = -1 if dp_rank is None else check_int("dp_rank", dp_rank, 0, MAX_PARALLEL - 1)
+        deadline = time.monotonic() + timeout
+        want = _Want(next(self._ids), instance, room, named, deadline)
+        self._connection.send(self._want_packet(want, timeout))
+        self._wants[key] = self._by_id[want.id] = want
+        heapq.heappush(self._deadlines, (deadline, want.id))
+
+    def resolve_nowait(self, instance: str, room: int) -> Assignment | None:
+        """The room's assignment, None while nobody has registered it. Never blocks.
+
+        Raises:
+            RoomFailed, PrefillLost, RoomTimeout, InstanceUnknown: it will not come; final.
+            ViewStale, AgentUnavailable: cannot tell at present; ask again.
+            ConfigError: the room was not wanted, or done() was called.
+        """
+        self._pump()
+        want = self._wants.get((instance, room))
+        if want is None:
+            raise ConfigError("room", f"{room} of {instance} was not wanted")
+        if want.error is not None:
+            raise want.error.with_traceback(None)
+        if want.assignment is not None:
+            return want.assignment if self._view == "synced" else want.assignment._replace(stale=True)
+        if time.monotonic() >= want.deadline:
+            self._time_out(want)
+            raise RoomTimeout(instance, room)
+        if not self._connection.connected:
+            raise AgentUnavailable("no agent answers; the wait goes on until its deadline")
+        if self._view != "synced":
+            raise ViewStale(instance, room)
+        return None
+
+    def resolve(self, instance: str, room: int, *, timeout: float = 300.0) -> Assignment:
+        """Wait for the room's assignment, wanting it first where need be. Blocks; not for an engine's loop.
+
+        Raises:
+            RoomFailed, PrefillLost, RoomTimeout, InstanceUnknown: it will not come.
+            ConfigError: an argument breaks a rule.
+        """
+        self.want(instance, room, timeout=timeout)
+        while True:
+            try:
+                assignment = self.resolve_nowait(instance, room)
+            except (ViewStale, AgentUnavailable):
+                assignment = None
+            if assignment is not None:
+                return assignment
+            self._wait(self._wants[instance, room].deadline)
+
+    def admit(self, revision: int) -> Admission:
+        """What this rank may act upon at a revision that its group agreed on: the smallest of its ranks' own.
+
+        A wait that ended after ``revision`` is admitted all the same and fails in a later call, so that every rank
+        of the group does the same in the same step. Timeouts, which every rank's own clock decides, are not in it.
+        """
+        admitted: list[Assignment] = []
+        failed: list[ResolveError] = []
+        while self._arrivals and self._arrivals[0][0] <= revision:
+            want = self._by_id.get(heapq.heappop(self._arrivals)[2])
+            if want and want.assignment:
+                admitted.append(want.assignment)
+        while self._endings and self._endings[0][0] <= revision:
+            want = self._by_id.get(heapq.heappop(self._endings)[2])
+            if want and want.error:
+                failed.append(want.error)
+        ended = {(error.instance, error.room) for error in failed}
+        return Admission([a for a in admitted if (a.instance, a.room) not in ended], failed)
+
+    def done(self, instance: str, room: int) -> None:
+        """Forget a wait: its KV cache was fetched, or its request was aborted. Unknown waits are no error."""
+        want = self._wants.pop((instance, room), None)
+        if want is not None:
+            self._by_id.pop(want.id, None)
+            self._connection.send(protocol.encode_done(want.id))
+
+    def instance(self, instance: str) -> PrefillInstance | None:
+        """The prefill instance that an id or address names, once a wait for it was answered or begun."""
+        return self._instances.get(self._names.get(instance, instance))
+
+    def poll(self) -> list[DecodeEvent]:
+        """What has happened since the last call: each wait's answer, its end, or both. Never blocks.
+
+        Raises:
+            AgentUnavailable: the agent speaks another protocol version.
+        """
+        self._pump()
+        now = time.monotonic()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            want = self._by_id.get(heapq.heappop(self._deadlines)[1])
+            if want and want.assignment is None and want.error is None:
+                self._time_out(want)
+        events, self._events = self._events, []
+        return events
+
+    # --- said again on every new connection
+
+    def hello(self) -> Iterator[bytes]:
+        """All that a new agent must know of this process."""
+        self.on_lost()
+        if self._announcement is not None:
+            yield protocol.encode_json(protocol.DECODER, self._announcement)
+        yield from self.ask_again()
+
+    def ask_again(self) -> Iterator[bytes]:
+        """Repeat every wait that has not ended; the answer to the ping says that all of them were looked at."""
+        self._revision = 0
+        now = time.monotonic()
+        for want in self._wants.values():
+            if want.error is None:
+                yield self._want_packet(want, max(want.deadline - now, 0.001))
+        if self._wants:
+            yield protocol.PING
+
+    # --- what the agent says
+
+    def on_lost(self) -> None:
+        """The agent is gone: what is known stays, marked stale."""
+        self._view, self._revision = "stale", 0
+
+    def on_view(self, packet: bytes) -> None:
+        """VIEW."""
+        self._revision, view = protocol.decode_view(packet)
+        self._view = protocol.VIEWS[view]
+
+    def on_resolved(self, packet: bytes) -> None:
+        """RESOLVED."""
+        self.on_view(packet)
+        for id, dp_rank, epoch, revision, lease_id, source in protocol.decode_resolved(packet):
+            want = self._by_id.get(id)
+            if want is None or want.error is not None:
+                continue
+            instance = self._names.get(want.instance, want.instance)
+            found = Assignment(instance, want.room, dp_rank, epoch, revision, lease_id, protocol.SOURCES[source])
+            if want.assignment is None:
+                heapq.heappush(self._arrivals, (revision, want.room, id))
+                self._events.append(Resolved(found))
+            want.assignment = found
+
+    def on_ended(self, packet: bytes) -> None:
+        """ENDED."""
+        message = protocol.decode_json(packet)
+        want = self._by_id.get(message["id"])
+        if want is not None and want.error is None:
+            heapq.heappush(self._endings, (message.get("revision", 0), want.room, want.id))
+            self._end(want, _error(want, message))
+
+    def on_instance(self, packet: bytes) -> None:
+        """INSTANCE."""
+        message = protocol.decode_json(packet)
+        id, info = message["id"], message["info"]
+        for name in message["names"]:
+            self._names[name] = id
+        if info is None:
+            self._instances.pop(id, None)
+            return
+        ranks = tuple(
+            RankEndpoint(Rank(*rank), ip, port, info["incarnation"], state, epoch)
+            for rank, ip, port, state, epoch in message["ranks"]
+        )
+        info = {**info, "topology": Topology(**info["topology"]), "addresses": tuple(info["addresses"])}
+        self._instances[id] = PrefillInstance(id, InstanceInfo(**info), ranks)
+
+    def _end(self, want: _Want, error: ResolveError) -> None:
+        want.error = error
+        self._events.append(Ended(error))
+
+    def _time_out(self, want: _Want) -> None:
+        self._end(want, RoomTimeout(want.instance, want.room))
+        self._connection.send(protocol.encode_done(want.id))
+
+    def _want_packet(self, want: _Want, seconds: float) -> bytes:
+        return protocol.encode_want(protocol.WantedRoom(want.id, want.room, want.named_rank, seconds, want.instance))
+
+    def _wait(self, deadline: float) -> None:
+        seconds = min(max(deadline - time.monotonic(), 0.0), 0.05)
+        descriptor = self._connection.fileno()
+        select.select([descriptor] if descriptor >= 0 else [], [], [], seconds)
+
+
+def _error(want: _Want, message: dict[str, Any]) -> ResolveError:
+    kind = message["error"]
+    if kind == "RoomFailed":
+        return RoomFailed(want.instance, want.room, message["reason"])
+    if kind == "PrefillLost":
+        return PrefillLost(want.instance, want.room, message["dp_rank"], message["epoch"])
+    return InstanceUnknown(want.instance, want.room)

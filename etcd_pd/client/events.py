@@ -1,0 +1,84 @@
+"""What poll() returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import AnnounceError, ConfigError, EtcdPDError, ResolveError
+from ..model import Assignment
+
+
+@dataclass(frozen=True)
+class Announced:
+    """The rank is in etcd: it may be assigned rooms.
+
+    Attributes:
+        instance: the instance's id.
+        incarnation: uuid of this start of the instance.
+        epoch: create_revision of the rank's key; a new one after the agent's session was lost.
+    """
+
+    instance: str
+    incarnation: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The announcement was refused; announce again or give up."""
+
+    error: AnnounceError | ConfigError
+
+
+@dataclass(frozen=True)
+class Registered:
+    """The room's key is in etcd.
+
+    Attributes:
+        room: the bootstrap room.
+        token: the fencing token: create_revision of the key.
+        lease_id: the lease that it hangs on (etcdctl prints it in hex).
+    """
+
+    room: int
+    token: int
+    lease_id: int
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """The room was not registered, or its registration is void: RoomConflict, RegistrationTimeout, RankLost, ..."""
+
+    room: int
+    error: EtcdPDError
+
+
+@dataclass(frozen=True)
+class RankEnded:
+    """The rank's epoch ended and every room registered under it is dead; Announced follows with a new epoch."""
+
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Drained:
+    """After drain(): the rank's last room has ended."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A wanted room's rank is known."""
+
+    assignment: Assignment
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A wanted room will not come, or came and was lost with its rank; final."""
+
+    error: ResolveError
+
+
+PrefillEvent = Announced | Refused | Registered | Rejected | RankEnded | Drained
+DecodeEvent = Resolved | Ended

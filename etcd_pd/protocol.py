@@ -1,0 +1,192 @@
+"""Messages between client and agent: one packet each, on a Unix SOCK_SEQPACKET socket, at most 64 KiB.
+
+The first byte is the kind. What is said for every room is packed binary records, many to a packet; the rest is
+JSON. Pure encoding and decoding, standard library only; anything malformed raises ProtocolError.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from .errors import ProtocolError
+
+#: Both sides name it in their first message; a difference ends the connection with a clear error.
+VERSION = 1
+#: Longest packet. A socket's send buffer must take it whole.
+MAX_PACKET = 65_536
+
+# client -> agent
+HELLO, ANNOUNCE, DECODER = b"H", b"A", b"E"
+REGISTER, RELEASE, ADOPT, FAIL, DRAIN = b"R", b"L", b"O", b"F", b"N"
+WANT, DONE, PING = b"W", b"X", b"P"
+# agent -> client
+WELCOME, ANNOUNCED, REFUSED, RANK_ENDED, DRAINED = b"h", b"a", b"u", b"e", b"n"
+REGISTERED, REJECTED, INSTANCE, RESOLVED, ENDED, VIEW, LOST_PUSHES = b"r", b"j", b"i", b"s", b"x", b"v", b"l"
+
+_ROOM = struct.Struct("<q")
+_ID = struct.Struct("<I")
+_ADOPTED = struct.Struct("<qqqq")
+_WANT = struct.Struct("<Iqid")
+_REGISTERED = struct.Struct("<qqq")
+_VIEW = struct.Struct("<qB")
+_RESOLVED = struct.Struct("<IiqqqB")
+
+#: Where an assignment came from, by its number on the wire.
+SOURCES = ("registry", "named", "single-rank", "follow-bootstrap-room")
+#: What the view may be, by its number on the wire.
+VIEWS = ("synced", "stale", "closed")
+
+
+class AdoptedRoom(NamedTuple):
+    """A room that an engine registered through an earlier agent."""
+
+    room: int
+    epoch: int
+    token: int
+    lease_id: int
+
+
+class WantedRoom(NamedTuple):
+    """A wait: ``seconds`` until its deadline, ``named_rank`` -1 where the request names none."""
+
+    id: int
+    room: int
+    named_rank: int
+    seconds: float
+    instance: str
+
+
+class RegisteredRoom(NamedTuple):
+    """A room that is in etcd."""
+
+    room: int
+    token: int
+    lease_id: int
+
+
+class ResolvedWant(NamedTuple):
+    """The answer to a want; ``source`` indexes SOURCES."""
+
+    id: int
+    dp_rank: int
+    epoch: int
+    revision: int
+    lease_id: int
+    source: int
+
+
+def encode_json(kind: bytes, message: dict[str, Any]) -> bytes:
+    """A packet of the kinds that are said rarely."""
+    packet = kind + json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode()
+    if len(packet) > MAX_PACKET:
+        raise ProtocolError(f"message of {len(packet)} bytes is longer than {MAX_PACKET}")
+    return packet
+
+
+def decode_json(packet: bytes) -> dict[str, Any]:
+    """The message in a JSON packet."""
+    try:
+        message = json.loads(packet[1:])
+    except (ValueError, RecursionError) as exc:
+        raise ProtocolError(f"malformed {packet[:1]!r} packet") from exc
+    if not isinstance(message, dict):
+        raise ProtocolError(f"malformed {packet[:1]!r} packet: not an object")
+    return message
+
+
+def encode_room(kind: bytes, room: int) -> bytes:
+    """REGISTER or RELEASE of one room."""
+    return kind + _ROOM.pack(room)
+
+
+def decode_rooms(packet: bytes) -> list[int]:
+    """The rooms of a REGISTER or RELEASE packet."""
+    return [room for (room,) in _records(_ROOM, packet)]
+
+
+def encode_done(id: int) -> bytes:
+    """DONE for one want."""
+    return DONE + _ID.pack(id)
+
+
+def decode_done(packet: bytes) -> list[int]:
+    """The want ids of a DONE packet."""
+    return [id for (id,) in _records(_ID, packet)]
+
+
+def encode_adopted(rooms: Iterable[AdoptedRoom]) -> Iterator[bytes]:
+    """ADOPT packets for any number of rooms."""
+    return _pack_all(ADOPT, _ADOPTED, rooms)
+
+
+def decode_adopted(packet: bytes) -> list[AdoptedRoom]:
+    """The rooms of an ADOPT packet."""
+    return [AdoptedRoom._make(record) for record in _records(_ADOPTED, packet)]
+
+
+def encode_want(want: WantedRoom) -> bytes:
+    """A WANT packet."""
+    return WANT + _WANT.pack(want.id, want.room, want.named_rank, want.seconds) + want.instance.encode()
+
+
+def decode_want(packet: bytes) -> WantedRoom:
+    """The wait of a WANT packet."""
+    try:
+        id, room, named_rank, seconds = _WANT.unpack_from(packet, 1)
+        return WantedRoom(id, room, named_rank, seconds, packet[1 + _WANT.size :].decode())
+    except (struct.error, UnicodeDecodeError) as exc:
+        raise ProtocolError("malformed WANT packet") from exc
+
+
+def encode_registered(rooms: Iterable[RegisteredRoom]) -> Iterator[bytes]:
+    """REGISTERED packets for any number of rooms."""
+    return _pack_all(REGISTERED, _REGISTERED, rooms)
+
+
+def decode_registered(packet: bytes) -> list[RegisteredRoom]:
+    """The rooms of a REGISTERED packet."""
+    return [RegisteredRoom._make(record) for record in _records(_REGISTERED, packet)]
+
+
+def encode_view(revision: int, view: int) -> bytes:
+    """A VIEW packet: the agent's applied revision and the state of its view."""
+    return VIEW + _VIEW.pack(revision, view)
+
+
+def encode_resolved(revision: int, view: int, wants: Iterable[ResolvedWant]) -> Iterator[bytes]:
+    """RESOLVED packets; each says the agent's applied revision and the state of its view first."""
+    return _pack_all(RESOLVED + _VIEW.pack(revision, view), _RESOLVED, wants)
+
+
+def decode_view(packet: bytes) -> tuple[int, int]:
+    """Applied revision and view state of a VIEW or RESOLVED packet."""
+    try:
+        revision, view = _VIEW.unpack_from(packet, 1)
+    except struct.error as exc:
+        raise ProtocolError("malformed VIEW packet") from exc
+    return revision, view
+
+
+def decode_resolved(packet: bytes) -> Iterator[ResolvedWant]:
+    """The answers of a RESOLVED packet."""
+    try:
+        return map(ResolvedWant._make, _RESOLVED.iter_unpack(memoryview(packet)[1 + _VIEW.size :]))
+    except struct.error as exc:
+        raise ProtocolError("malformed RESOLVED packet") from exc
+
+
+def _records(record: struct.Struct, packet: bytes) -> Iterator[tuple[Any, ...]]:
+    try:
+        return record.iter_unpack(memoryview(packet)[1:])
+    except struct.error as exc:
+        raise ProtocolError(f"malformed {packet[:1]!r} packet") from exc
+
+
+def _pack_all(head: bytes, record: struct.Struct, items: Iterable[tuple[Any, ...]]) -> Iterator[bytes]:
+    whole = b"".join([record.pack(*item) for item in items])
+    step = (MAX_PACKET - len(head)) // record.size * record.size
+    for start in range(0, len(whole), step):
+        yield head + whole[start : start + step]
