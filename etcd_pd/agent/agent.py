@@ -312,6 +312,7 @@ class Agent:
         log.info("listed revision=%d keys=%d", snapshot.revision, len(snapshot.kvs))
         if snapshot.void:
             log.error("etcd has another history: every token and epoch from before is void")
+            self.announcer.history_lost()
         self._notify(self.view.snapshot(snapshot.revision, snapshot.kvs))
         self.registrar.kick()
 

@@ -152,6 +152,12 @@ class Announcer:
         for key, value in self._others.items():
             self._spawn(self._put_other(key, value))
 
+    def history_lost(self) -> None:
+        """etcd has another history: revisions known from before prove nothing, so every rank starts anew."""
+        for local in self._ranks:
+            local.key_epoch = 0
+            self._establish(local)
+
     def instance_changed(self, id: str) -> None:
         """The view of an instance changed: write again what vanished from under a living rank."""
         instance = self._view.instances.get(id)

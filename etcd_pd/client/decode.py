@@ -104,8 +104,9 @@ class Decode:
         check_name("instance", instance)
         if address:
             check_name("address", address)
-        self._announcement = {"instance": instance, "address": address}
-        self._connection.send(protocol.encode_json(protocol.DECODER, self._announcement))
+        announcement = {"instance": instance, "address": address}
+        self._connection.send(protocol.encode_json(protocol.DECODER, announcement))
+        self._announcement = announcement
 
     def want(self, instance: str, room: int, *, timeout: float = 300.0, dp_rank: int | None = None) -> None:
         """Ask for a room; the answer comes through poll() and resolve_nowait(). Wanting it twice is no error.
@@ -143,13 +144,10 @@ class Decode:
             ConfigError: the room was not wanted, or done() was called.
         """
         self._pump()
-        want = self._wants.get((instance, room))
-        if want is None:
-            raise ConfigError("room", f"{room} of {instance} was not wanted")
-        if want.error is not None:
-            raise want.error.with_traceback(None)
-        if want.assignment is not None:
-            return want.assignment if self._view == "synced" else want.assignment._replace(stale=True)
+        found = self.peek(instance, room)
+        if found is not None:
+            return found
+        want = self._wants[instance, room]
         if time.monotonic() >= want.deadline:
             self._time_out(want)
             raise RoomTimeout(instance, room)
@@ -158,6 +156,22 @@ class Decode:
         if self._view != "synced":
             raise ViewStale(instance, room)
         return None
+
+    def peek(self, instance: str, room: int) -> Assignment | None:
+        """What resolve_nowait() returns, without looking at the socket or at the clock.
+
+        Raises:
+            RoomFailed, PrefillLost, RoomTimeout, InstanceUnknown: it will not come; final.
+            ConfigError: the room was not wanted, or done() was called.
+        """
+        want = self._wants.get((instance, room))
+        if want is None:
+            raise ConfigError("room", f"{room} of {instance} was not wanted")
+        if want.error is not None:
+            raise want.error.with_traceback(None)
+        if want.assignment is None or self._view == "synced":
+            return want.assignment
+        return want.assignment._replace(stale=True)
 
     def resolve(self, instance: str, room: int, *, timeout: float = 300.0) -> Assignment:
         """Wait for the room's assignment, wanting it first where need be. Blocks; not for an engine's loop.
@@ -262,7 +276,7 @@ class Decode:
             found = Assignment(instance, want.room, dp_rank, epoch, revision, lease_id, protocol.SOURCES[source])
             if want.assignment is None:
                 heapq.heappush(self._arrivals, (revision, want.room, id))
-                self._events.append(Resolved(found))
+                self._events.append(Resolved(found, want.instance))
             want.assignment = found
 
     def on_ended(self, packet: bytes) -> None:

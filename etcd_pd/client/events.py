@@ -68,9 +68,15 @@ class Drained:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A wanted room's rank is known."""
+    """A wanted room's rank is known.
+
+    Attributes:
+        assignment: the answer; its ``instance`` is the prefill instance's id.
+        instance: the instance as the caller named it, by id or address.
+    """
 
     assignment: Assignment
+    instance: str
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class Prefill:
         for name in ("dp", "cp", "tp", "pp"):
             check_int(f"rank.{name}", getattr(rank, name), 0, getattr(topology, name) - 1)
         RankEndpoint(rank, ip, port)
-        self._announcement = {
+        announcement = {
             "instance": instance,
             "rank": list(rank),
             "topology": vars(topology),
@@ -88,8 +88,9 @@ class Prefill:
             "policy": policy,
             "fingerprint": fingerprint,
         }
-        self._draining = False
-        self._connection.send(self._announce_packet())
+        # sent before it is remembered: opening the connection says all that is remembered
+        self._connection.send(protocol.encode_json(protocol.ANNOUNCE, announcement))
+        self._announcement, self._draining = announcement, False
 
     def register(self, room: int) -> None:
         """Say that this rank took a room; the outcome comes as Registered or Rejected. Never blocks.
@@ -107,7 +108,11 @@ class Prefill:
         if self._draining:
             raise RankDraining(room, "the rank is draining")
         asked = self._asked
-        if room in asked or room in self._held:
+        if room in asked:
+            return
+        held = self._held.get(room)
+        if held is not None:
+            self._events.append(Registered(room, held.token, held.lease_id))
             return
         if len(asked) >= self._limit:
             raise AgentBusy(self._limit)
@@ -119,8 +124,9 @@ class Prefill:
         check_room(room)
         held = self._held.pop(room, None)
         self._asked.pop(room, None)
-        sent = self._try_send(protocol.encode_room(protocol.RELEASE, room))
-        if not sent and held:
+        # a new agent must be told of the room before it can release it: hello() does both
+        connected = self._connection.connected
+        if not (connected and self._try_send(protocol.encode_room(protocol.RELEASE, room))) and held:
             self._releasing[room] = held
 
     def fail(self, room: int, reason: str) -> None:
@@ -165,7 +171,7 @@ class Prefill:
         """All that a new agent must know of this rank."""
         if self._announcement is None:
             return
-        yield self._announce_packet()
+        yield protocol.encode_json(protocol.ANNOUNCE, self._announcement)
         rooms: Iterable[tuple[int, _Held]] = [*self._held.items(), *self._releasing.items()]
         yield from protocol.encode_adopted(
             protocol.AdoptedRoom(room, held.epoch, held.token, held.lease_id) for room, held in rooms
@@ -234,10 +240,6 @@ class Prefill:
     def on_drained(self, packet: bytes) -> None:
         """DRAINED."""
         self._events.append(Drained())
-
-    def _announce_packet(self) -> bytes:
-        assert self._announcement is not None
-        return protocol.encode_json(protocol.ANNOUNCE, self._announcement)
 
     def _try_send(self, packet: bytes) -> bool:
         try:

@@ -64,7 +64,7 @@ class WatchMachine:
         self.state = WatchState.STALE
         self.revision = 0
         self._cluster_id = 0
-        self._highest = 0  # highest revision in any header: going below it means a restored store
+        self._highest = 0  # highest revision listed or applied: a later list below it means a restored store
         self._target = 0  # SYNCED once everything up to here has arrived
         self._listed = False
         self._void = False
@@ -80,17 +80,19 @@ class WatchMachine:
 
     def listed(self, listing: Listing) -> Snapshot | Reopen:
         """A list has arrived."""
-        problem = self._check(listing.header)
+        problem = self._check_cluster(listing.header)
         if problem:
             return problem
-        void, self._void = self._void, False
+        # a list is linearizable, so no healthy cluster can answer it from behind what was seen
+        went_back = listing.header.revision < self._highest
+        void, self._void = self._void or went_back, False
         self._listed = True
-        self.revision = listing.header.revision
+        self.revision = self._highest = listing.header.revision
         return Snapshot(self.revision, listing.kvs, void)
 
     def received(self, response: WatchResponse) -> Changes | Reopen | None:
         """A watch message has arrived; None where it carries nothing to apply."""
-        problem = self._check(response.header)
+        problem = self._check_cluster(response.header)
         if problem:
             return problem
         if response.compact_revision:
@@ -98,7 +100,9 @@ class WatchMachine:
             return self._stale(f"compacted up to revision {response.compact_revision}")
         if response.created:
             if response.header.revision < self.revision:
-                return self._forget("the store is behind what was read from it")
+                # a lagging member or a restored store, which would stay silent for ever: the next list tells
+                self._listed = False
+                return self._stale(f"the store is at {response.header.revision}, behind what was read from it")
             self._target = response.header.revision
         changes = self._complete(response)
         if self.revision >= self._target or self._is_progress(response):
@@ -127,7 +131,7 @@ class WatchMachine:
             return None
         if events[0].mod_revision <= self.revision:
             events = [event for event in events if event.mod_revision > self.revision]
-        self.revision = events[-1].mod_revision
+        self.revision = self._highest = events[-1].mod_revision
         return Changes(self.revision, events)
 
     def _is_progress(self, response: WatchResponse) -> bool:
@@ -136,19 +140,15 @@ class WatchMachine:
         empty = not response.events and not response.created and not response.fragment
         return empty and not self._fragments and response.header.revision >= self._target
 
-    def _check(self, header: Header) -> Reopen | None:
-        if self._cluster_id and header.cluster_id != self._cluster_id:
-            return self._forget(f"another cluster answered ({header.cluster_id:x})")
-        if header.revision < self._highest:
-            return self._forget(f"the store went back from revision {self._highest} to {header.revision}")
-        self._cluster_id = header.cluster_id
-        self._highest = header.revision
-        return None
-
-    def _forget(self, reason: str) -> Reopen:
-        self._cluster_id = self._highest = self._target = self.revision = 0
+    def _check_cluster(self, header: Header) -> Reopen | None:
+        # Only the cluster is compared in every header. Revisions of watch headers are no clock: etcd sends control
+        # messages past events that wait, so that they go back and forth by a few.
+        if self._cluster_id in (0, header.cluster_id):
+            self._cluster_id = header.cluster_id
+            return None
+        self._cluster_id = self._highest = self._target = 0
         self._listed, self._void = False, True
-        return self._stale(reason)
+        return self._stale(f"another cluster answered ({header.cluster_id:x})")
 
     def _stale(self, reason: str) -> Reopen:
         self.disconnected()

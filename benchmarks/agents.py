@@ -1,0 +1,43 @@
+"""An agent as a process, for measurements."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from types import TracebackType
+
+
+class AgentProcess:
+    """``etcd-pd agent`` on a socket of its own, ended with the block.
+
+    Args:
+        endpoint: etcd's.
+        name: the agent's id.
+    """
+
+    def __init__(self, endpoint: str, name: str) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="etcd-pd-")
+        self.socket_path = os.path.join(self._directory.name, "agent.sock")
+        command = [sys.executable, "-m", "etcd_pd", "agent", "--socket", self.socket_path]
+        command += ["--etcd", endpoint, "--agent-id", name, "--log-level", "warning"]
+        self._process = subprocess.Popen(command)
+
+    def __enter__(self) -> AgentProcess:
+        while not os.path.exists(self.socket_path):
+            if self._process.poll() is not None:
+                raise RuntimeError(f"the agent ended with status {self._process.returncode}")
+            time.sleep(0.02)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self._process.terminate()
+        self._process.wait()
+        self._directory.cleanup()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
