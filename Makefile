@@ -72,6 +72,8 @@ fix: $(READY) ## format and repair what a tool can
 	@echo "fix: ruff"
 	@$(BIN)/ruff check --quiet --fix . || true
 	@$(BIN)/ruff format --quiet .
+	@echo "fix: settings table of README.md"
+	@$(BIN)/python scripts/settings_table.py
 
 .PHONY: verify
 verify: $(READY) ## lint, types, and generated files that drifted from their source
@@ -82,6 +84,7 @@ verify: $(READY) ## lint, types, and generated files that drifted from their sou
 	@$(BIN)/mypy
 	@echo "verify: etcd's messages are what their .proto files say"
 	@scripts/generate-etcdrpc.sh --check
+	@$(BIN)/python scripts/settings_table.py --check
 
 .PHONY: clean
 clean: ## remove everything that was made here

@@ -133,7 +133,8 @@ def main() -> int:
     """Print the figures."""
     figures = measure()
     missing = int(figures.pop("not resolved")[0])
-    print(f"machine: {platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}")
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}"
+    print(f"machine: {machine}, Python {platform.python_version()}")
     print(f"both engines spin; {RATE} rooms/s for {SECONDS:.0f} s; one local etcd with fsync, two agents")
     for name, values in figures.items():
         cuts = statistics.quantiles(values, n=1000)

@@ -236,8 +236,11 @@ class AsyncDecode:
 
     async def lost(self, instance: str, room: int) -> ResolveError:
         """Wait for a resolved room to be lost, and return why; cancel it when the room is done."""
-        error: ResolveError = await self._ended.wait((instance, room))
-        return error
+        try:
+            await self._ended.wait((instance, room))
+        except ResolveError as error:
+            return error
+        raise AssertionError("unreachable: a wait ends with an error only")
 
     def done(self, instance: str, room: int) -> None:
         """As :meth:`etcd_pd.Decode.done`."""
