@@ -1,0 +1,301 @@
+"""A decode rank: one synchronous loop that learns ranks, fetches KV caches and generates, all at once.
+
+A request waits for its prefill rank (the registry), then for a place in the batch, then for its KV cache (the
+transfer), and then generates one token with every step of the running batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import Any
+
+import zmq
+
+from etcd_pd import Assignment, Client, Described, Ended, EtcdPDError, PrefillInstance, PrefillLost, Resolved
+
+from .card import ModelCard
+from .emulated import EmulatedModel
+from .errors import BadRequest, RequestFailed, from_registry
+from .generation import Generation
+from .kv import KVCache, KVFormatError
+from .link import Link, RankSpec
+from .messages import Work
+from .model import Model
+from .running import Running
+from .settings import FOLLOW_BOOTSTRAP_ROOM, DecodeSettings
+from .text import Tokenizer
+from .transfer import Answer, Arrival, KVClient, Refusal, boot_id
+
+_log = logging.getLogger(__name__)
+
+#: How often deadlines are looked at.
+_EXPIRY_SECONDS = 0.05
+
+
+class _Task:
+    """A request from its arrival to its last token."""
+
+    def __init__(self, work: Work, kv_seconds: float, seconds: float) -> None:
+        now = time.monotonic()
+        self.work = work
+        self.kv_deadline = now + kv_seconds
+        self.deadline = now + seconds
+        self.assignment: Assignment | None = None
+        self.resolved_ns = 0
+        # the prefill rank that was asked for the cache, empty before
+        self.peer = ""
+        self.generation: Generation | None = None
+
+
+class DecodeLoop:
+    """What a decode rank does; see :class:`.rank.Loop`."""
+
+    kv_port = 0
+
+    def __init__(
+        self,
+        spec: RankSpec,
+        settings: DecodeSettings,
+        card: ModelCard,
+        model: Model | EmulatedModel,
+        registry: Client,
+        transfer: KVClient,
+        link: Link,
+    ) -> None:
+        self.registry = registry
+        self._settings = settings
+        self._card = card
+        self._layout = model.layout
+        self._transfer = transfer
+        self._link = link
+        self._tokenizer = Tokenizer(card.path)
+        self._boot_id = boot_id()
+        self._running = Running(model.batch())
+        self._tasks: dict[int, _Task] = {}
+        self._id_of: dict[int, int] = {}
+        self._queue: deque[_Task] = deque()
+        self._fetching = 0
+        self._next_expiry = 0.0
+        if spec.dp_rank == 0:
+            registry.decode.announce(settings.instance_id, address=f"{settings.host}:{settings.port}")
+
+    @property
+    def sockets(self) -> list[zmq.Socket[bytes]]:
+        """The connections to prefill ranks."""
+        return self._transfer.sockets
+
+    # --- from the front
+
+    def accept(self, work: Work) -> None:
+        """Take a request on and ask the registry for its prefill rank."""
+        if work.room in self._id_of:
+            error = f"room {work.room} is in flight on this rank already"
+            self._link.fail(work.id, RequestFailed(409, "RoomConflict", error, room=work.room))
+            return
+        task = _Task(work, self._settings.kv_timeout_seconds, self._settings.request_timeout_seconds)
+        try:
+            self._check_named_rank(work)
+            self.registry.decode.want(
+                work.instance, work.room, timeout=self._settings.kv_timeout_seconds, dp_rank=work.prefill_dp_rank
+            )
+        except EtcdPDError as error:
+            self._link.fail(work.id, error if isinstance(error, RequestFailed) else from_registry(error))
+            return
+        self._tasks[work.id] = task
+        self._id_of[work.room] = work.id
+        _log.debug("accepted room=%d instance=%s", work.room, work.instance)
+
+    def abort(self, id: int, reason: str) -> None:
+        """The HTTP client has gone."""
+        task = self._tasks.get(id)
+        if task is not None:
+            self._fail(task, RequestFailed(499, "Aborted", reason))
+
+    def drain(self) -> None:
+        """No further requests will come."""
+
+    # --- the loop
+
+    def turn(self) -> bool:
+        """Do what is due; True where more can be computed at once."""
+        for event in self.registry.decode.poll():
+            if isinstance(event, Resolved):
+                self._on_resolved(event)
+            elif isinstance(event, Ended):
+                self._on_ended(event)
+            elif isinstance(event, Described):
+                self._on_described(event)
+        for message in self._transfer.receive():
+            if isinstance(message, Refusal):
+                self._on_refusal(message)
+            else:
+                self._on_arrival(message)
+        self._fetch_next()
+        self._step()
+        self._expire()
+        return len(self._running) > 0
+
+    def close(self) -> None:
+        """Fail what is left and leave the registry."""
+        for task in list(self._tasks.values()):
+            self._fail(task, RequestFailed(503, "Stopping", "the instance is stopping"))
+        self._transfer.close()
+        self.registry.close()
+
+    # --- which rank
+
+    def _check_named_rank(self, work: Work) -> None:
+        """Refuse at once what the prefill instance refuses too: waiting for such a room would end in a timeout."""
+        if work.prefill_dp_rank is None and work.routed_dp_rank is None:
+            return
+        instance = self.registry.decode.instance(work.instance)
+        if instance is None:
+            self.registry.decode.follow(work.instance)
+        else:
+            _check_named_rank(work, instance)
+
+    def _on_described(self, event: Described) -> None:
+        for task in list(self._tasks.values()):
+            if task.work.instance == event.name and task.assignment is None and event.instance is not None:
+                try:
+                    _check_named_rank(task.work, event.instance)
+                except RequestFailed as error:
+                    self._fail(task, error)
+
+    def _on_resolved(self, event: Resolved) -> None:
+        found = event.assignment
+        task = self._task_of(found.room)
+        if task is not None and task.assignment is None:
+            task.assignment, task.resolved_ns = found, time.monotonic_ns()
+            self._queue.append(task)
+            _log.debug("resolved room=%d dp_rank=%d", found.room, found.dp_rank)
+
+    def _on_ended(self, event: Ended) -> None:
+        task = self._task_of(event.error.room)
+        # once the cache is here, the rank that computed it may go
+        if task is not None and task.generation is None:
+            self._fail(task, from_registry(event.error))
+
+    # --- its KV cache
+
+    def _fetch_next(self) -> None:
+        """Ask for the KV caches of as many requests as the batch has places for."""
+        while self._queue and len(self._running) + self._fetching < self._settings.max_batch:
+            task = self._queue.popleft()
+            assert task.assignment is not None
+            found = task.assignment
+            instance = self.registry.decode.instance(found.instance)
+            endpoints = instance.endpoints(found.dp_rank) if instance is not None else ()
+            if instance is None or not endpoints:
+                self._fail(task, from_registry(PrefillLost(found.instance, found.room, found.dp_rank, found.epoch)))
+            elif instance.info.fingerprint != self._card.fingerprint:
+                message = f"{instance.id} serves another model, or in another number format, than this instance"
+                self._fail(task, RequestFailed(500, "FingerprintMismatch", message, room=found.room))
+            else:
+                self._fetching += 1
+                task.peer = self._transfer.ask(endpoints[0].ip, endpoints[0].port, found.room)
+
+    def _on_refusal(self, refusal: Refusal) -> None:
+        task = self._task_of(refusal.room)
+        if task is not None and task.peer and task.generation is None:
+            self._fail(task, RequestFailed(500, refusal.kind, refusal.message, room=refusal.room))
+
+    def _on_arrival(self, arrival: Arrival) -> None:
+        answer = arrival.answer
+        task = self._task_of(answer.room)
+        if task is None or not task.peer or task.generation is not None:
+            return
+        try:
+            cache = KVCache.from_bytes(arrival.data, self._layout, len(task.work.input_ids))
+        except KVFormatError as error:
+            self._fail(task, RequestFailed(500, "KVFormatError", str(error), room=answer.room))
+            return
+        self._fetching -= 1
+        self._transfer.ack(task.peer, answer.room)
+        self.registry.decode.done(task.work.instance, answer.room)
+        task.generation = Generation(task.work, self._card.end_tokens, self._tokenizer, answer.seed)
+        task.generation.push(answer.first_token, answer.first_logprob)
+        if not task.generation.finished:
+            self._running.join(task.generation, cache)
+        self._report(task.generation, self._account(task, answer))
+        _log.debug("fetched room=%d kv_bytes=%d", answer.room, len(arrival.data))
+
+    def _account(self, task: _Task, answer: Answer) -> dict[str, Any]:
+        """How the request found its KV cache."""
+        found = task.assignment
+        assert found is not None
+        comparable = answer.registered_ns > 0 and answer.boot_id == self._boot_id
+        return {
+            "bootstrap_room": found.room,
+            "instance": found.instance,
+            "dp_rank": found.dp_rank,
+            "epoch": found.epoch,
+            "revision": found.revision,
+            "lease_id": found.lease_id,
+            "source": found.source,
+            "register_to_resolved_ms": (task.resolved_ns - answer.registered_ns) / 1e6 if comparable else None,
+        }
+
+    # --- generating
+
+    def _step(self) -> None:
+        for generation in self._running.step():
+            self._report(generation)
+
+    def _report(self, generation: Generation, meta: dict[str, Any] | None = None) -> None:
+        """Tell the front what is new, and let go of a request that has ended."""
+        self._link.send(generation.take(meta or {}))
+        if generation.finished:
+            self._forget(self._tasks[generation.work.id])
+
+    # --- ends without a result
+
+    def _fail(self, task: _Task, error: RequestFailed) -> None:
+        if task.generation is None:
+            self.registry.decode.done(task.work.instance, task.work.room)
+            if task.peer:
+                self._fetching -= 1
+                self._transfer.cancel(task.peer, task.work.room, str(error)[:500])
+            elif task in self._queue:
+                self._queue.remove(task)
+        else:
+            self._running.leave(task.generation)
+        self._forget(task)
+        self._link.fail(task.work.id, error)
+        _log.debug("failed room=%d type=%s", task.work.room, error.type)
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        if now < self._next_expiry:
+            return
+        self._next_expiry = now + _EXPIRY_SECONDS
+        for task in list(self._tasks.values()):
+            room = task.work.room
+            if task.generation is None and task.kv_deadline < now:
+                where = f"from {task.peer}" if task.peer else "of a free place in the batch or of its prefill rank"
+                message = f"no KV cache {where} within {self._settings.kv_timeout_seconds:g} s"
+                self._fail(task, RequestFailed(504, "KVTimeout", message, room=room))
+            elif task.deadline < now:
+                message = f"not finished within {self._settings.request_timeout_seconds:g} s"
+                self._fail(task, RequestFailed(504, "RequestTimeout", message, room=room))
+
+    def _task_of(self, room: int) -> _Task | None:
+        return self._tasks.get(self._id_of.get(room, -1))
+
+    def _forget(self, task: _Task) -> None:
+        del self._tasks[task.work.id]
+        del self._id_of[task.work.room]
+
+
+def _check_named_rank(work: Work, instance: PrefillInstance) -> None:
+    dp_size = instance.info.topology.dp
+    for name, rank in (("disagg_prefill_dp_rank", work.prefill_dp_rank), ("routed_dp_rank", work.routed_dp_rank)):
+        if rank is not None and rank >= dp_size:
+            raise BadRequest(name, f"must be in 0..{dp_size - 1} of {instance.id}, not {rank}")
+    if instance.info.policy != FOLLOW_BOOTSTRAP_ROOM or work.prefill_dp_rank is not None:
+        return
+    computed = work.room % dp_size
+    if work.routed_dp_rank not in (None, computed):
+        raise BadRequest("routed_dp_rank", f"must be bootstrap_room % dp_size = {computed}")

@@ -1,0 +1,233 @@
+"""The HTTP front of an instance: the routes that a router and SGLang's load generator use."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+from aiohttp import web
+
+from .answers import Answer, GenerateShape
+from .card import ModelCard
+from .dispatch import Dispatcher, Replies
+from .errors import RequestFailed
+from .openai import ChatShape, CompletionShape
+from .ranks import RankPool
+from .requests import Limits, Plan, plan_chat, plan_completion, plan_generate
+from .settings import EMULATED, EngineSettings
+from .text import Tokenizer
+
+_log = logging.getLogger(__name__)
+
+#: Largest body: a prompt of a million token ids fits.
+_MAX_BODY_BYTES = 16 << 20
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Shape(Protocol):
+    """How a route spells answers."""
+
+    def whole(self, answers: Sequence[Answer]) -> Any:
+        """The body of an answer that is not streamed."""
+
+    def event(self, answer: Answer) -> Any:
+        """What is sent after an update."""
+
+    def last(self, answers: Sequence[Answer]) -> list[Any]:
+        """What ends a stream."""
+
+
+class Front:
+    """The routes of one instance.
+
+    Args:
+        settings: the instance's.
+        card: what is known about its model.
+        tokenizer: the model's.
+        dispatcher: knows the ranks' loads.
+        pool: its ranks.
+        limits: what requests are checked against.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        card: ModelCard,
+        tokenizer: Tokenizer,
+        dispatcher: Dispatcher,
+        pool: RankPool,
+        limits: Limits,
+    ) -> None:
+        self._settings = settings
+        self._card = card
+        self._dispatcher = dispatcher
+        self._pool = pool
+        self._limits = limits
+        self._tokenizer = tokenizer
+        self._emulated = settings.compute == EMULATED
+
+    def application(self) -> web.Application:
+        """The routes."""
+        app = web.Application(middlewares=[_errors_as_json], client_max_size=_MAX_BODY_BYTES)
+        app.add_routes(
+            [
+                web.get("/health", self._health),
+                web.get("/server_info", self._server_info),
+                web.get("/get_server_info", self._server_info),
+                web.get("/model_info", self._model_info),
+                web.get("/get_model_info", self._model_info),
+                web.get("/v1/models", self._models),
+                web.get("/get_load", self._get_load),
+                web.post("/flush_cache", self._flush_cache),
+                web.post("/generate", self._generate),
+                web.post("/v1/completions", self._completions),
+                web.post("/v1/chat/completions", self._chat),
+            ]
+        )
+        return app
+
+    # --- what the instance is
+
+    async def _health(self, request: web.Request) -> web.Response:
+        if self._pool.serving:
+            return web.Response(text="ok")
+        raise RequestFailed(503, "NotServing", "no rank takes requests")
+
+    async def _server_info(self, request: web.Request) -> web.Response:
+        settings = self._settings
+        return _json(
+            {
+                "model_path": self._card.path,
+                "served_model_name": self._card.name,
+                "tp_size": 1,
+                "dp_size": settings.dp_size,
+                "load_balance_method": settings.policy,
+                "disaggregation_mode": self._limits.role,
+                "max_total_num_tokens": self._card.context,
+                "compute": settings.compute,
+                "etcd_pd": {
+                    "instance": settings.instance_id,
+                    "addresses": self._limits.addresses,
+                    "fingerprint": self._card.fingerprint,
+                    "ranks": self._pool.describe(),
+                },
+            }
+        )
+
+    async def _model_info(self, request: web.Request) -> web.Response:
+        return _json(
+            {
+                "model_path": self._card.path,
+                "tokenizer_path": self._card.path,
+                "is_generation": True,
+                "model_type": self._card.model_type,
+                "architectures": self._card.architectures,
+            }
+        )
+
+    async def _models(self, request: web.Request) -> web.Response:
+        model = {"id": self._card.name, "object": "model", "owned_by": "etcd_pd", "root": self._card.path}
+        return _json({"object": "list", "data": [{**model, "max_model_len": self._card.context}]})
+
+    async def _get_load(self, request: web.Request) -> web.Response:
+        return _json(
+            [
+                {"dp_rank": dp_rank, "num_reqs": load.requests, "num_waiting_reqs": 0, "num_tokens": load.tokens}
+                for dp_rank, load in enumerate(self._dispatcher.loads)
+            ]
+        )
+
+    async def _flush_cache(self, request: web.Request) -> web.Response:
+        return web.Response(text="nothing is cached between requests\n")
+
+    # --- generation
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        started = time.perf_counter()
+        plan = plan_generate(await request.read(), self._tokenizer, self._limits)
+        return await self._serve(request, plan, GenerateShape(plan), started)
+
+    async def _completions(self, request: web.Request) -> web.StreamResponse:
+        started = time.perf_counter()
+        plan = plan_completion(await request.read(), self._tokenizer, self._limits)
+        shape = CompletionShape(plan, self._card.name, f"cmpl-{uuid.uuid4().hex}")
+        return await self._serve(request, plan, shape, started)
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        started = time.perf_counter()
+        plan = plan_chat(await request.read(), self._tokenizer, self._limits)
+        shape = ChatShape(plan, self._card.name, f"chatcmpl-{uuid.uuid4().hex}")
+        return await self._serve(request, plan, shape, started)
+
+    async def _serve(self, request: web.Request, plan: Plan, shape: Shape, started: float) -> web.StreamResponse:
+        ids = plan.rids or [uuid.uuid4().hex for _ in plan.items]
+        answers = [
+            Answer(item, id, index, self._limits.role, started, self._emulated)
+            for index, (item, id) in enumerate(zip(plan.items, ids, strict=True))
+        ]
+        async with self._pool.request(plan.items) as replies:
+            if plan.stream:
+                return await _stream(request, shape, answers, replies)
+            while not _finished(answers):
+                await _next(answers, replies)
+        return _json(shape.whole(answers))
+
+
+async def _stream(
+    request: web.Request, shape: Shape, answers: Sequence[Answer], replies: Replies
+) -> web.StreamResponse:
+    """Server-sent events. Until the first token a failure still gets a status of its own."""
+    answer = await _next(answers, replies)
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+    await response.prepare(request)
+    try:
+        await response.write(_event(shape.event(answer)))
+        while not _finished(answers):
+            await response.write(_event(shape.event(await _next(answers, replies))))
+    except RequestFailed as error:
+        await response.write(_event(error.to_json()))
+        # a stream that ends properly would count as a success
+        if request.transport is not None:
+            request.transport.close()
+        return response
+    for event in shape.last(answers):
+        await response.write(_event(event))
+    await response.write(b"data: [DONE]\n\n")
+    return response
+
+
+async def _next(answers: Sequence[Answer], replies: Replies) -> Answer:
+    index, update = await replies.next()
+    answers[index].add(update)
+    return answers[index]
+
+
+def _finished(answers: Sequence[Answer]) -> bool:
+    return all(answer.finish_reason is not None for answer in answers)
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except RequestFailed as error:
+        _log.debug("request failed path=%s status=%d type=%s", request.path, error.status, error.type)
+        return _json(error.to_json(), error.status)
+    except web.HTTPException as error:
+        return _json(RequestFailed(error.status, "HTTPError", error.reason).to_json(), error.status)
+    except Exception:
+        _log.exception("request crashed path=%s", request.path)
+        return _json(RequestFailed(500, "InternalError", "see the instance's log").to_json(), 500)
+
+
+def _json(body: Any, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")
+
+
+def _event(body: Any) -> bytes:
+    return b"data: " + msgspec.json.encode(body) + b"\n\n"

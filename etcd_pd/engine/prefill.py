@@ -1,0 +1,324 @@
+"""A prefill rank: one synchronous loop, as in SGLang's scheduler.
+
+A request is registered the moment the rank takes it, before anything is computed, so the registry's work and decode's
+look-up run beside the computation. Its KV cache then waits for decode, and the request ends when decode has it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+import zmq
+
+from etcd_pd import (
+    Announced,
+    Client,
+    Drained,
+    EtcdPDError,
+    NotAnnounced,
+    Rank,
+    RankEnded,
+    Refused,
+    Registered,
+    Rejected,
+    Topology,
+)
+
+from . import messages
+from .card import ModelCard
+from .emulated import EmulatedModel
+from .errors import RequestFailed, from_registry
+from .link import Link, RankSpec
+from .messages import Fatal, Update, Work
+from .model import Model
+from .prompts import Computed, PromptQueue
+from .settings import PrefillSettings
+from .transfer import Ack, Answer, Ask, Cancel, KVServer, boot_id
+
+_log = logging.getLogger(__name__)
+
+#: Rooms that decode may ask for before their requests arrive; more are refused.
+_MAX_EARLY_ASKS = 10_000
+#: How often deadlines are looked at.
+_EXPIRY_SECONDS = 0.1
+
+
+@dataclass(eq=False)
+class _Task:
+    """A request between its arrival and the handing over of its KV cache."""
+
+    work: Work
+    deadline: float
+    registers: bool
+    registered_ns: int = 0
+    token: int = 0
+    lease_id: int = 0
+    asker: bytes | None = None
+    computed: Computed | None = None
+    handed_over: bool = False
+
+
+class PrefillLoop:
+    """What a prefill rank does; see :class:`.rank.Loop`."""
+
+    def __init__(
+        self,
+        spec: RankSpec,
+        settings: PrefillSettings,
+        card: ModelCard,
+        model: Model | EmulatedModel,
+        registry: Client,
+        server: KVServer,
+        link: Link,
+    ) -> None:
+        self.registry = registry
+        self.kv_port = server.port
+        self._settings = settings
+        self._dp_rank = spec.dp_rank
+        self._queue = PromptQueue(model, settings.chunk_tokens)
+        self._server = server
+        self._link = link
+        self._boot_id = boot_id()
+        self._tasks: dict[int, _Task] = {}
+        self._room_of: dict[int, int] = {}
+        self._early_asks: dict[int, tuple[bytes, float]] = {}
+        self._held_tokens = 0
+        self._next_expiry = 0.0
+        registry.prefill.announce(
+            settings.instance_id,
+            rank=Rank(spec.dp_rank),
+            topology=Topology(dp=settings.dp_size),
+            launch_id=spec.launch_id,
+            addresses=settings.addresses,
+            ip=settings.kv_address,
+            port=server.port,
+            policy=settings.policy,
+            fingerprint=card.fingerprint,
+        )
+
+    @property
+    def sockets(self) -> list[zmq.Socket[bytes]]:
+        """The transfer socket."""
+        return [self._server.socket]
+
+    # --- from the front
+
+    def accept(self, work: Work) -> None:
+        """Take a request on and register its room."""
+        room = work.room
+        if room in self._tasks:
+            error = f"room {room} is in flight on this rank already"
+            self._link.fail(work.id, RequestFailed(409, "RoomConflict", error, room=room))
+            return
+        # where decode can tell the rank by itself, the request does not depend on etcd at all
+        registers = not self._settings.rank_follows_from_request and work.prefill_dp_rank is None
+        task = _Task(work, time.monotonic() + self._settings.bootstrap_timeout_seconds, registers)
+        if registers:
+            task.registered_ns = time.monotonic_ns()
+            try:
+                self.registry.prefill.register(room)
+            except EtcdPDError as refusal:
+                self._link.fail(work.id, from_registry(refusal))
+                return
+        task.asker, _ = self._early_asks.pop(room, (None, 0.0))
+        self._tasks[room] = task
+        self._room_of[work.id] = room
+        self._queue.add(work)
+        _log.debug("accepted room=%d tokens=%d registers=%s", room, len(work.input_ids), registers)
+
+    def abort(self, id: int, reason: str) -> None:
+        """The HTTP client has gone."""
+        room = self._room_of.get(id)
+        if room is not None:
+            self._fail(self._tasks[room], RequestFailed(499, "Aborted", reason, room=room))
+
+    def drain(self) -> None:
+        """No further requests will come."""
+        try:
+            self.registry.prefill.drain()
+        except EtcdPDError as error:
+            _log.info("not drained in the registry reason=%r", str(error))
+
+    # --- the loop
+
+    def turn(self) -> bool:
+        """Do what is due; True where more can be computed at once."""
+        for event in self.registry.prefill.poll():
+            self._on_registry(event)
+        for peer, message in self._server.receive():
+            self._on_transfer(peer, message)
+        if self._can_compute:
+            self._compute()
+        self._expire()
+        return self._can_compute
+
+    def close(self) -> None:
+        """Fail what is left and leave the registry."""
+        for task in list(self._tasks.values()):
+            self._fail(task, RequestFailed(503, "Stopping", "the instance is stopping", room=task.work.room))
+        self._server.close()
+        self.registry.close()
+
+    @property
+    def _can_compute(self) -> bool:
+        return len(self._queue) > 0 and self._held_tokens < self._settings.max_held_tokens
+
+    def _compute(self) -> None:
+        done = self._queue.step()
+        if done is None:
+            return
+        work, computed = done
+        task = self._tasks[work.room]
+        task.computed = computed
+        self._held_tokens += computed.tokens
+        _log.debug("computed room=%d tokens=%d kv_bytes=%d", work.room, computed.tokens, len(computed.data))
+        self._hand_over(task)
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        if now < self._next_expiry:
+            return
+        self._next_expiry = now + _EXPIRY_SECONDS
+        for task in [task for task in self._tasks.values() if task.deadline < now]:
+            message = f"decode did not fetch room {task.work.room} in time"
+            self._fail(task, RequestFailed(504, "BootstrapTimeout", message, room=task.work.room))
+        for room in [room for room, (_, expires) in self._early_asks.items() if expires < now]:
+            del self._early_asks[room]
+
+    # --- from the registry
+
+    def _on_registry(self, event: object) -> None:
+        if isinstance(event, Registered):
+            task = self._tasks.get(event.room)
+            if task is not None:
+                task.token, task.lease_id = event.token, event.lease_id
+                _log.debug("registered room=%d lease=%x token=%d", event.room, event.lease_id, event.token)
+                self._finish_if_known(task)
+        elif isinstance(event, Rejected):
+            self._on_rejected(event)
+        elif isinstance(event, RankEnded):
+            self._on_rank_ended(event)
+        elif isinstance(event, Announced):
+            self._link.send(messages.Announced(dp_rank=self._dp_rank, epoch=event.epoch))
+            _log.info("announced instance=%s dp_rank=%d epoch=%d", event.instance, self._dp_rank, event.epoch)
+        elif isinstance(event, Refused):
+            self._link.send(Fatal(dp_rank=self._dp_rank, message=str(event.error)))
+        elif isinstance(event, Drained):
+            _log.info("drained dp_rank=%d", self._dp_rank)
+
+    def _on_rejected(self, event: Rejected) -> None:
+        task = self._tasks.get(event.room)
+        if task is None:
+            return
+        if task.handed_over:
+            self._finish(task)
+        else:
+            self._end(task, from_registry(event.error))
+
+    def _on_rank_ended(self, event: RankEnded) -> None:
+        _log.warning("rank ended dp_rank=%d epoch=%d reason=%r", self._dp_rank, event.epoch, event.reason)
+        self._link.send(messages.Announced(dp_rank=self._dp_rank, epoch=0))
+        for task in list(self._tasks.values()):
+            # what is registered is dead; what is still on its way gets a Rejected, or a place in the next epoch
+            if task.token or not task.registers:
+                message = f"epoch {event.epoch} of dp_rank {self._dp_rank} ended: {event.reason}"
+                self._end(task, RequestFailed(500, "RankLost", message, room=task.work.room))
+
+    # --- handing over
+
+    def _on_transfer(self, peer: bytes, message: Ask | Ack | Cancel) -> None:
+        task = self._tasks.get(message.room)
+        if isinstance(message, Ask):
+            self._on_ask(peer, message.room, task)
+        elif isinstance(message, Cancel):
+            self._early_asks.pop(message.room, None)
+            if task is not None and task.asker == peer:
+                # it does not want to hear of the room any more
+                task.asker = None
+                reason = f"decode gave room {message.room} up: {message.reason}"
+                self._fail(task, RequestFailed(500, "DecodeCancelled", reason, room=message.room))
+        elif task is not None and task.asker == peer and task.computed is not None and not task.handed_over:
+            task.handed_over = True
+            self._held_tokens -= task.computed.tokens
+            self._finish_if_known(task)
+
+    def _on_ask(self, peer: bytes, room: int, task: _Task | None) -> None:
+        if task is None:
+            if len(self._early_asks) >= _MAX_EARLY_ASKS:
+                self._server.refuse(peer, room, "TooManyAsks", "too many rooms were asked for before their requests")
+            else:
+                self._early_asks[room] = peer, time.monotonic() + self._settings.bootstrap_timeout_seconds
+        elif task.asker not in (None, peer):
+            self._server.refuse(peer, room, "RoomConflict", f"room {room} was asked for by another decode rank")
+        else:
+            task.asker = peer
+            self._hand_over(task)
+
+    def _hand_over(self, task: _Task) -> None:
+        """Send the KV cache, if it is there and somebody wants it."""
+        if task.asker is None or task.computed is None:
+            return
+        computed = task.computed
+        answer = Answer(
+            room=task.work.room,
+            tokens=computed.tokens,
+            first_token=computed.first_token,
+            first_logprob=computed.first_logprob,
+            seed=computed.seed,
+            registered_ns=task.registered_ns,
+            boot_id=self._boot_id,
+        )
+        if not self._server.answer(task.asker, answer, computed.data):
+            # the peer is gone; its successor, if there is one, asks anew
+            task.asker = None
+
+    def _finish_if_known(self, task: _Task) -> None:
+        """End the request when decode has the cache; the registry's answer, if it is still due, belongs in it."""
+        if task.handed_over and (task.token or not task.registers):
+            self._finish(task)
+
+    def _finish(self, task: _Task) -> None:
+        room = task.work.room
+        if task.registers:
+            self.registry.prefill.release(room)
+        self._forget(task)
+        assert task.computed is not None
+        self._link.send(
+            Update(
+                id=task.work.id,
+                token_ids=[task.computed.first_token],
+                logprobs=[task.computed.first_logprob] if task.work.logprobs else [],
+                finish_reason={"type": "length", "length": 0},
+                meta={"dp_rank": self._dp_rank, "room": room, "lease_id": task.lease_id, "token": task.token},
+            )
+        )
+        _log.debug("handed over room=%d", room)
+
+    # --- ends without a result
+
+    def _fail(self, task: _Task, error: RequestFailed) -> None:
+        """End a request and tell those who wait for its room."""
+        if task.registers:
+            try:
+                self.registry.prefill.fail(task.work.room, str(error)[:500])
+            except NotAnnounced:
+                _log.debug("nobody to tell of room=%d", task.work.room)
+        self._end(task, error)
+
+    def _end(self, task: _Task, error: RequestFailed) -> None:
+        """End a request whose room the registry has given up."""
+        if task.asker is not None:
+            self._server.refuse(task.asker, task.work.room, error.type, str(error))
+        if task.computed is None:
+            self._queue.remove(task.work.id)
+        elif not task.handed_over:
+            self._held_tokens -= task.computed.tokens
+        self._forget(task)
+        self._link.fail(task.work.id, error)
+        _log.debug("failed room=%d type=%s", task.work.room, error.type)
+
+    def _forget(self, task: _Task) -> None:
+        del self._tasks[task.work.room]
+        del self._room_of[task.work.id]

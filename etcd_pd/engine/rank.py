@@ -1,0 +1,163 @@
+"""The frame of a rank process: starts, loads the model, runs the role's loop, and ends with the instance's front."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import sys
+from multiprocessing import parent_process
+from typing import Any, Protocol
+
+import torch
+import zmq
+
+from etcd_pd import Client, EtcdPDError
+
+from .card import ModelCard, read_card
+from .decode import DecodeLoop
+from .emulated import EmulatedModel
+from .link import Link, RankSpec
+from .messages import Abort, Drain, Fatal, Ready, Stop, ToRank, Work
+from .model import Model
+from .prefill import PrefillLoop
+from .settings import REAL, DecodeSettings, EngineSettings, PrefillSettings
+from .transfer import KVClient, KVServer
+
+_log = logging.getLogger(__name__)
+
+#: Longest time, in seconds, that a rank without work looks at nothing: deadlines are coarser than this.
+_IDLE_SECONDS = 0.5
+#: The same while the client is not connected: there is no file descriptor yet that could wake the loop.
+_CONNECTING_SECONDS = 0.05
+
+
+class Loop(Protocol):
+    """What a role does with what comes in. Every method returns soon, but for one computing step in ``turn``."""
+
+    @property
+    def registry(self) -> Client:
+        """The registry's client."""
+
+    @property
+    def sockets(self) -> list[zmq.Socket[bytes]]:
+        """What may wake it."""
+
+    @property
+    def kv_port(self) -> int:
+        """Where it serves KV caches, 0 where it does not."""
+
+    def accept(self, work: Work) -> None:
+        """Take a request on."""
+
+    def abort(self, id: int, reason: str) -> None:
+        """Give a request up."""
+
+    def drain(self) -> None:
+        """No further requests will come."""
+
+    def turn(self) -> bool:
+        """Do what is due; True where more can be computed at once."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+def main(spec: RankSpec) -> None:
+    """Run a rank until its front says so or is gone. The target of a rank's process."""
+    # a terminal or a supervisor signals the whole group: the front alone decides when its ranks end
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    _configure_logging(spec)
+    torch.set_num_threads(spec.settings.torch_threads)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    link = Link(context, spec.link, spec.dp_rank)
+    try:
+        card = read_card(spec.model_path, spec.settings)
+        loop = _make_loop(spec, card, context, link)
+    except EtcdPDError as error:
+        link.send(Fatal(dp_rank=spec.dp_rank, message=str(error)))
+        context.destroy(linger=1000)
+        sys.exit(1)
+    try:
+        link.send(Ready(dp_rank=spec.dp_rank, card=card, kv_port=loop.kv_port))
+        _log.info("rank ready dp_rank=%d pid=%d kv_port=%d", spec.dp_rank, os.getpid(), loop.kv_port)
+        _serve(loop, link, spec)
+        loop.close()
+    except Exception:
+        # what the loop holds is in an unknown state: the front fails its requests, the agent its rooms
+        _log.exception("rank crashed dp_rank=%d", spec.dp_rank)
+        loop.registry.close()
+        sys.exit(1)
+    finally:
+        context.destroy(linger=1000)
+
+
+def _serve(loop: Loop, link: Link, spec: RankSpec) -> None:
+    parent = parent_process()
+    front = -1 if parent is None else int(parent.sentinel)
+    while True:
+        for message in link.receive():
+            if isinstance(message, Stop):
+                return
+            _dispatch(loop, message)
+        if loop.turn():
+            continue
+        ready = _wait(loop, link, front)
+        if front in ready:
+            _log.error("front is gone, ending dp_rank=%d", spec.dp_rank)
+            _remove_link(spec.link)
+            return
+
+
+def _dispatch(loop: Loop, message: ToRank) -> None:
+    if isinstance(message, Work):
+        loop.accept(message)
+    elif isinstance(message, Abort):
+        loop.abort(message.id, message.reason)
+    elif isinstance(message, Drain):
+        loop.drain()
+
+
+def _wait(loop: Loop, link: Link, front: int) -> set[Any]:
+    """Sleep until something comes in; what did."""
+    poller = zmq.Poller()
+    for socket in (link.socket, *loop.sockets):
+        poller.register(socket, zmq.POLLIN)
+    descriptor = loop.registry.fileno()
+    for plain in (descriptor, front):
+        if plain >= 0:
+            poller.register(plain, zmq.POLLIN)
+    seconds = _IDLE_SECONDS if descriptor >= 0 else _CONNECTING_SECONDS
+    return {source for source, _ in poller.poll(int(seconds * 1000))}
+
+
+def _make_loop(spec: RankSpec, card: ModelCard, context: zmq.Context[zmq.Socket[bytes]], link: Link) -> Loop:
+    model = _make_model(spec.settings, card)
+    registry = spec.connect(spec.settings.socket_path)
+    if isinstance(spec.settings, PrefillSettings):
+        return PrefillLoop(
+            spec, spec.settings, card, model, registry, KVServer(context, spec.settings.kv_address), link
+        )
+    assert isinstance(spec.settings, DecodeSettings)
+    return DecodeLoop(spec, spec.settings, card, model, registry, KVClient(context), link)
+
+
+def _make_model(settings: EngineSettings, card: ModelCard) -> Model | EmulatedModel:
+    if settings.compute == REAL:
+        return Model(card.path, settings.device, settings.dtype)
+    return EmulatedModel(
+        settings.emulated_prefill_tokens_per_second, settings.emulated_decode_steps_per_second, card.vocabulary
+    )
+
+
+def _configure_logging(spec: RankSpec) -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(spec.log_format)
+    logging.basicConfig(level=spec.log_level, handlers=[handler], force=True)
+
+
+def _remove_link(address: str) -> None:
+    """Remove the directory of the front's socket: a front that was killed cannot."""
+    shutil.rmtree(os.path.dirname(address.removeprefix("ipc://")), ignore_errors=True)

@@ -1,0 +1,282 @@
+"""The rank processes of an instance: started together, watched, spoken with, and ended together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+from etcd_pd import Client, EtcdPDError
+
+from .card import ModelCard, model_modules
+from .dispatch import Dispatcher, Replies
+from .errors import RequestFailed
+from .link import RankSpec
+from .messages import Abort, Announced, Drain, Failed, Ready, Stop, ToRank, Update, Work, decode_to_front, encode
+from .requests import Item
+from .settings import EngineSettings
+
+_log = logging.getLogger(__name__)
+
+#: How long a rank that was told to stop may take before it is killed.
+_STOP_SECONDS = 5.0
+_POLL_SECONDS = 0.02
+
+
+class StartFailed(EtcdPDError):
+    """The instance could not start, or cannot go on."""
+
+
+class _Rank:
+    def __init__(self, dp_rank: int, process: BaseProcess) -> None:
+        self.dp_rank = dp_rank
+        self.process = process
+        self.ready = False
+        self.alive = True
+        self.epoch = 0
+        self.kv_port = 0
+
+
+class RankPool:
+    """The rank processes of one instance.
+
+    Args:
+        settings: the instance's.
+        dispatcher: accounts for the ranks' loads.
+        model_path: its model's directory.
+        connect: opens the registry's client in each rank.
+        on_fatal: called once when the instance cannot go on, with the reason.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        dispatcher: Dispatcher,
+        model_path: str,
+        connect: Callable[[str], Client],
+        on_fatal: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._dispatcher = dispatcher
+        self._model_path = model_path
+        self._connect = connect
+        self._on_fatal = on_fatal
+        self._ranks: list[_Rank] = []
+        self._card: ModelCard | None = None
+        self._all_ready = asyncio.Event()
+        self._failure: str | None = None
+        self._draining = False
+        self._stopping = False
+        self._directory = tempfile.mkdtemp(prefix="etcd-pd-ranks-")
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._starting: asyncio.Task[None] | None = None
+        self._receiving: asyncio.Task[None] | None = None
+
+    # --- starting and stopping
+
+    async def start(self) -> ModelCard:
+        """Start every rank and wait until all of them have loaded the model.
+
+        Returns:
+            what they found out about it.
+
+        Raises:
+            StartFailed: one could not, or it took too long. :meth:`stop` ends the others.
+        """
+        address = f"ipc://{self._directory}/front"
+        self._socket.bind(address)
+        self._starting = asyncio.create_task(asyncio.to_thread(self._start_processes, address))
+        # a thread cannot be cancelled: stop() waits for it
+        await asyncio.shield(self._starting)
+        for rank in self._ranks:
+            asyncio.get_running_loop().add_reader(rank.process.sentinel, self._on_death, rank)
+        self._receiving = asyncio.create_task(self._receive())
+        try:
+            await asyncio.wait_for(self._all_ready.wait(), self._settings.startup_timeout_seconds)
+        except asyncio.TimeoutError:
+            self._failure = f"a rank was not ready after {self._settings.startup_timeout_seconds:g} s"
+        if self._failure is not None:
+            raise StartFailed(self._failure)
+        assert self._card is not None
+        return self._card
+
+    async def drain(self) -> None:
+        """Take no new requests, and give those in flight their time."""
+        self._draining = True
+        for rank in self._ranks:
+            self._send(rank, Drain())
+        deadline = time.monotonic() + self._settings.drain_timeout_seconds
+        while not self._dispatcher.idle and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def stop(self) -> None:
+        """End every rank. What is still in flight fails. Leaves no process and no file."""
+        self._stopping = True
+        if self._starting is not None:
+            await asyncio.gather(self._starting, return_exceptions=True)
+        for rank in self._ranks:
+            self._send(rank, Stop())
+        await asyncio.gather(*(self._join(rank) for rank in self._ranks))
+        if self._receiving is not None:
+            self._receiving.cancel()
+            await asyncio.gather(self._receiving, return_exceptions=True)
+        self._context.destroy(linger=0)
+        shutil.rmtree(self._directory, ignore_errors=True)
+        # it would end with this process, but only some time after it; there is no public way to wait for it
+        await asyncio.to_thread(forkserver._forkserver._stop)  # type: ignore[attr-defined]
+
+    def _start_processes(self, address: str) -> None:
+        # the fork server loads the heavy modules once for all ranks, and forks before any thread or device exists
+        method = multiprocessing.get_context("forkserver")
+        method.set_forkserver_preload(["etcd_pd.engine.rank", *model_modules(self._model_path)])
+        root = logging.getLogger()
+        launch_id = str(uuid.uuid4())
+        for dp_rank in range(self._settings.dp_size):
+            spec = RankSpec(
+                settings=self._settings,
+                dp_rank=dp_rank,
+                link=address,
+                launch_id=launch_id,
+                model_path=self._model_path,
+                connect=self._connect,
+                log_level=root.level,
+                log_format=root.handlers[0].formatter if root.handlers else None,
+            )
+            process = method.Process(target=_run_rank, args=(spec,), name=f"dp{dp_rank}")
+            process.start()
+            self._ranks.append(_Rank(dp_rank, process))
+
+    async def _join(self, rank: _Rank) -> None:
+        # one that is still loading the model has not heard that it is to stop
+        deadline = time.monotonic() + (_STOP_SECONDS if rank.ready else 0)
+        while rank.process.is_alive() and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_SECONDS)
+        rank.process.kill()
+        rank.process.join()
+        self._on_death(rank)
+
+    # --- requests
+
+    @property
+    def serving(self) -> bool:
+        """Whether any rank takes requests."""
+        return not self._draining and any(load.serving for load in self._dispatcher.loads)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What is known about each rank."""
+        return [
+            {
+                "dp_rank": rank.dp_rank,
+                "pid": rank.process.pid,
+                "state": "dead" if not rank.alive else "serving" if rank.ready else "starting",
+                "epoch": rank.epoch,
+                "kv_port": rank.kv_port,
+            }
+            for rank in self._ranks
+        ]
+
+    @asynccontextmanager
+    async def request(self, items: Sequence[Item]) -> AsyncIterator[Replies]:
+        """Hand prompts to ranks. Leaving the context early gives them up.
+
+        Raises:
+            RequestFailed: no rank can take one of them.
+        """
+        if self._draining:
+            raise RequestFailed(503, "Draining", "the instance is stopping")
+        replies = Replies()
+        taken: list[tuple[_Rank, int]] = []
+        try:
+            for index, item in enumerate(items):
+                dp_rank, id = self._dispatcher.take(item, index, replies)
+                taken.append((self._ranks[dp_rank], id))
+                self._send(self._ranks[dp_rank], _work(id, item))
+            yield replies
+        finally:
+            for rank, id in taken:
+                if self._dispatcher.give_up(rank.dp_rank, id):
+                    self._send(rank, Abort(id, "the client has gone"))
+
+    # --- what ranks say
+
+    async def _receive(self) -> None:
+        while True:
+            identity, packet = await self._socket.recv_multipart()
+            rank = self._ranks[int(identity)]
+            message = decode_to_front(packet)
+            if isinstance(message, Update):
+                self._dispatcher.update(rank.dp_rank, message)
+            elif isinstance(message, Failed):
+                error = RequestFailed(message.status, message.kind, message.message, **message.details)
+                self._dispatcher.fail(rank.dp_rank, [message.id], error)
+            elif isinstance(message, Ready):
+                self._on_ready(rank, message)
+            elif isinstance(message, Announced):
+                rank.epoch = message.epoch
+            else:
+                self._fail_instance(f"dp_rank {message.dp_rank}: {message.message}")
+
+    def _on_ready(self, rank: _Rank, message: Ready) -> None:
+        rank.ready, rank.kv_port, self._card = True, message.kv_port, message.card
+        self._dispatcher.serve(rank.dp_rank)
+        if all(other.ready for other in self._ranks):
+            self._all_ready.set()
+
+    def _on_death(self, rank: _Rank) -> None:
+        if not rank.alive:
+            return
+        rank.alive = False
+        asyncio.get_running_loop().remove_reader(rank.process.sentinel)
+        message = f"the process of dp_rank {rank.dp_rank} ended"
+        self._dispatcher.lose(rank.dp_rank, RequestFailed(500, "RankDied", message, dp_rank=rank.dp_rank))
+        if self._stopping:
+            return
+        _log.error("rank died dp_rank=%d pid=%s", rank.dp_rank, rank.process.pid)
+        if not rank.ready:
+            self._fail_instance(f"dp_rank {rank.dp_rank} ended before it was ready; its log says why")
+
+    def _fail_instance(self, reason: str) -> None:
+        if self._failure is None:
+            self._failure = reason
+            if self._all_ready.is_set():
+                self._on_fatal(reason)
+            self._all_ready.set()
+
+    def _send(self, rank: _Rank, message: ToRank) -> None:
+        # never waits: the socket has no limit, and says nothing to a rank that is gone
+        if rank.alive:
+            self._socket.send_multipart([str(rank.dp_rank).encode(), encode(message)])
+
+
+def _work(id: int, item: Item) -> Work:
+    return Work(
+        id=id,
+        room=item.room,
+        instance=item.instance,
+        input_ids=item.input_ids,
+        sampling=item.sampling,
+        prefill_dp_rank=item.prefill_dp_rank,
+        routed_dp_rank=item.routed_dp_rank,
+        logprobs=item.logprobs,
+    )
+
+
+def _run_rank(spec: RankSpec) -> None:
+    # imported here, in the rank: the front itself needs no torch
+    from .rank import main
+
+    main(spec)
