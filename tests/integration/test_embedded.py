@@ -70,10 +70,11 @@ def test_one_that_takes_too_long_is_stopped() -> None:
         EmbeddedEtcd.start(timeout=0)
 
 
-def test_it_ends_with_a_parent_that_is_killed() -> None:
+def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     program = (
-        "import time; from etcd_pd.embedded import EmbeddedEtcd\n"
-        "etcd = EmbeddedEtcd.start(); print(etcd.process.pid, flush=True); time.sleep(60)"
+        "import time; from pathlib import Path; from etcd_pd.embedded import EmbeddedEtcd\n"
+        f"etcd = EmbeddedEtcd.start(data_dir=Path({str(tmp_path)!r}))\n"
+        "print(etcd.process.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout

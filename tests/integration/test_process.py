@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from etcd_pd.process import Process, ProcessFailed, describe_status, free_ports
+from etcd_pd.errors import ConfigError
+from etcd_pd.process import Process, ProcessFailed, check_port, describe_status, free_ports
 from tests.support.waiting import wait_until
 
 SLEEP = [sys.executable, "-c", "import time; print('started', flush=True); time.sleep(60)"]
@@ -66,6 +67,16 @@ def test_one_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) ->
     wait_until(lambda: not psutil.pid_exists(child), "its child is gone")
 
 
+def test_what_it_left_behind_when_it_ended_by_itself_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import subprocess; print('child', subprocess.Popen(['sleep', '60']).pid)"]
+    process = Process("parent", command, tmp_path / "log")
+    wait_until(lambda: process.exit_status == 0, "it has ended")
+    child = int(process.tail().split()[-1])
+    assert psutil.pid_exists(child)
+    assert process.stop() == 0
+    wait_until(lambda: not psutil.pid_exists(child), "its child is gone")
+
+
 def test_it_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     log = tmp_path / "log"
     program = (
@@ -86,6 +97,16 @@ def test_ctrl_c_in_a_terminal_does_not_reach_it(tmp_path: Path) -> None:
     process = Process("sleeper", SLEEP, tmp_path / "log")
     assert os.getpgid(process.pid) == process.pid != os.getpgid(0)
     process.stop()
+
+
+def test_a_port_that_is_taken_is_refused() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port: cannot listen on 127.0.0.1:{port}: Address already in use"):
+            check_port(port)
+    check_port(port)
 
 
 def test_exit_statuses_in_words() -> None:

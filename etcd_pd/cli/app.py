@@ -1,0 +1,78 @@
+"""The command group: what ``etcd-pd --help`` teaches, and how errors reach a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from ..errors import EtcdPDError
+from .agent import agent, run
+from .certs import certs
+from .engine import decode, prefill
+from .etcd_init import etcd_init
+from .etcd_member import etcd_member
+from .gateway import gateway
+from .look import instances, rooms
+from .up import up
+from .version import version
+
+
+class Commands(click.Group):
+    """A group whose commands report etcd_pd's own errors as one line, in the order of their first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """As they were added."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with errors_as_messages():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def errors_as_messages() -> Iterator[None]:
+    """Turn a typed error into a message and exit status 1, and a missing extra into what to install."""
+    try:
+        yield
+    except EtcdPDError as error:
+        raise click.ClickException(str(error)) from error
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        raise click.ClickException(f"needs {error.name}: pip install 'etcd-pd[{extra}]'") from error
+
+
+#: Which extra brings a package that a command imports when it runs.
+EXTRAS = {
+    **dict.fromkeys(("etcd3", "grpc", "google", "prometheus_client", "rich", "tenacity", "uvloop"), "agent"),
+    **dict.fromkeys(
+        ("aiohttp", "msgspec", "numpy", "safetensors", "tokenizers", "torch", "transformers", "zmq"), "engine"
+    ),
+    "cryptography": "cluster",
+}
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def cli() -> None:
+    """Which prefill rank holds this room's KV cache?
+
+    A prefill engine registers each bootstrap room with its data-parallel rank as a leased etcd key; decode engines
+    learn the rank through an etcd watch. Engines talk to an agent on their node over a Unix socket, and the agent
+    talks to etcd.
+
+    \b
+      etcd-pd up                                      a whole serving stack on this machine, with curl lines to try
+      etcd-pd run --etcd http://HOST:2379 -- COMMAND  an engine of your own with an agent beside it
+      etcd-pd rooms --etcd http://HOST:2379           the rooms in flight: rank, lease, time left
+
+    Every flag is also an environment variable; each command's --help names it.
+    """
+
+
+for command in (up, agent, run, prefill, decode, gateway, rooms, instances, etcd_init, certs, etcd_member, version):
+    cli.add_command(command)

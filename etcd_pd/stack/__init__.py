@@ -1,0 +1,1 @@
+"""A whole serving stack on one machine, for development and for tests."""

@@ -1,0 +1,127 @@
+"""``etcd-pd up`` and ``etcd-pd up --demo`` as a person runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from etcd_pd.embedded import EmbeddedEtcd
+from tests.e2e.running import RunningStack, generation, post, post_all
+from tests.support.etcdctl import EtcdCtl
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def outliving_etcd() -> Iterator[EmbeddedEtcd]:
+    """An etcd that is still there when the stack is gone."""
+    with EmbeddedEtcd.start() as server:
+        yield server
+
+
+def living(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run; one that has ended and is not yet reaped by init does not."""
+
+    def lives(process: psutil.Process) -> bool:
+        try:
+            return bool(process.status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
+
+    return [process for process in processes if lives(process)]
+
+
+def test_the_demo_ends_with_32_of_32() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "etcd_pd", "up", "--demo"], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert "disaggregated == undisaggregated: 32/32" in done.stdout
+    assert "rooms with a key in etcd: 32/32; with a live lease: 32/32" in done.stdout
+    assert "keys left: 0" in done.stdout
+
+
+def test_ctrl_c_amid_requests_leaves_no_process_no_file_and_no_key(
+    start_stack: Callable[..., RunningStack], outliving_etcd: EmbeddedEtcd, root: str
+) -> None:
+    stack = start_stack("--etcd", outliving_etcd.endpoint, "--root", root)
+    processes = stack.descendants()
+    assert len(processes) >= 3 + 1 + 4 + 2 + 2 + 1
+    assert all(path.is_socket() for path in stack.sockets)
+    with ThreadPoolExecutor(8) as pool:
+        with stack.decodes_frozen():
+            post_all(pool, [(f"{stack.router}/generate", generation(f"Number {number}.")) for number in range(8)])
+            stack.wait_for_rooms(8)
+        assert stack.stop(signal.SIGINT) == 0, stack.output.read_text()
+    assert living(processes) == []
+    assert stack.left_behind() == []
+    assert EtcdCtl(outliving_etcd.endpoint).get_prefix(root) == []
+    assert EtcdCtl(outliving_etcd.endpoint).leases() == []
+
+
+def test_an_instance_that_dies_is_reported_and_when_up_itself_is_killed_all_of_it_ends(
+    start_stack: Callable[..., RunningStack],
+) -> None:
+    stack = start_stack()
+    processes = stack.descendants()
+    os.kill(stack.pid("decode-1"), signal.SIGKILL)
+    wait_until(lambda: "decode-1 ended with signal SIGKILL" in stack.output.read_text(), "the death is reported")
+    with ThreadPoolExecutor(2) as pool:
+        body = generation("Who is left?", bootstrap_room=7, **stack.bootstrap)
+        replies = post_all(pool, [(f"{url}/generate", body) for url in (stack.prefill, stack.decodes[0])])
+        assert [reply.result().status for reply in replies] == [200, 200]
+    stack.process.kill()
+    stack.process.wait()
+    wait_until(lambda: not living(processes), "no process is left", 30)
+
+
+def test_what_it_prints_works(stack: RunningStack) -> None:
+    lines = [shlex.split(line) for line in stack.output.read_text().splitlines() if line.startswith("  ")]
+    curls = [words for words in lines if words[0] == "curl"]
+    commands = [words[1:] for words in lines if words[0] == "etcd-pd"]
+    bodies = [json.loads(words[words.index("-d") + 1]) for words in curls]
+    assert [body.get("stream", False) for body in bodies] == [False, True]
+    assert all(words[2] == f"{stack.router}/generate" for words in curls)
+    assert post(curls[0][2], bodies[0]).body["text"]
+    assert [words[0] for words in commands] == ["rooms", "instances"]
+    for words in commands:
+        done = subprocess.run([sys.executable, "-m", "etcd_pd", *words], capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0
+        assert "/etcd_pd/default" in done.stdout
+
+
+def test_rooms_and_instances_show_what_is_there(stack: RunningStack) -> None:
+    found = stack.show("instances")
+    assert [instance["id"] for instance in found["prefill"]] == ["prefill-0"]
+    assert [(rank["rank"], rank["state"]) for rank in found["prefill"][0]["ranks"]] == [
+        (f"{number}.0.0.0", "serving") for number in range(4)
+    ]
+    assert sorted(instance["id"] for instance in found["decode"]) == ["decode-0", "decode-1"]
+    assert len(found["agents"]) == 3
+    with ThreadPoolExecutor(1) as pool, stack.decodes_frozen():
+        post_all(pool, [(f"{stack.router}/generate", generation("Wait for me."))])
+        stack.wait_for_rooms(1)
+        (room,) = stack.show("rooms")["rooms"]
+    assert room["instance"] == "prefill-0" and room["state"] == "assigned"
+    assert room["seconds_left"] > 0
+    stack.wait_until_empty()
+    assert stack.show("rooms")["rooms"] == []
+
+
+def test_a_router_port_that_is_taken_is_an_error_that_leaves_nothing(tmp_path: Path, stack: RunningStack) -> None:
+    taken = stack.router.rpartition(":")[2]
+    command = [sys.executable, "-m", "etcd_pd", "up", "--port", taken, "--run-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert f"port: cannot listen on 127.0.0.1:{taken}: Address already in use" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert post(f"{stack.router}/generate", generation("Unharmed?")).status == 200

@@ -1,0 +1,78 @@
+"""The command group: help that teaches, errors that a person understands."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from etcd_pd.cli.app import Commands, cli
+from etcd_pd.errors import StoreUnavailable
+
+COMMANDS = list(cli.commands)
+#: What a newcomer uses: their help shows how.
+WITH_EXAMPLES = ["up", "agent", "run", "prefill", "decode", "rooms", "instances"]
+
+
+def test_help_says_what_it_is_and_gives_examples() -> None:
+    text = CliRunner().invoke(cli, ["--help"]).output
+    assert "prefill rank" in text
+    assert text.count("  etcd-pd ") >= 3
+    listed = [line.split()[0] for line in text.partition("Commands:")[2].strip().splitlines()]
+    assert listed == COMMANDS
+    assert set(WITH_EXAMPLES) <= set(listed)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    result = CliRunner().invoke(cli, [command, "--help"])
+    assert result.exit_code == 0
+    if command in WITH_EXAMPLES:
+        assert f"etcd-pd {command}" in result.output.partition("Usage:")[2].partition("\n")[2]
+        assert "env var: ETCD_PD_" in result.output
+
+
+def test_an_error_of_ours_is_one_line_and_status_1() -> None:
+    @click.group(cls=Commands)
+    def group() -> None: ...
+
+    @group.command()
+    def fails() -> None:
+        raise StoreUnavailable("list", "no answer from http://127.0.0.1:1")
+
+    result = CliRunner().invoke(group, ["fails"])
+    assert result.exit_code == 1
+    assert result.output == "Error: list: no answer from http://127.0.0.1:1\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"), [("torch", "engine"), ("grpc", "agent"), ("transformers.models", "engine")]
+)
+def test_a_missing_package_names_the_extra_that_brings_it(module: str, extra: str) -> None:
+    @click.group(cls=Commands)
+    def group() -> None: ...
+
+    @group.command()
+    def imports() -> None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    result = CliRunner().invoke(group, ["imports"])
+    assert result.exit_code == 1
+    assert f"pip install 'etcd-pd[{extra}]'" in result.output
+
+
+def test_without_click_it_says_what_to_install() -> None:
+    program = "import sys; sys.modules['click'] = None; from etcd_pd.cli import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert done.stderr == "etcd-pd needs click: pip install 'etcd-pd[agent]'\n"
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    program = "import sys, etcd_pd.cli.app; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not loaded & {"torch", "transformers", "grpc", "etcd3", "rich", "aiohttp", "google"}
