@@ -7,14 +7,14 @@ One task reads the socket and answers whoever waits; nothing blocks the loop. Ev
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 from . import client as _client
-from .client import Announced, Client, Drained, Ended, RankEnded, Refused, Registered, Rejected, Resolved
+from .client import Announced, Client, Described, Drained, Ended, RankEnded, Refused, Registered, Rejected, Resolved
 from .errors import AgentUnavailable, ResolveError
-from .model import Assignment, Rank, Topology
+from .model import Assignment, PrefillInstance, Rank, Topology
 
 #: How often deadlines and a lost agent are looked at while the socket is silent, seconds.
 TICK_SECONDS = 0.05
@@ -142,6 +142,8 @@ class AsyncPrefill:
         port: int,
         policy: str = "round_robin",
         fingerprint: str = "",
+        extra: Mapping[str, Any] | None = None,
+        linger: float = 0.0,
     ) -> Announced:
         """As :meth:`etcd_pd.Prefill.announce`, until the rank is in etcd.
 
@@ -159,6 +161,8 @@ class AsyncPrefill:
             port=port,
             policy=policy,
             fingerprint=fingerprint,
+            extra=extra,
+            linger=linger,
         )
         announced: Announced = await self._waiters.wait(Announced)
         return announced
@@ -210,7 +214,18 @@ class AsyncDecode:
 
     def __init__(self, sync: Client) -> None:
         self._sync = sync.decode
-        self._resolved, self._ended = _Waiters(), _Waiters()
+        self._resolved, self._ended, self._described = _Waiters(), _Waiters(), _Waiters()
+
+    async def follow(self, instance: str) -> PrefillInstance | None:
+        """As :meth:`etcd_pd.Decode.follow`, until the agent has answered, which it does at once."""
+        self._sync.follow(instance)
+        described: Described = await self._described.wait(instance)
+        return described.instance
+
+    async def changed(self, instance: str) -> PrefillInstance | None:
+        """Wait for the next news of a followed instance."""
+        described: Described = await self._described.wait(instance)
+        return described.instance
 
     async def resolve(
         self, instance: str, room: int, *, timeout: float = 300.0, dp_rank: int | None = None
@@ -254,8 +269,10 @@ class AsyncDecode:
             key = (event.error.instance, event.error.room)
             self._resolved.answer(key, event.error)
             self._ended.answer(key, event.error)
+        else:
+            self._described.answer(event.name, event)
 
     def fail_all(self, error: Exception) -> None:
         """Nobody will be answered any more."""
-        self._resolved.fail_all(error)
-        self._ended.fail_all(error)
+        for waiters in (self._resolved, self._ended, self._described):
+            waiters.fail_all(error)

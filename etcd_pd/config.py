@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .errors import ConfigError
-from .model import check_int, check_name
+from .model import check_int, check_name, check_seconds
 
 #: How a lease's time is divided, as in etcd's own client: keepalives are sent every third of the granted TTL.
 KEEPALIVES_PER_TTL = 3
@@ -69,7 +69,7 @@ class EtcdSettings:
             path = getattr(self, name)
             if path and not os.access(path, os.R_OK):
                 raise ConfigError(f"etcd_{name}", f"cannot read {path!r}")
-        _check_seconds("etcd_request_timeout_seconds", self.request_timeout_seconds, 0.1, 60)
+        check_seconds("etcd_request_timeout_seconds", self.request_timeout_seconds, 0.1, 60)
 
     @property
     def tls(self) -> bool:
@@ -109,16 +109,16 @@ class AgentSettings:
             raise ConfigError("socket", "a Unix socket's path has at most 107 bytes")
         check_int("session_ttl_seconds", self.session_ttl_seconds, MIN_TTL_SECONDS, 3600)
         self._check_renewal()
-        _check_seconds("bootstrap_timeout_seconds", self.bootstrap_timeout_seconds, 1, 86400)
-        _check_seconds("registration_timeout_seconds", self.registration_timeout_seconds, 0.1, 3600)
-        _check_seconds("instance_timeout_seconds", self.instance_timeout_seconds, 0.1, 3600)
+        check_seconds("bootstrap_timeout_seconds", self.bootstrap_timeout_seconds, 1, 86400)
+        check_seconds("registration_timeout_seconds", self.registration_timeout_seconds, 0.1, 3600)
+        check_seconds("instance_timeout_seconds", self.instance_timeout_seconds, 0.1, 3600)
         check_int("bucket_max_rooms", self.bucket_max_rooms, 1, 10_000)
         check_int("batch_max_rooms", self.batch_max_rooms, 1, 120)
         check_int("queue_max_rooms", self.queue_max_rooms, 1, 10_000_000)
         check_int("push_queue_max_bytes", self.push_queue_max_bytes, 65_536, 1 << 30)
-        _check_seconds("watch_silence_seconds", self.watch_silence_seconds, 0.2, 3600)
-        _check_seconds("startup_timeout_seconds", self.startup_timeout_seconds, 0.1, 86400)
-        _check_seconds("idle_exit_seconds", self.idle_exit_seconds, 0, 86400)
+        check_seconds("watch_silence_seconds", self.watch_silence_seconds, 0.2, 3600)
+        check_seconds("startup_timeout_seconds", self.startup_timeout_seconds, 0.1, 86400)
+        check_seconds("idle_exit_seconds", self.idle_exit_seconds, 0, 86400)
         if self.socket_mode not in (0o600, 0o660):
             raise ConfigError("socket_mode", "must be 0600 or 0660")
         if self.allowed_uids and self.socket_mode != 0o660:
@@ -170,8 +170,3 @@ def _check_endpoint(endpoint: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or not port or parts.path not in ("", "/"):
         raise ConfigError("etcd", f"an endpoint is http://HOST:PORT or https://HOST:PORT, not {endpoint!r}")
     return parts.scheme
-
-
-def _check_seconds(name: str, value: object, low: float, high: float) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
-        raise ConfigError(name, f"must be a number of seconds in {low}..{high}, not {value!r}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .model import MAX_ROOM, Rank
+from .model import MAX_PARALLEL, MAX_ROOM, Rank
 
 
 class PrefillKey(NamedTuple):
@@ -97,8 +97,8 @@ class Keys:
         if not parts or not all(parts):
             return None
         if kind == "rooms" and len(parts) == 2:
-            room = _natural(parts[1])
-            return RoomKey(parts[0], room) if room is not None and room <= MAX_ROOM else None
+            room = _natural(parts[1], MAX_ROOM)
+            return RoomKey(parts[0], room) if room is not None else None
         if kind == "prefill" and len(parts) == 3 and parts[1] == "ranks":
             rank = _rank(parts[2])
             return RankKey(parts[0], rank) if rank else None
@@ -117,13 +117,16 @@ def prefix_end(prefix: bytes) -> bytes:
     return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else b"\0"
 
 
-def _natural(text: str) -> int | None:
-    # one spelling per number: "07" and "+7" are not ours
-    return int(text) if text.isascii() and text.isdigit() and (text == "0" or text[0] != "0") else None
+def _natural(text: str, highest: int) -> int | None:
+    # one spelling per number: "07" and "+7" are not ours; and int() refuses what has thousands of digits
+    if not (text.isascii() and text.isdigit()) or len(text) > len(str(highest)) or (text[0] == "0" and text != "0"):
+        return None
+    number = int(text)
+    return number if number <= highest else None
 
 
 def _rank(text: str) -> Rank | None:
-    numbers = [_natural(part) for part in text.split(".")]
+    numbers = [_natural(part, MAX_PARALLEL - 1) for part in text.split(".")]
     if len(numbers) != 4 or None in numbers:
         return None
     return Rank(*(number for number in numbers if number is not None))

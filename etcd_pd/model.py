@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from .errors import ConfigError
@@ -12,13 +13,21 @@ from .errors import ConfigError
 MAX_ROOM = 2**63 - 1
 #: Longest instance id or address, so that any key stays far below the 64 KiB of a packet.
 MAX_NAME = 253
+#: Most addresses of one instance: spellings of one host, not a list of hosts.
+MAX_ADDRESSES = 32
 #: Longest reason or fingerprint that is stored, in characters.
 MAX_TEXT = 512
+#: Longest ``extra`` of an instance, in bytes of JSON: what an engine needs beside the topology, not a place for data.
+MAX_EXTRA = 8192
+#: Longest linger, seconds: a rank that nobody vouches for must not stay for good.
+MAX_LINGER = 3600.0
 #: Largest size of one parallel dimension (dp, cp, tp, pp): a bound on typing errors, not on hardware.
 MAX_PARALLEL = 4096
 
 SERVING, DRAINING = "serving", "draining"
 ASSIGNED, FAILED = "assigned", "failed"
+#: What reading a value raises that somebody else wrote: no JSON, JSON of another shape, JSON nested too deep.
+_GARBAGE = (ValueError, KeyError, TypeError, RecursionError)
 
 
 def check_room(room: object) -> int:
@@ -49,11 +58,30 @@ def check_text(field: str, text: object) -> str:
     """Return ``text`` if it is a string of at most ``MAX_TEXT`` characters.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not, or UTF-8 cannot spell it.
     """
     if not isinstance(text, str) or len(text) > MAX_TEXT:
         raise ConfigError(field, f"must be a string of at most {MAX_TEXT} characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise ConfigError(field, "must be valid Unicode") from exc
     return text
+
+
+def check_extra(extra: object) -> Mapping[str, Any]:
+    """Return ``extra`` if it is a JSON object of at most ``MAX_EXTRA`` bytes.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    try:
+        size = len(_dump(dict(extra))) if isinstance(extra, Mapping) else MAX_EXTRA + 1
+    except (TypeError, ValueError):
+        size = MAX_EXTRA + 1
+    if size > MAX_EXTRA or not isinstance(extra, Mapping):
+        raise ConfigError("extra", f"must be a JSON object of at most {MAX_EXTRA} bytes")
+    return extra
 
 
 def check_int(field: str, value: object, low: int, high: int) -> int:
@@ -65,6 +93,35 @@ def check_int(field: str, value: object, low: int, high: int) -> int:
     if type(value) is not int or not low <= value <= high:
         raise ConfigError(field, f"must be an integer in {low}..{high}, not {value!r:.80}")
     return value
+
+
+def check_seconds(field: str, value: object, low: float, high: float) -> float:
+    """Return ``value`` if it is a number of seconds in ``low..high``.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+        raise ConfigError(field, f"must be a number of seconds in {low:g}..{high:g}, not {value!r:.80}")
+    return value
+
+
+def check_heartbeat(value: object) -> float:
+    """Return ``value`` if it can be the seconds after which a silent engine counts as dead.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    return check_seconds("heartbeat", value, 0.1, 3600)
+
+
+def check_linger(value: object) -> float:
+    """Return ``value`` if it can be the seconds that a rank stays after its connection broke.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    return check_seconds("linger", value, 0, MAX_LINGER)
 
 
 @dataclass(frozen=True)
@@ -96,6 +153,20 @@ class Rank(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.dp}.{self.cp}.{self.tp}.{self.pp}"
+
+
+def check_rank(rank: object, topology: Topology) -> Rank:
+    """Return ``rank`` if it is a place in the topology: one index, or up to four, none beyond its dimension.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not isinstance(rank, (tuple, list)) or not 1 <= len(rank) <= 4:
+        raise ConfigError("rank", f"must be a Rank, not {rank!r:.80}")
+    place = Rank(*rank)
+    for name in ("dp", "cp", "tp", "pp"):
+        check_int(f"rank.{name}", getattr(place, name), 0, getattr(topology, name) - 1)
+    return place
 
 
 @dataclass(frozen=True)
@@ -132,7 +203,7 @@ class RankEndpoint:
         try:
             data = json.loads(value)
             return cls(rank, data["ip"], data["port"], str(data["incarnation"]), str(data["state"]), epoch)
-        except (ValueError, KeyError, TypeError):
+        except _GARBAGE:
             return None
 
 
@@ -148,6 +219,7 @@ class InstanceInfo:
         policy: its DP dispatch policy; ``follow_bootstrap_room`` means that decode may compute the rank.
         fingerprint: what must match between prefill and decode (model, KV layout, version), opaque here.
         state: ``serving`` or ``draining``.
+        extra: what else its engine wants decode to know, as a small JSON object, opaque here.
     """
 
     incarnation: str
@@ -157,11 +229,15 @@ class InstanceInfo:
     policy: str
     fingerprint: str = ""
     state: str = SERVING
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         check_name("launch_id", self.launch_id)
         check_name("policy", self.policy)
         check_text("fingerprint", self.fingerprint)
+        check_extra(self.extra)
+        if len(self.addresses) > MAX_ADDRESSES:
+            raise ConfigError("addresses", f"must be at most {MAX_ADDRESSES}")
         for address in self.addresses:
             check_name("addresses", address)
 
@@ -182,8 +258,9 @@ class InstanceInfo:
                 policy=data["policy"],
                 fingerprint=data.get("fingerprint", ""),
                 state=str(data.get("state", SERVING)),
+                extra=data.get("extra", {}),
             )
-        except (ValueError, KeyError, TypeError):
+        except _GARBAGE:
             return None
 
 
@@ -208,7 +285,7 @@ class RoomValue:
         try:
             data = json.loads(value)
             dp_rank, epoch, state = data["dp_rank"], data["epoch"], data["state"]
-        except (ValueError, KeyError, TypeError):
+        except _GARBAGE:
             return None
         if type(dp_rank) is not int or type(epoch) is not int or state not in (ASSIGNED, FAILED) or dp_rank < 0:
             return None

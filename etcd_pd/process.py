@@ -9,11 +9,13 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from .errors import ConfigError, EtcdPDError
 from .tether import tethered
@@ -40,6 +42,11 @@ class ProcessFailed(EtcdPDError):
         super().__init__(f"{name} {message}" + (f"; its last lines:\n{tail}" if tail else ""))
         self.name = name
         self.tail = tail
+
+
+# No session of its own: the kernel's autogroups share out CPUs by session, and hold short work back behind a session
+# that is busy (docs/adr/0003-no-session-per-process.md).
+_OWN_GROUP: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
 
 
 class Process:
@@ -71,7 +78,7 @@ class Process:
                 stdout=output,
                 stderr=output,
                 env=None if environ is None else dict(environ),
-                start_new_session=True,
+                **_OWN_GROUP,
             )
         finally:
             os.close(output)

@@ -7,6 +7,7 @@ JSON. Pure encoding and decoding, standard library only; anything malformed rais
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -21,18 +22,22 @@ MAX_PACKET = 65_536
 # client -> agent
 HELLO, ANNOUNCE, DECODER = b"H", b"A", b"E"
 REGISTER, RELEASE, ADOPT, FAIL, DRAIN = b"R", b"L", b"O", b"F", b"N"
-WANT, DONE, PING = b"W", b"X", b"P"
+WANT, DONE, FOLLOW, PING, BYE = b"W", b"X", b"K", b"P", b"B"
+DRAIN_NODE = b"D"
 # agent -> client
 WELCOME, ANNOUNCED, REFUSED, RANK_ENDED, DRAINED = b"h", b"a", b"u", b"e", b"n"
 REGISTERED, REJECTED, INSTANCE, RESOLVED, ENDED, VIEW, LOST_PUSHES = b"r", b"j", b"i", b"s", b"x", b"v", b"l"
 
 _ROOM = struct.Struct("<q")
-_ID = struct.Struct("<I")
+_ID = struct.Struct("<Q")
 _ADOPTED = struct.Struct("<qqqq")
-_WANT = struct.Struct("<Iqid")
+_WANT = struct.Struct("<Qqid")
 _REGISTERED = struct.Struct("<qqq")
-_VIEW = struct.Struct("<qB")
-_RESOLVED = struct.Struct("<IiqqqB")
+_VIEW = struct.Struct("<qBQ")
+_RESOLVED = struct.Struct("<QiqqqB")
+
+#: Answers that fit one RESOLVED packet.
+RESOLVED_PER_PACKET = (MAX_PACKET - 1 - _VIEW.size) // _RESOLVED.size
 
 #: Where an assignment came from, by its number on the wire.
 SOURCES = ("registry", "named", "single-rank", "follow-bootstrap-room")
@@ -65,6 +70,20 @@ class RegisteredRoom(NamedTuple):
     room: int
     token: int
     lease_id: int
+
+
+class ViewAt(NamedTuple):
+    """What the agent has told this engine so far.
+
+    Attributes:
+        revision: every change up to it that concerns the engine's wants was sent before this packet.
+        view: state of the agent's view of etcd, an index into VIEWS.
+        last_want: number of the engine's latest want that this holds for.
+    """
+
+    revision: int
+    view: int
+    last_want: int
 
 
 class ResolvedWant(NamedTuple):
@@ -107,6 +126,19 @@ def decode_rooms(packet: bytes) -> list[int]:
     return [room for (room,) in _records(_ROOM, packet)]
 
 
+def encode_follow(instance: str) -> bytes:
+    """A FOLLOW packet for an instance's id or address."""
+    return FOLLOW + instance.encode()
+
+
+def decode_follow(packet: bytes) -> str:
+    """The name in a FOLLOW packet."""
+    try:
+        return packet[1:].decode()
+    except UnicodeDecodeError as exc:
+        raise ProtocolError("malformed FOLLOW packet") from exc
+
+
 def encode_done(id: int) -> bytes:
     """DONE for one want."""
     return DONE + _ID.pack(id)
@@ -136,9 +168,12 @@ def decode_want(packet: bytes) -> WantedRoom:
     """The wait of a WANT packet."""
     try:
         id, room, named_rank, seconds = _WANT.unpack_from(packet, 1)
-        return WantedRoom(id, room, named_rank, seconds, packet[1 + _WANT.size :].decode())
+        instance = packet[1 + _WANT.size :].decode()
     except (struct.error, UnicodeDecodeError) as exc:
         raise ProtocolError("malformed WANT packet") from exc
+    if not math.isfinite(seconds) or room < 0:
+        raise ProtocolError(f"WANT of room {room} for {seconds} s")
+    return WantedRoom(id, room, named_rank, seconds, instance)
 
 
 def encode_registered(rooms: Iterable[RegisteredRoom]) -> Iterator[bytes]:
@@ -151,23 +186,22 @@ def decode_registered(packet: bytes) -> list[RegisteredRoom]:
     return [RegisteredRoom._make(record) for record in _records(_REGISTERED, packet)]
 
 
-def encode_view(revision: int, view: int) -> bytes:
-    """A VIEW packet: the agent's applied revision and the state of its view."""
-    return VIEW + _VIEW.pack(revision, view)
+def encode_view(at: ViewAt) -> bytes:
+    """A VIEW packet."""
+    return VIEW + _VIEW.pack(*at)
 
 
-def encode_resolved(revision: int, view: int, wants: Iterable[ResolvedWant]) -> Iterator[bytes]:
-    """RESOLVED packets; each says the agent's applied revision and the state of its view first."""
-    return _pack_all(RESOLVED + _VIEW.pack(revision, view), _RESOLVED, wants)
+def encode_resolved(at: ViewAt, wants: Iterable[ResolvedWant]) -> Iterator[bytes]:
+    """RESOLVED packets; each says first what a VIEW packet says."""
+    return _pack_all(RESOLVED + _VIEW.pack(*at), _RESOLVED, wants)
 
 
-def decode_view(packet: bytes) -> tuple[int, int]:
-    """Applied revision and view state of a VIEW or RESOLVED packet."""
+def decode_view(packet: bytes) -> ViewAt:
+    """The head of a VIEW or RESOLVED packet."""
     try:
-        revision, view = _VIEW.unpack_from(packet, 1)
+        return ViewAt._make(_VIEW.unpack_from(packet, 1))
     except struct.error as exc:
         raise ProtocolError("malformed VIEW packet") from exc
-    return revision, view
 
 
 def decode_resolved(packet: bytes) -> Iterator[ResolvedWant]:

@@ -17,6 +17,7 @@ from ..core.watch import Changes, Snapshot, WatchState
 from ..errors import (
     AgentBusy,
     AnnounceError,
+    ConfigError,
     EtcdPDError,
     InstanceConflict,
     ProtocolError,
@@ -25,11 +26,25 @@ from ..errors import (
     RoomConflict,
 )
 from ..keys import Keys
-from ..model import MAX_ROOM, InstanceInfo, Rank, RankEndpoint, RoomValue, Topology, check_name
+from ..model import (
+    MAX_ROOM,
+    InstanceInfo,
+    RankEndpoint,
+    RoomValue,
+    Topology,
+    check_heartbeat,
+    check_int,
+    check_linger,
+    check_name,
+    check_rank,
+    check_room,
+    check_text,
+)
 from ..records import KeyValue
 from ..store.base import Store
 from .announcer import Announcer, LocalRank
 from .connection import EngineConnection
+from .lingering import Lingering
 from .registrar import Registrar
 from .server import Server
 from .session import Session
@@ -37,6 +52,9 @@ from .stats import Stats
 from .watcher import Watcher
 
 log = logging.getLogger(__name__)
+
+#: How often to look whether a node that drains has rooms left, seconds.
+NODE_DRAIN_LOOK_SECONDS = 0.1
 
 _SOURCE = {name: number for number, name in enumerate(protocol.SOURCES)}
 _VIEW = {WatchState.SYNCED: 0, WatchState.STALE: 1, WatchState.CLOSED: 2}
@@ -68,7 +86,7 @@ class Agent:
             self._keys,
             self.pool,
             self.announcer.guard_of,
-            max_rooms=settings.batch_max_rooms,
+            max_rooms=min(settings.batch_max_rooms, settings.bucket_max_rooms),
             max_queue=settings.queue_max_rooms,
             registration_timeout=settings.registration_timeout_seconds,
             tombstone_seconds=settings.bootstrap_timeout_seconds,
@@ -83,6 +101,7 @@ class Agent:
             on_state=self._on_state,
         )
         self.server = Server(settings, self._on_packet, self._on_closed)
+        self.lingering = Lingering(self._withdraw)
         self._handlers: dict[int, Callable[[EngineConnection, bytes], None]] = {
             protocol.HELLO[0]: self._hello,
             protocol.ANNOUNCE[0]: self._announce,
@@ -92,8 +111,11 @@ class Agent:
             protocol.ADOPT[0]: self._adopt,
             protocol.FAIL[0]: self._fail,
             protocol.DRAIN[0]: self._drain,
+            protocol.DRAIN_NODE[0]: self._drain_node,
             protocol.WANT[0]: self._want,
             protocol.DONE[0]: self._done,
+            protocol.FOLLOW[0]: self._follow,
+            protocol.BYE[0]: self._bye,
             protocol.PING[0]: self._ping,
         }
 
@@ -119,7 +141,9 @@ class Agent:
     async def _end(self, work: list[asyncio.Task[None]]) -> None:
         # engines that live on will re-attach to a new agent within the session's TTL: leave it what is theirs
         served = any(connection.rank or connection.wants for connection in self.server.connections)
+        served = served or bool(self.lingering)
         self._ending = True
+        self.lingering.close()
         for task in work:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
@@ -166,7 +190,9 @@ class Agent:
             raise ProtocolError("the first packet must be HELLO")
         try:
             handler(engine, packet)
-        except (KeyError, TypeError, AttributeError, OverflowError) as exc:
+        except (ProtocolError, ConfigError):
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as exc:
             raise ProtocolError(f"malformed {packet[:1]!r} packet: {exc}") from exc
 
     def _on_closed(self, engine: EngineConnection, reason: str) -> None:
@@ -180,15 +206,23 @@ class Agent:
         for wait in engine.wants.values():
             self.view.forget(wait)
         engine.wants.clear()
-        if engine.rank:
+        if engine.rank and engine.rank.linger:
+            log.info("lingering instance=%s rank=%s", engine.rank.instance, engine.rank.rank)
+            self.lingering.add(engine.rank)
+        elif engine.rank:
             self._withdraw(engine.rank)
         if engine.decoder:
             self.announcer.drop(self._keys.decode(engine.decoder))
 
     def _withdraw(self, local: LocalRank) -> None:
         self.announcer.withdraw(local)
+        self._rank_ended(local)
+
+    def _rank_ended(self, local: LocalRank) -> None:
+        """A rank process left, or was never let in: what that means for the rooms of its DP rank."""
         siblings = any(other.ref == local.ref for other in self.announcer.ranks)
-        self.book.rank_ended(local.ref, gone=not siblings)
+        if local.key_epoch or not siblings:  # one that never stood has ended nothing for others of the same rank
+            self._deliver(self.book.rank_ended(local.ref, gone=not siblings))
 
     def _hello(self, engine: EngineConnection, packet: bytes) -> None:
         message = protocol.decode_json(packet)
@@ -199,8 +233,9 @@ class Agent:
         engine.greeted = True
         heartbeat = message.get("heartbeat")
         if heartbeat is not None:
-            engine.expect_heartbeat(float(heartbeat))
-        engine.send(protocol.encode_json(protocol.WELCOME, {"agent": self._settings.agent_id}))
+            engine.expect_heartbeat(check_heartbeat(heartbeat))
+        synced = self.watcher.synced.is_set()
+        engine.send(protocol.encode_json(protocol.WELCOME, {"agent": self._settings.agent_id, "synced": synced}))
         self._ping(engine, packet)
 
     def _announce(self, engine: EngineConnection, packet: bytes) -> None:
@@ -208,7 +243,7 @@ class Agent:
         if engine.rank:
             raise ProtocolError("one rank per connection")
         topology = Topology(**message["topology"])
-        rank = Rank(*message["rank"])
+        rank = check_rank(message["rank"], topology)
         info = InstanceInfo(
             incarnation="",
             launch_id=message["launch_id"],
@@ -216,10 +251,19 @@ class Agent:
             topology=topology,
             policy=message["policy"],
             fingerprint=message["fingerprint"],
+            extra=message.get("extra", {}),
         )
         endpoint = RankEndpoint(rank, message["ip"], message["port"], str(message.get("incarnation", "")))
         local = LocalRank(check_name("instance", message["instance"]), rank, info, endpoint)
-        local.key_epoch, local.told_epoch = int(message.get("key_epoch", 0)), int(message.get("epoch", 0))
+        local.key_epoch = check_int("key_epoch", message.get("key_epoch", 0), 0, MAX_ROOM)
+        local.told_epoch = check_int("epoch", message.get("epoch", 0), 0, MAX_ROOM)
+        local.linger = check_linger(message.get("linger", 0.0))
+        left = self.lingering.take_over(local)
+        if left:  # another process on behalf of the same engine: nothing has changed but whom to tell
+            left.linger, left.told_epoch = local.linger, 0
+            engine.rank = left
+            self._tell_epoch(engine, left)
+            return
         engine.rank = local
         self.announcer.announce(local)
 
@@ -257,8 +301,8 @@ class Agent:
 
     def _fail(self, engine: EngineConnection, packet: bytes) -> None:
         message = protocol.decode_json(packet)
-        room, reason = int(message["room"]), str(message["reason"])
-        if engine.rank and 0 <= room <= MAX_ROOM:
+        room, reason = check_room(message["room"]), check_text("reason", message["reason"])
+        if engine.rank:
             self.book.fail(engine.rank.ref, room, reason, time.monotonic())
         self.registrar.kick()
 
@@ -268,6 +312,20 @@ class Agent:
             self.announcer.drain(engine.rank)
         self._tell_drained(engine)
 
+    def _drain_node(self, engine: EngineConnection, packet: bytes) -> None:
+        """Whoever ends this node asks: let no new room in, and say when the last one has ended."""
+        log.info("draining the node engines=%d", len(self.server.connections) - 1)
+        for other in self.server.connections:
+            if other.rank:
+                self._drain(other, packet)
+        self._tell_node_drained(engine)
+
+    def _tell_node_drained(self, engine: EngineConnection) -> None:
+        if any(other.wants or (other.rank and self.book.live(other.rank.ref)) for other in self.server.connections):
+            asyncio.get_running_loop().call_later(NODE_DRAIN_LOOK_SECONDS, self._tell_node_drained, engine)
+        else:
+            engine.send(protocol.DRAINED)
+
     def _want(self, engine: EngineConnection, packet: bytes) -> None:
         asked = protocol.decode_want(packet)
         earlier = engine.wants.pop(asked.id, None)
@@ -275,9 +333,11 @@ class Agent:
             self.view.forget(earlier)
         named = asked.named_rank if asked.named_rank >= 0 else None
         wait = Wait(engine, asked.id, check_name("instance", asked.instance), asked.room, named)
-        engine.wants[asked.id] = wait
+        engine.wants[asked.id], engine.last_want = wait, asked.id
         self.stats.wanted += 1
-        self._notify(self.view.want(wait))
+        self._notify(self.view.want(wait), self.view.revision)
+        if wait.assignment is None:
+            self._ping(engine, packet)  # that there is no answer yet is one: the engine's revision holds for this want
         if self.view.is_unplaced(wait):
             seconds = min(asked.seconds, self._settings.instance_timeout_seconds)
             asyncio.get_running_loop().call_later(seconds, self._give_up_unknown, wait)
@@ -296,14 +356,26 @@ class Agent:
             if wait:
                 self.view.forget(wait)
 
+    def _follow(self, engine: EngineConnection, packet: bytes) -> None:
+        name = check_name("instance", protocol.decode_follow(packet))
+        engine.followed.add(name)
+        id = self.view.find(name)
+        if id is not None:
+            engine.known.setdefault(id, set()).add(name)
+        # after the answers to earlier wants, which may still be queued as pushes
+        self._tell_instance(engine, id if id is not None else name)
+
+    def _bye(self, engine: EngineConnection, packet: bytes) -> None:
+        if engine.rank:
+            engine.rank.linger = 0.0
+
     def _ping(self, engine: EngineConnection, packet: bytes) -> None:
-        engine.push([protocol.encode_view(self.view.revision, self._view_number)])
+        engine.push([protocol.encode_view(self._view_at(engine, self.view.revision))])
 
     # --- from etcd
 
-    @property
-    def _view_number(self) -> int:
-        return _VIEW[self.watcher.state]
+    def _view_at(self, engine: EngineConnection, revision: int) -> protocol.ViewAt:
+        return protocol.ViewAt(revision, _VIEW[self.watcher.state], engine.last_want)
 
     def _on_new_lease(self, lease_id: int) -> None:
         self.announcer.new_lease(lease_id)
@@ -313,16 +385,18 @@ class Agent:
         if snapshot.void:
             log.error("etcd has another history: every token and epoch from before is void")
             self.announcer.history_lost()
-        self._notify(self.view.snapshot(snapshot.revision, snapshot.kvs))
+            self._notify(self.view.void(snapshot.revision), self.view.revision)
+        before = self.view.revision
+        self._notify(self.view.snapshot(snapshot.revision, snapshot.kvs), before)
         self.registrar.kick()
 
     def _on_changes(self, changes: Changes) -> None:
-        self._notify(self.view.changes(changes.revision, changes.events))
+        before = self.view.revision
+        self._notify(self.view.changes(changes.revision, changes.events), before)
 
     def _on_state(self, state: WatchState) -> None:
-        packet = protocol.encode_view(self.view.revision, _VIEW[state])
         for engine in self.server.connections:
-            engine.push([packet])
+            self._ping(engine, b"")
 
     def _is_dead(self, instance: str, value: RoomValue, kv: KeyValue) -> bool | None:
         if self.view.revision < kv.create_revision:
@@ -339,12 +413,16 @@ class Agent:
                 assert isinstance(error, InstanceConflict)
                 message = {"error": "InstanceConflict", "instance": error.instance, "holder": error.holder}
                 engine.send(protocol.encode_json(protocol.REFUSED, message))
-        self.book.rank_ended(local.ref, gone=True)
+        self._rank_ended(local)
 
     # --- to engines
 
-    def _notify(self, notices: Iterable[Notice]) -> None:
-        """Push what a change of the view means: instances first, since answers refer to them."""
+    def _notify(self, notices: Iterable[Notice], before: int) -> None:
+        """Push what a change of the view from revision ``before`` means: instances first, as answers refer to them.
+
+        An engine is told the new revision with the last that it brings, so that its own revision is never ahead of
+        its answers.
+        """
         notices = list(notices)
         changed = list(dict.fromkeys(notice.id for notice in notices if isinstance(notice, InstanceChanged)))
         if changed:
@@ -354,8 +432,11 @@ class Agent:
             if isinstance(notice, Resolved):
                 engine, want = self._resolved(notice)
                 resolved.setdefault(engine, []).append(want)
+        more = {n.wait.owner for n in notices if isinstance(n, (WaitFailed, WaitLost))}
+        more |= {engine for engine, wants in resolved.items() if len(wants) > protocol.RESOLVED_PER_PACKET}
         for engine, wants in resolved.items():
-            engine.push(protocol.encode_resolved(self.view.revision, self._view_number, wants))
+            at = self._view_at(engine, before if engine in more else self.view.revision)
+            engine.push(protocol.encode_resolved(at, wants))
         for notice in notices:
             if isinstance(notice, WaitFailed):
                 message: dict[str, object] = {"error": "RoomFailed", "reason": notice.reason}
@@ -363,6 +444,9 @@ class Agent:
             elif isinstance(notice, WaitLost):
                 message = {"error": "PrefillLost", "dp_rank": notice.dp_rank, "epoch": notice.epoch}
                 self._end_wait(notice.wait, message | {"revision": notice.revision})
+        for owner in more:
+            assert isinstance(owner, EngineConnection)
+            self._ping(owner, b"")
 
     def _resolved(self, notice: Resolved) -> tuple[EngineConnection, protocol.ResolvedWant]:
         engine, found = notice.wait.owner, notice.assignment
@@ -397,7 +481,12 @@ class Agent:
     def _instances_changed(self, ids: list[str]) -> None:
         for id in ids:
             self.announcer.instance_changed(id)
+            for local in self.lingering.of(id):
+                self._tell_epoch(None, local)
             for engine in self.server.connections:
+                names = {name for name in engine.followed if self.view.find(name) == id}
+                if names:
+                    engine.known.setdefault(id, set()).update(names)
                 if id in engine.known:
                     self._tell_instance(engine, id)
                 if engine.rank and engine.rank.instance == id:
@@ -406,14 +495,17 @@ class Agent:
 
     def _tell_instance(self, engine: EngineConnection, id: str) -> None:
         found = self.view.instance(id)
-        names = sorted(engine.known[id] | {id})
+        names = sorted(engine.known.get(id, set()) | {id})
         info = json.loads(found.info.to_json()) if found else None
         ranks = [[list(e.rank), e.ip, e.port, e.state, e.epoch] for e in found.ranks] if found else []
         message = {"id": id, "names": names, "info": info, "ranks": ranks}
-        engine.send(protocol.encode_json(protocol.INSTANCE, message))
+        try:
+            engine.send(protocol.encode_json(protocol.INSTANCE, message))
+        except ProtocolError as exc:  # a thousand processes, or somebody else's idea of an instance
+            log.error("instance=%s cannot be described to %r: %s", id, engine, exc)
 
-    def _tell_epoch(self, engine: EngineConnection, local: LocalRank) -> None:
-        """Tell a rank when its epoch ended or began, as the view shows it."""
+    def _tell_epoch(self, engine: EngineConnection | None, local: LocalRank) -> None:
+        """Tell a rank when its epoch ended or began, as the view shows it; None while nobody speaks for it."""
         if not local.lease_id or not self.view.revision:
             return
         instance = self.view.instances.get(local.instance)
@@ -423,15 +515,17 @@ class Agent:
         if not stands and self.view.revision < local.key_epoch:
             return  # the view has not come as far as our own write
         if local.told_epoch not in (0, epoch):
-            self.book.rank_ended(local.ref, gone=False)
+            self._deliver(self.book.rank_ended(local.ref, gone=False))
             message = {"epoch": local.told_epoch, "reason": "the rank's key vanished from etcd"}
-            engine.send(protocol.encode_json(protocol.RANK_ENDED, message))
+            if engine:
+                engine.send(protocol.encode_json(protocol.RANK_ENDED, message))
             log.warning("epoch ended instance=%s rank=%s epoch=%d", local.instance, local.rank, local.told_epoch)
             local.told_epoch = 0
         if epoch and local.told_epoch != epoch:
             local.told_epoch = epoch
             message = {"epoch": epoch, "key_epoch": local.key_epoch, "incarnation": local.incarnation}
-            engine.send(protocol.encode_json(protocol.ANNOUNCED, message))
+            if engine:
+                engine.send(protocol.encode_json(protocol.ANNOUNCED, message))
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
         registered: dict[EngineConnection, list[protocol.RegisteredRoom]] = {}

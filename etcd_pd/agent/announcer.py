@@ -41,6 +41,9 @@ class LocalRank:
         key_epoch: create_revision of its key, 0 while the key is not known to stand.
         lease_id: the lease that the key hangs on.
         told_epoch: the DP rank's epoch that the engine was told last, 0 for none.
+        linger: seconds that it stays after its connection broke.
+        unsure_since: revision of etcd before a claim whose outcome is not known, 0 where there is none.
+        renounced: a key of its own that is found in etcd belongs to a life that is over.
     """
 
     instance: str
@@ -50,6 +53,9 @@ class LocalRank:
     key_epoch: int = 0
     lease_id: int = 0
     told_epoch: int = 0
+    linger: float = 0.0
+    unsure_since: int = 0
+    renounced: bool = False
     draining: bool = False
     told_drained: bool = False
     gone: bool = False
@@ -155,7 +161,7 @@ class Announcer:
     def history_lost(self) -> None:
         """etcd has another history: revisions known from before prove nothing, so every rank starts anew."""
         for local in self._ranks:
-            local.key_epoch = 0
+            local.key_epoch, local.renounced = 0, True
             self._establish(local)
 
     def instance_changed(self, id: str) -> None:
@@ -226,8 +232,12 @@ class Announcer:
             InstanceConflict: waiting would not help.
         """
         info_key, rank_key = self._keys.prefill(local.instance), self._keys.rank(local.instance, local.rank)
-        found = {kv.key: kv for kv in (await self._store.list(info_key)).kvs}
+        listing = await self._store.list(info_key)
+        found = {kv.key: kv for kv in listing.kvs}
         info_kv, rank_kv = found.get(info_key), found.get(rank_key)
+        if local.renounced:
+            return await self._renounce(local, rank_kv)
+        self._recognise(local, rank_kv)
         info, obstacle = self._decide(local, info_kv, found)
         if obstacle == "":  # a predecessor's leftover, with no rank of its own
             assert info_kv is not None
@@ -247,7 +257,9 @@ class Announcer:
             Put(info_key, info.to_json(), lease_id),
             Put(rank_key, endpoint.to_json(), lease_id),
         ]
+        local.unsure_since = local.unsure_since or listing.header.revision
         result = await self._store.txn(compares, operations)
+        local.unsure_since = 0
         if not result.succeeded:
             return "a start that raced with this one"
         local.endpoint, local.lease_id = endpoint, lease_id
@@ -287,21 +299,43 @@ class Announcer:
             establishing.cancel()
             await asyncio.wait([establishing])
             await self._until_done(lambda: self._find_own_key(local))
-        if not local.key_epoch:
-            return
-        rank_key = self._keys.rank(local.instance, local.rank)
-        await self._until_done(lambda: self._store.txn([Compare(rank_key, local.key_epoch)], [Delete(rank_key)]))
-        log.info("rank withdrawn instance=%s rank=%s epoch=%d", local.instance, local.rank, local.key_epoch)
-        await self._until_done(lambda: self._remove_instance(local))
+        if local.key_epoch:
+            rank_key = self._keys.rank(local.instance, local.rank)
+            await self._until_done(lambda: self._store.txn([Compare(rank_key, local.key_epoch)], [Delete(rank_key)]))
+            log.info("rank withdrawn instance=%s rank=%s epoch=%d", local.instance, local.rank, local.key_epoch)
+        if local.incarnation:
+            await self._until_done(lambda: self._remove_instance(local))
 
     async def _find_own_key(self, local: LocalRank) -> None:
         """A claim was cut off: see whether it had written the key."""
         listing = await self._store.read([self._keys.rank(local.instance, local.rank)])
-        for kv in listing.kvs:
-            endpoint = RankEndpoint.from_json(local.rank, kv.value, 0)
-            same = endpoint and (endpoint.ip, endpoint.port) == (local.endpoint.ip, local.endpoint.port)
-            if same and kv.lease == self._session.lease_id:
-                local.key_epoch = kv.create_revision
+        rank_kv = listing.kvs[0] if listing.kvs else None
+        if local.renounced:
+            await self._renounce(local, rank_kv)
+        self._recognise(local, rank_kv)
+
+    def _recognise(self, local: LocalRank, rank_kv: KeyValue | None) -> None:
+        """A claim may have happened without an answer: its key came later, under our lease, and leads to our engine."""
+        if rank_kv is None or not local.unsure_since or rank_kv.create_revision <= local.unsure_since:
+            return
+        endpoint = self._own_endpoint(local, rank_kv)
+        if endpoint and rank_kv.lease == self._session.lease_id:
+            local.key_epoch = rank_kv.create_revision
+            local.endpoint = replace(local.endpoint, incarnation=endpoint.incarnation)
+
+    async def _renounce(self, local: LocalRank, rank_kv: KeyValue | None) -> str | None:
+        """Take our own key away, so that the next claim makes a new epoch; nobody else's."""
+        own_lease = rank_kv is not None and rank_kv.lease in (self._session.lease_id, local.lease_id)
+        if rank_kv is not None and own_lease and self._own_endpoint(local, rank_kv):
+            await self._store.txn([Compare(rank_kv.key, rank_kv.create_revision)], [Delete(rank_kv.key)])
+        local.renounced, local.unsure_since = False, 0
+        return "its own key from before"
+
+    def _own_endpoint(self, local: LocalRank, rank_kv: KeyValue) -> RankEndpoint | None:
+        """What a rank's key holds, where that leads to our engine."""
+        endpoint = RankEndpoint.from_json(local.rank, rank_kv.value, 0)
+        same = endpoint and (endpoint.ip, endpoint.port) == (local.endpoint.ip, local.endpoint.port)
+        return endpoint if same else None
 
     async def _remove_instance(self, local: LocalRank) -> None:
         info_key = self._keys.prefill(local.instance)

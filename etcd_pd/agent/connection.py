@@ -43,7 +43,9 @@ class EngineConnection:
         rank: the rank that it announced.
         decoder: the decode instance that it announced.
         wants: its waits by their number.
+        last_want: the latest number that it wanted.
         known: names under which it was told of an instance, by the instance's id.
+        followed: names of instances that it wants to hear of.
     """
 
     def __init__(
@@ -58,7 +60,9 @@ class EngineConnection:
         self.rank: LocalRank | None = None
         self.decoder: str | None = None
         self.wants: dict[int, Wait] = {}
+        self.last_want = 0
         self.known: dict[str, set[str]] = {}
+        self.followed: set[str] = set()
         self.closed = False
         self.greeted = False
         self._socket = sock
@@ -100,6 +104,7 @@ class EngineConnection:
                 return
             if self._queued_bytes + len(packet) > self._limit:
                 self._lost_pushes = True
+                self.last_want = 0  # until it has asked again, nothing holds for any of its wants
                 log.warning("pushes dropped for %r: it does not read", self)
                 return
             self.send(packet)

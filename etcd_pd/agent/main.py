@@ -67,7 +67,8 @@ async def _until_synced(settings: AgentSettings, store: EtcdStore, agent: Agent)
     endpoints = ",".join(settings.etcd.endpoints)
     while True:
         try:
-            await asyncio.wait_for(agent.watcher.synced.wait(), PROGRESS_SECONDS)
+            left = started + settings.startup_timeout_seconds - time.monotonic()
+            await asyncio.wait_for(agent.watcher.synced.wait(), min(PROGRESS_SECONDS, max(left, 0.0)))
             return
         except asyncio.TimeoutError:
             waited = time.monotonic() - started

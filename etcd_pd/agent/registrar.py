@@ -11,6 +11,8 @@ from collections.abc import Callable
 from ..core.batch import Batch, EpochIsDead, Outcome, RoomBook
 from ..core.lease import Bucket, BucketPool
 from ..errors import LeaseNotFound, StoreError, StoreRejected, StoreUnavailable
+from ..model import RoomValue
+from ..records import KeyValue
 from ..store.base import Store
 
 log = logging.getLogger(__name__)
@@ -19,6 +21,8 @@ log = logging.getLogger(__name__)
 SWEEP_SECONDS = 0.25
 #: Pause before etcd is asked again after it did not answer, seconds; drawn at random below it.
 RETRY_PAUSE = 0.25
+#: Pause before a room is looked at again whose holder the view does not know yet, seconds.
+VIEW_PAUSE = 0.02
 
 
 class Registrar:
@@ -52,14 +56,19 @@ class Registrar:
     async def run(self) -> None:
         """Write until cancelled."""
         sweeper = asyncio.create_task(self._sweep())
+        writer = asyncio.create_task(self._write_all())
         try:
-            while True:
-                await self._work.wait()
-                self._work.clear()
-                while (batch := self._book.take(time.monotonic())) is not None:
-                    await self._write(batch)
+            await asyncio.gather(writer, sweeper)  # a bug in either is seen
         finally:
+            writer.cancel()
             sweeper.cancel()
+
+    async def _write_all(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while (batch := self._book.take(time.monotonic())) is not None:
+                await self._write(batch)
 
     async def close(self) -> None:
         """Revoke every lease that rooms hang on: the agent ends for good."""
@@ -114,7 +123,17 @@ class Registrar:
                 log.debug("cannot read %d rooms back: %s", len(batch.rooms), exc)
                 self._deliver(self._book.give_up(batch, time.monotonic()))
                 await self._pause()
-        self._deliver(self._book.examined(batch, bucket, listing, self._is_dead, time.monotonic()))
+        view_is_behind = False
+
+        def is_dead(instance: str, value: RoomValue, kv: KeyValue) -> bool | None:
+            nonlocal view_is_behind
+            verdict = self._is_dead(instance, value, kv)
+            view_is_behind = view_is_behind or verdict is None
+            return verdict
+
+        self._deliver(self._book.examined(batch, bucket, listing, is_dead, time.monotonic()))
+        if view_is_behind:  # it will take the watch at least that long; asking etcd again at once would not help
+            await asyncio.sleep(VIEW_PAUSE)
 
     def _lease_gone(self, batch: Batch, bucket: Bucket | None) -> None:
         log.warning("bucket lease gone lease=%x", bucket.lease_id if bucket else 0)

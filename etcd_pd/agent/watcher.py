@@ -71,7 +71,6 @@ class Watcher:
                 except StoreError as exc:
                     self._machine.disconnected()
                     self._tell(str(exc))
-                    self._store.next_endpoint()
                     await asyncio.sleep(random.uniform(self._pause / 2, self._pause))
                     self._pause = min(self._pause * 2, LONGEST_PAUSE)
         finally:

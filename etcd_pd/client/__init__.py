@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from .. import protocol
-from ..errors import AgentUnavailable, ConfigError, ProtocolError
+from ..errors import AgentBusy, AgentUnavailable, ConfigError, ProtocolError
+from ..model import check_heartbeat, check_int
 from .connection import Connection
 from .decode import Admission, Decode
 from .events import (
     Announced,
     DecodeEvent,
+    Described,
     Drained,
     Ended,
     PrefillEvent,
@@ -35,6 +37,7 @@ __all__ = [
     "Client",
     "Decode",
     "DecodeEvent",
+    "Described",
     "Drained",
     "Ended",
     "Prefill",
@@ -74,10 +77,9 @@ def connect(
     path = socket_path or os.environ.get("ETCD_PD_SOCKET", "")
     if not path:
         raise ConfigError("socket_path", "must be given, or ETCD_PD_SOCKET set")
-    if heartbeat is not None and not 0.1 <= heartbeat <= 3600:
-        raise ConfigError("heartbeat", f"must be a number of seconds in 0.1..3600, not {heartbeat!r}")
-    if queue_limit < 1:
-        raise ConfigError("queue_limit", f"must be at least 1, not {queue_limit!r}")
+    if heartbeat is not None:
+        check_heartbeat(heartbeat)
+    check_int("queue_limit", queue_limit, 1, 10_000_000)
     if start_agent:
         _start_agent(path)
     return Client(path, heartbeat, queue_limit)
@@ -133,15 +135,28 @@ class Client:
         return self._connection.fileno()
 
     def close(self) -> None:
-        """End the connection: the agent takes this engine's rank out of etcd."""
+        """End the connection: the agent takes this engine's rank out of etcd, also one that may linger."""
+        if self._connection.connected:
+            try:
+                self._connection.send(protocol.BYE)
+            except AgentBusy:
+                pass
+        self._connection.close()
+
+    def detach(self) -> None:
+        """End the connection as a crash does: a rank that was announced with ``linger`` stays that long."""
         self._connection.close()
 
     def _pump(self) -> None:
         for packet in self._connection.receive():
             handler = self._handlers.get(packet[0])
-            if handler is None:
-                raise ProtocolError(f"the agent said {packet[:1]!r}, which this version does not know")
-            handler(packet)
+            try:
+                if handler is None:
+                    raise ProtocolError(f"the agent said {packet[:1]!r}, which this version does not know")
+                handler(packet)
+            except (ProtocolError, LookupError, TypeError, ValueError) as exc:
+                self._connection.lose()  # the next one says everything again
+                raise ProtocolError(f"the agent's {packet[:1]!r} packet makes no sense: {exc}") from exc
         if self._refused:
             raise AgentUnavailable(self._refused)
 

@@ -109,13 +109,13 @@ class Connection:
             while sock is not None and len(packets) < MAX_PACKETS_PER_CALL:
                 packet = sock.recv(MAX_PACKET)
                 if not packet:
-                    self._lost()
+                    self.lose()
                     break
                 packets.append(packet)
         except BlockingIOError:
             pass
         except OSError:
-            self._lost()
+            self.lose()
         if self._queue:
             self._flush()
         if self._heartbeat and self._socket and time.monotonic() - self._last_sent >= self._heartbeat / 3:
@@ -139,7 +139,7 @@ class Connection:
         except BlockingIOError:
             return False
         except OSError:
-            self._lost()
+            self.lose()
             return False
         if self._heartbeat:
             self._last_sent = time.monotonic()
@@ -155,8 +155,8 @@ class Connection:
         while self._queue and self._send_now(self._queue[0]):
             self._queue.popleft()
 
-    def _lost(self) -> None:
-        # what was queued is said again by hello() on the next connection
+    def lose(self) -> None:
+        """Drop this connection; what was queued is said again by ``hello`` on the next."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import protocol
 from ..errors import (
+    AgentBusy,
     AgentUnavailable,
     ConfigError,
     InstanceUnknown,
@@ -31,14 +32,15 @@ from ..model import (
     check_int,
     check_name,
     check_room,
+    check_seconds,
 )
-from .events import DecodeEvent, Ended, Resolved
+from .events import DecodeEvent, Described, Ended, Resolved
 
 if TYPE_CHECKING:
     from .connection import Connection
 
-#: Longest wait for a room, seconds: a bound on typing errors.
-MAX_TIMEOUT = 86_400.0
+#: Shortest and longest wait for a room, seconds: bounds on typing errors.
+MIN_TIMEOUT, MAX_TIMEOUT = 0.001, 86_400.0
 
 
 class Admission(NamedTuple):
@@ -81,14 +83,20 @@ class Decode:
         self._endings: list[tuple[int, int, int]] = []
         self._instances: dict[str, PrefillInstance] = {}
         self._names: dict[str, str] = {}
+        self._followed: dict[str, None] = {}  # in the order of asking
+        self._undone: list[int] = []  # waits that the agent was not told yet to forget
         self._revision = 0
+        self._last_want = self._answered_want = 0  # numbers of wants: said to this agent, and looked at by it
         self._view = "stale"
         self._events: list[DecodeEvent] = []
 
     @property
     def revision(self) -> int:
-        """etcd revision up to which everything that concerns this process has arrived; 0 while that is not known."""
-        return self._revision
+        """etcd revision up to which everything that concerns this process has arrived; 0 while that is not known.
+
+        It is not known until the agent has looked at every want once, which it does within a round trip on its socket.
+        """
+        return self._revision if self._answered_want >= self._last_want else 0
 
     @property
     def view(self) -> str:
@@ -121,18 +129,16 @@ class Decode:
             ConfigError: an argument breaks a rule.
             AgentBusy: too many packets wait for the agent already; nothing was queued.
         """
-        key = (instance, room)
+        key = (check_name("instance", instance), check_room(room))
         if key in self._wants:
             return
-        check_name("instance", instance)
-        check_room(room)
-        if not 0 < timeout <= MAX_TIMEOUT:
-            raise ConfigError("timeout", f"must be a number of seconds in 0..{MAX_TIMEOUT:.0f}, not {timeout!r}")
+        check_seconds("timeout", timeout, MIN_TIMEOUT, MAX_TIMEOUT)
         named = -1 if dp_rank is None else check_int("dp_rank", dp_rank, 0, MAX_PARALLEL - 1)
         deadline = time.monotonic() + timeout
         want = _Want(next(self._ids), instance, room, named, deadline)
         self._connection.send(self._want_packet(want, timeout))
         self._wants[key] = self._by_id[want.id] = want
+        self._last_want = want.id
         heapq.heappush(self._deadlines, (deadline, want.id))
 
     def resolve_nowait(self, instance: str, room: int) -> Assignment | None:
@@ -143,7 +149,11 @@ class Decode:
             ViewStale, AgentUnavailable: cannot tell at present; ask again.
             ConfigError: the room was not wanted, or done() was called.
         """
-        self._pump()
+        trouble: AgentUnavailable | None = None
+        try:
+            self._pump()
+        except AgentUnavailable as exc:
+            trouble = exc
         found = self.peek(instance, room)
         if found is not None:
             return found
@@ -151,6 +161,8 @@ class Decode:
         if time.monotonic() >= want.deadline:
             self._time_out(want)
             raise RoomTimeout(instance, room)
+        if trouble:
+            raise trouble
         if not self._connection.connected:
             raise AgentUnavailable("no agent answers; the wait goes on until its deadline")
         if self._view != "synced":
@@ -196,28 +208,41 @@ class Decode:
         A wait that ended after ``revision`` is admitted all the same and fails in a later call, so that every rank
         of the group does the same in the same step. Timeouts, which every rank's own clock decides, are not in it.
         """
-        admitted: list[Assignment] = []
-        failed: list[ResolveError] = []
-        while self._arrivals and self._arrivals[0][0] <= revision:
-            want = self._by_id.get(heapq.heappop(self._arrivals)[2])
-            if want and want.assignment:
-                admitted.append(want.assignment)
-        while self._endings and self._endings[0][0] <= revision:
-            want = self._by_id.get(heapq.heappop(self._endings)[2])
-            if want and want.error:
-                failed.append(want.error)
-        ended = {(error.instance, error.room) for error in failed}
-        return Admission([a for a in admitted if (a.instance, a.room) not in ended], failed)
+        arrived, ended = self._up_to(self._arrivals, revision), self._up_to(self._endings, revision)
+        admitted = [want.assignment for want in arrived if want.assignment and want not in ended]
+        return Admission(admitted, [want.error for want in ended if want.error])
+
+    def _up_to(self, heap: list[tuple[int, int, int]], revision: int) -> list[_Want]:
+        found: list[_Want] = []
+        while heap and heap[0][0] <= revision:
+            want = self._by_id.get(heapq.heappop(heap)[2])
+            if want:
+                found.append(want)
+        return found
 
     def done(self, instance: str, room: int) -> None:
         """Forget a wait: its KV cache was fetched, or its request was aborted. Unknown waits are no error."""
         want = self._wants.pop((instance, room), None)
         if want is not None:
             self._by_id.pop(want.id, None)
-            self._connection.send(protocol.encode_done(want.id))
+            self._say_done(want.id)
+
+    def follow(self, instance: str) -> None:
+        """Keep ``instance()`` up to date for an id or address, without waiting for a room of it.
+
+        Each call is answered by one Described, and later changes bring more. The answer comes after those to all
+        wants before it.
+
+        Raises:
+            ConfigError: not a name.
+            AgentBusy: too many packets wait for the agent already.
+        """
+        check_name("instance", instance)
+        self._connection.send(protocol.encode_follow(instance))
+        self._followed[instance] = None
 
     def instance(self, instance: str) -> PrefillInstance | None:
-        """The prefill instance that an id or address names, once a wait for it was answered or begun."""
+        """The prefill instance that an id or address names, once a wait for it was answered, or it is followed."""
         return self._instances.get(self._names.get(instance, instance))
 
     def poll(self) -> list[DecodeEvent]:
@@ -226,14 +251,18 @@ class Decode:
         Raises:
             AgentUnavailable: the agent speaks another protocol version.
         """
-        self._pump()
-        now = time.monotonic()
+        try:
+            self._pump()
+        finally:
+            self._expire(time.monotonic())
+        events, self._events = self._events, []
+        return events
+
+    def _expire(self, now: float) -> None:
         while self._deadlines and self._deadlines[0][0] <= now:
             want = self._by_id.get(heapq.heappop(self._deadlines)[1])
             if want and want.assignment is None and want.error is None:
                 self._time_out(want)
-        events, self._events = self._events, []
-        return events
 
     # --- said again on every new connection
 
@@ -246,11 +275,13 @@ class Decode:
 
     def ask_again(self) -> Iterator[bytes]:
         """Repeat every wait that has not ended; the answer to the ping says that all of them were looked at."""
-        self._revision = 0
+        self._revision = self._last_want = self._answered_want = 0
         now = time.monotonic()
         for want in self._wants.values():
             if want.error is None:
+                self._last_want = want.id
                 yield self._want_packet(want, max(want.deadline - now, 0.001))
+        yield from map(protocol.encode_follow, self._followed)
         if self._wants:
             yield protocol.PING
 
@@ -259,10 +290,11 @@ class Decode:
     def on_lost(self) -> None:
         """The agent is gone: what is known stays, marked stale."""
         self._view, self._revision = "stale", 0
+        self._undone.clear()  # a new agent never knew of them
 
     def on_view(self, packet: bytes) -> None:
         """VIEW."""
-        self._revision, view = protocol.decode_view(packet)
+        self._revision, view, self._answered_want = protocol.decode_view(packet)
         self._view = protocol.VIEWS[view]
 
     def on_resolved(self, packet: bytes) -> None:
@@ -274,17 +306,23 @@ class Decode:
                 continue
             instance = self._names.get(want.instance, want.instance)
             found = Assignment(instance, want.room, dp_rank, epoch, revision, lease_id, protocol.SOURCES[source])
-            if want.assignment is None:
+            earlier = want.assignment
+            if earlier is None:
                 heapq.heappush(self._arrivals, (revision, want.room, id))
                 self._events.append(Resolved(found, want.instance))
-            want.assignment = found
+                want.assignment = found
+            elif earlier.epoch != epoch:  # asked again by a new connection, and the KV cache went with the old epoch
+                heapq.heappush(self._endings, (revision, want.room, id))
+                self._end(want, PrefillLost(want.instance, want.room, earlier.dp_rank, earlier.epoch))
+                self._say_done(id)
 
     def on_ended(self, packet: bytes) -> None:
         """ENDED."""
         message = protocol.decode_json(packet)
         want = self._by_id.get(message["id"])
         if want is not None and want.error is None:
-            heapq.heappush(self._endings, (message.get("revision", 0), want.room, want.id))
+            if "revision" in message:  # else the agent's clock decided, and other ranks' agents have other clocks
+                heapq.heappush(self._endings, (message["revision"], want.room, want.id))
             self._end(want, _error(want, message))
 
     def on_instance(self, packet: bytes) -> None:
@@ -295,13 +333,10 @@ class Decode:
             self._names[name] = id
         if info is None:
             self._instances.pop(id, None)
-            return
-        ranks = tuple(
-            RankEndpoint(Rank(*rank), ip, port, info["incarnation"], state, epoch)
-            for rank, ip, port, state, epoch in message["ranks"]
-        )
-        info = {**info, "topology": Topology(**info["topology"]), "addresses": tuple(info["addresses"])}
-        self._instances[id] = PrefillInstance(id, InstanceInfo(**info), ranks)
+        else:
+            self._instances[id] = _instance(id, info, message["ranks"])
+        found = self._instances.get(id)
+        self._events += [Described(name, found) for name in message["names"] if name in self._followed]
 
     def _end(self, want: _Want, error: ResolveError) -> None:
         want.error = error
@@ -309,15 +344,36 @@ class Decode:
 
     def _time_out(self, want: _Want) -> None:
         self._end(want, RoomTimeout(want.instance, want.room))
-        self._connection.send(protocol.encode_done(want.id))
+        self._say_done(want.id)
+
+    def _say_done(self, id: int) -> None:
+        """Tell the agent to forget a wait, now or when the queue towards it has room again."""
+        self._undone.append(id)
+        try:
+            while self._undone:
+                self._connection.send(protocol.encode_done(self._undone[-1]))
+                self._undone.pop()
+        except AgentBusy:
+            pass
 
     def _want_packet(self, want: _Want, seconds: float) -> bytes:
         return protocol.encode_want(protocol.WantedRoom(want.id, want.room, want.named_rank, seconds, want.instance))
 
     def _wait(self, deadline: float) -> None:
         seconds = min(max(deadline - time.monotonic(), 0.0), 0.05)
+        poller = select.poll()  # select() itself takes no descriptor above 1023
         descriptor = self._connection.fileno()
-        select.select([descriptor] if descriptor >= 0 else [], [], [], seconds)
+        if descriptor >= 0:
+            poller.register(descriptor, select.POLLIN)
+        poller.poll(seconds * 1000)
+
+
+def _instance(id: str, info: dict[str, Any], ranks: list[Any]) -> PrefillInstance:
+    endpoints = tuple(
+        RankEndpoint(Rank(*rank), ip, port, info["incarnation"], state, epoch) for rank, ip, port, state, epoch in ranks
+    )
+    info = {**info, "topology": Topology(**info["topology"]), "addresses": tuple(info["addresses"])}
+    return PrefillInstance(id, InstanceInfo(**info), endpoints)
 
 
 def _error(want: _Want, message: dict[str, Any]) -> ResolveError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import AnnounceError, ConfigError, EtcdPDError, ResolveError
-from ..model import Assignment
+from ..model import Assignment, PrefillInstance
 
 
 @dataclass(frozen=True)
@@ -86,5 +86,18 @@ class Ended:
     error: ResolveError
 
 
+@dataclass(frozen=True)
+class Described:
+    """The answer to follow(), and later each change of the instance.
+
+    Attributes:
+        name: the id or address as it was given to follow().
+        instance: what is known of it, None where no such instance is announced.
+    """
+
+    name: str
+    instance: PrefillInstance | None
+
+
 PrefillEvent = Announced | Refused | Registered | Rejected | RankEnded | Drained
-DecodeEvent = Resolved | Ended
+DecodeEvent = Resolved | Ended | Described

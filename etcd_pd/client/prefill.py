@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors, protocol
 from ..errors import AgentBusy, ConfigError, EtcdPDError, InstanceConflict, NotAnnounced, RankDraining
-from ..model import MAX_ROOM, InstanceInfo, Rank, RankEndpoint, Topology, check_int, check_name, check_room, check_text
+from ..model import (
+    MAX_ROOM,
+    InstanceInfo,
+    Rank,
+    RankEndpoint,
+    Topology,
+    check_linger,
+    check_name,
+    check_rank,
+    check_room,
+    check_text,
+)
 from .events import Announced, Drained, PrefillEvent, RankEnded, Refused, Registered, Rejected
 
 if TYPE_CHECKING:
@@ -54,6 +65,8 @@ class Prefill:
         port: int,
         policy: str = "round_robin",
         fingerprint: str = "",
+        extra: Mapping[str, Any] | None = None,
+        linger: float = 0.0,
     ) -> None:
         """Make this rank known; the outcome comes as Announced or Refused.
 
@@ -67,15 +80,23 @@ class Prefill:
             port: port of the same.
             policy: the instance's DP dispatch policy.
             fingerprint: what must match between prefill and decode, opaque here.
+            extra: what else decode may want to know of the instance: a JSON object of at most 8 KiB.
+            linger: seconds that the rank stays in etcd after this connection broke, so that another process that
+                announces the same rank, launch, ip and port takes it over as it stands. For those who announce on an
+                engine's behalf; an engine's own end must be news at once.
 
         Raises:
             ConfigError: an argument breaks a rule.
         """
         check_name("instance", instance)
-        info = InstanceInfo("-", launch_id, tuple(addresses), topology, policy, fingerprint)
-        rank = Rank(*rank)
-        for name in ("dp", "cp", "tp", "pp"):
-            check_int(f"rank.{name}", getattr(rank, name), 0, getattr(topology, name) - 1)
+        if not isinstance(topology, Topology):
+            raise ConfigError("topology", f"must be a Topology, not {topology!r:.80}")
+        if isinstance(addresses, str):
+            raise ConfigError("addresses", "must be a sequence of host:port strings, not a string")
+        extra = dict(extra or {})
+        info = InstanceInfo("-", launch_id, tuple(addresses), topology, policy, fingerprint, extra=extra)
+        check_linger(linger)
+        rank = check_rank(rank, topology)
         RankEndpoint(rank, ip, port)
         announcement = {
             "instance": instance,
@@ -87,6 +108,8 @@ class Prefill:
             "port": port,
             "policy": policy,
             "fingerprint": fingerprint,
+            "extra": extra,
+            "linger": linger,
         }
         # sent before it is remembered: opening the connection says all that is remembered
         self._connection.send(protocol.encode_json(protocol.ANNOUNCE, announcement))
@@ -206,12 +229,12 @@ class Prefill:
     def on_refused(self, packet: bytes) -> None:
         """REFUSED."""
         message = protocol.decode_json(packet)
-        self._announcement = None
-        self._epoch = 0
         if message["error"] == "InstanceConflict":
             self._events.append(Refused(InstanceConflict(message["instance"], message["holder"])))
         else:
             self._events.append(Refused(ConfigError(message["field"], message["rule"])))
+        self._announcement = None
+        self._end_epoch()
 
     def on_registered(self, packet: bytes) -> None:
         """REGISTERED."""
@@ -230,12 +253,15 @@ class Prefill:
     def on_rank_ended(self, packet: bytes) -> None:
         """RANK_ENDED."""
         message = protocol.decode_json(packet)
-        self._held.clear()
-        self._releasing.clear()
-        self._epoch = 0
+        self._events.append(RankEnded(message["epoch"], message["reason"]))
         if self._announcement is not None:
             self._announcement["epoch"] = 0
-        self._events.append(RankEnded(message["epoch"], message["reason"]))
+        self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        self._epoch = 0
+        self._held.clear()
+        self._releasing.clear()
 
     def on_drained(self, packet: bytes) -> None:
         """DRAINED."""

@@ -52,6 +52,8 @@ class OwnRoom:
         job: what is queued or in flight, None when the key stands as it should.
         follow_up: what was asked for while ``job`` was in flight.
         waiters: who gets the answer to the registration.
+        owners: everybody who registered it.
+        given_up: nobody waits for the answer any more: what turns out to be written is deleted again.
         released: the key is gone; what is left here is a tombstone against late siblings.
     """
 
@@ -66,8 +68,10 @@ class OwnRoom:
     reason: str | None = None
     follow_up: Job | None = None
     evict_token: int = 0
+    given_up: bool = False
     released: bool = False
     waiters: list[object] = field(default_factory=list)
+    owners: set[object] = field(default_factory=set)
 
     def value(self) -> bytes:
         """What its key holds."""
@@ -176,18 +180,33 @@ class RoomBook:
     def register(self, owner: object, rank: RankRef, room: int, now: float) -> list[Outcome]:
         """A rank took a room. Siblings of the rank that say the same are folded into one write."""
         own = self._rooms.get((rank.instance, room))
-        if own is None:
+        if own is None or self._is_past(own, owner, rank):
             if len(self) >= self._max_queue:
                 return [Rejected(owner, room, AgentBusy(self._max_queue))]
-            self._new(rank, room, now).waiters.append(owner)
+            own = self._new(rank, room, now)
+            own.waiters.append(owner)
+            own.owners.add(owner)
             return []
-        if own.rank != rank:
+        releasing = Job.DELETE in (own.job, own.follow_up)
+        if own.rank != rank or (releasing and owner in own.owners):
             holder = f"{own.rank.instance}/{own.rank.dp_rank}@{own.epoch}"
             return [Rejected(owner, room, RoomConflict(room, holder))]
+        own.owners.add(owner)
         if own.token:  # also a tombstone's: a late sibling must not bring the room back
             return [Registered(owner, room, own.token, own.lease_id)]
+        if own.given_up:
+            own.given_up, own.deadline = False, now + self._timeout
         own.waiters.append(owner)
         return []
+
+    def _is_past(self, own: OwnRoom, owner: object, rank: RankRef) -> bool:
+        """Whether a room is what is left of an earlier use, which a new one replaces."""
+        if own.room in self._by_rank.get(own.rank, ()):
+            return False
+        guard = self._guard_of(own.rank)
+        if guard is None or guard.epoch != own.epoch:
+            return True  # of an earlier life of its rank
+        return own.released and (own.rank != rank or owner in own.owners)
 
     def release(self, rank: RankRef, room: int) -> None:
         """The KV cache was handed over: delete the key. Unknown or released rooms are no error."""
@@ -199,7 +218,8 @@ class RoomBook:
         """The room will not come: tell those who wait for it, also where it was never registered."""
         own = self._rooms.get((rank.instance, room))
         if own is None:
-            self._new(rank, room, now).reason = reason
+            if len(self) < self._max_queue:
+                self._new(rank, room, now).reason = reason
         elif own.rank == rank and not own.released:
             own.reason = reason
             self._ask(own, Job.FAIL)
@@ -211,16 +231,18 @@ class RoomBook:
             self._rooms[rank.instance, room] = own
             self._by_rank.setdefault(rank, set()).add(room)
 
-    def rank_ended(self, rank: RankRef, *, gone: bool) -> None:
+    def rank_ended(self, rank: RankRef, *, gone: bool) -> list[Outcome]:
         """The rank's epoch ended: its written rooms are dead; queued ones wait for its next epoch, or go with it."""
+        outcomes: list[Outcome] = []
         for room in list(self._by_rank.get(rank, ())):
             own = self._rooms[rank.instance, room]
             if own.token or gone:
-                own.waiters.clear()
+                outcomes.extend(self._answer_error(own, RankLost(room, own.epoch)))
                 self._drop(own)
         if gone:
             self._blocked.pop(rank, None)
             self._queue = deque(own for own in self._queue if own.rank != rank)
+        return outcomes
 
     def _new(self, rank: RankRef, room: int, now: float) -> OwnRoom:
         own = OwnRoom(rank, room, self._keys.room(rank.instance, room), now + self._timeout)
@@ -232,6 +254,7 @@ class RoomBook:
     def _ask(self, own: OwnRoom, job: Job) -> None:
         if own.job is None:
             own.job = job
+            self._by_rank.setdefault(own.rank, set()).add(own.room)  # also where it was over already
             self._queue.append(own)
         elif own.job is not Job.DELETE and own.follow_up is not Job.DELETE:
             own.follow_up = job
@@ -303,7 +326,7 @@ class RoomBook:
         for own in batch.rooms:
             if own.waiters and own.deadline <= now:
                 outcomes.extend(self._answer_error(own, RegistrationTimeout(own.room, "etcd does not answer")))
-                own.follow_up = Job.DELETE
+                own.given_up = True
         return outcomes
 
     def expire(self, now: float) -> list[Outcome]:
@@ -321,7 +344,7 @@ class RoomBook:
                 self._drop(own)
         while self._tombstones and self._tombstones[0][0] <= now:
             _, own = self._tombstones.popleft()
-            if self._rooms.get((own.rank.instance, own.room)) is own:
+            if self._rooms.get((own.rank.instance, own.room)) is own and own.job is None:
                 del self._rooms[own.rank.instance, own.room]
         return outcomes
 
@@ -334,7 +357,7 @@ class RoomBook:
         for own in batch.rooms:
             if own.job is Job.CREATE:
                 assert bucket is not None
-                outcomes.extend(self._written(own, revision, bucket.lease_id))
+                outcomes.extend(self._written(own, revision, bucket.lease_id, now))
             else:
                 self._finish(own, now)
         return outcomes
@@ -356,7 +379,9 @@ class RoomBook:
                 if mine and kv:
                     if own.reason is not None and b'"failed"' not in kv.value:
                         own.follow_up = own.follow_up or Job.FAIL
-                    outcomes.extend(self._written(own, kv.create_revision, kv.lease))
+                    outcomes.extend(self._written(own, kv.create_revision, kv.lease, now))
+                elif own.given_up:
+                    self._drop(own)
                 elif own.rank in broken:
                     self._block(own, batch.guards[own.rank].epoch)
                 elif kv is None:
@@ -389,15 +414,19 @@ class RoomBook:
         self._drop(own)
         return outcomes
 
-    def _written(self, own: OwnRoom, token: int, lease_id: int) -> list[Outcome]:
+    def _written(self, own: OwnRoom, token: int, lease_id: int, now: float) -> list[Outcome]:
         guard = self._guard_of(own.rank)
-        if self._rooms.get((own.rank.instance, own.room)) is not own or (guard and guard.epoch != own.epoch):
+        if guard is None or guard.epoch != own.epoch:
             outcomes = self._answer_error(own, RankLost(own.room, own.epoch))
             self._drop(own)
             return outcomes
         own.token, own.lease_id, own.job = token, lease_id, None
         outcomes = [Registered(owner, own.room, token, lease_id) for owner in own.waiters]
         own.waiters.clear()
+        if own.given_up:
+            own.follow_up = Job.DELETE
+        elif own.reason is not None:
+            self._retire(own, now)
         self._follow_up(own)
         return list(outcomes)
 
@@ -410,11 +439,17 @@ class RoomBook:
         done, own.job = own.job, None
         if done is Job.DELETE:
             self._pool.removed(own.lease_id, now)
-            self._by_rank.get(own.rank, set()).discard(own.room)
             own.released = True
-            self._tombstones.append((now + self._tombstone_seconds, own))
+            self._retire(own, now)
         else:
+            if done is Job.FAIL:
+                self._retire(own, now)
             self._follow_up(own)
+
+    def _retire(self, own: OwnRoom, now: float) -> None:
+        """The room is over for its rank: released, or failed for all who look at its key."""
+        self._by_rank.get(own.rank, set()).discard(own.room)
+        self._tombstones.append((now + self._tombstone_seconds, own))
 
     def _follow_up(self, own: OwnRoom) -> None:
         if own.follow_up:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from ..keys import Keys, ParsedKey, PrefillKey, RankKey, RoomKey
+from ..keys import Keys, PrefillKey, RankKey, RoomKey
 from ..model import FAILED, Assignment, InstanceInfo, PrefillInstance, Rank, RankEndpoint, RoomValue
 from ..records import Event, KeyValue
 
@@ -28,11 +28,18 @@ class Room(NamedTuple):
 
 @dataclass
 class Instance:
-    """All that is known of one prefill instance."""
+    """All that is known of one prefill instance.
+
+    Attributes:
+        info: its last word, also where the key is gone but ranks live.
+        born: create_revision of its key.
+        restarted: ``info`` came to belong to another start than before, and that was not acted upon yet.
+    """
 
     info: InstanceInfo | None = None
     info_key_exists: bool = False
-    info_revision: int = 0
+    born: int = 0
+    restarted: bool = False
     endpoints: dict[Rank, RankEndpoint] = field(default_factory=dict)
     epochs: dict[int, int] = field(default_factory=dict)
     rooms: dict[int, Room] = field(default_factory=dict)
@@ -44,10 +51,11 @@ class Wait:
     Attributes:
         instance: the instance as the engine named it, by id or address.
         named_rank: the rank that the request itself named, None where it did not.
+        placed: id of the instance that it was found to mean, None before.
         assignment: set once, when the rank is known.
     """
 
-    __slots__ = ("assignment", "ended", "id", "instance", "named_rank", "owner", "room")
+    __slots__ = ("assignment", "ended", "id", "instance", "named_rank", "owner", "placed", "room")
 
     def __init__(self, owner: object, id: int, instance: str, room: int, named_rank: int | None = None) -> None:
         self.owner = owner
@@ -55,6 +63,7 @@ class Wait:
         self.instance = instance
         self.room = room
         self.named_rank = named_rank
+        self.placed: str | None = None
         self.assignment: Assignment | None = None
         self.ended = False
 
@@ -99,7 +108,7 @@ class View:
         self._keys = keys
         self.revision = 0
         self.instances: dict[str, Instance] = {}
-        self._by_address: dict[str, str] = {}
+        self._by_address: dict[str, set[str]] = {}  # ids of all that claim it
         self._unplaced: dict[str, set[Wait]] = {}  # by the name that nobody has announced yet
         self._pending: dict[tuple[str, int], set[Wait]] = {}  # by instance and room
         self._for_rank: dict[tuple[str, int], set[Wait]] = {}  # rank is computed, but not live yet
@@ -111,7 +120,9 @@ class View:
         """The id of the instance that has this id or address; None where there is none."""
         if name in self.instances and self.instances[name].info:
             return name
-        return self._by_address.get(name)
+        claimants = self._by_address.get(name)
+        # the youngest: an elder that has not gone yet only lingers
+        return max(claimants, key=lambda id: (self.instances[id].born, id)) if claimants else None
 
     def instance(self, id: str) -> PrefillInstance | None:
         """An instance with the endpoints that belong to its present incarnation."""
@@ -156,8 +167,9 @@ class View:
         if wait.assignment:
             _discard(self._assigned, (wait.assignment.instance, wait.assignment.dp_rank), wait)
             return
-        id = self.find(wait.instance) or wait.instance
-        _discard(self._pending, (id, wait.room), wait)
+        if wait.placed is None:
+            return
+        _discard(self._pending, (wait.placed, wait.room), wait)
         for key in [key for key, waits in self._for_rank.items() if wait in waits]:
             _discard(self._for_rank, key, wait)
 
@@ -167,22 +179,38 @@ class View:
         """Apply changes of complete revisions, in order."""
         notices: list[Notice] = []
         for event in events:
-            parsed = self._keys.parse(event.key)
-            if isinstance(parsed, RoomKey):
-                notices.extend(self._room_changed(parsed, event.kv))
-            elif parsed is not None:
-                notices.extend(self._rank_changed(parsed, event.kv, event.mod_revision))
+            key = self._store(event)
+            if isinstance(key, RoomKey):
+                notices.extend(self._room_changed(key, event.kv))
+            elif key is not None:
+                notices.extend(self._refresh(key.instance, event.mod_revision))
         self.revision = revision
         return notices
 
     def snapshot(self, revision: int, kvs: Sequence[KeyValue]) -> list[Notice]:
-        """Replace everything: what vanished meanwhile becomes a deletion at this revision."""
+        """Replace everything: what vanished meanwhile becomes a deletion at this revision.
+
+        All is stored before anything is concluded: half a list describes a state that never was.
+        """
         listed = {kv.key for kv in kvs}
-        gone = [Event(key, revision, None) for key in self._known_keys() if key not in listed]
-        # ranks before rooms: an assignment must find the epoch that it was written under
-        rooms_last = sorted(kvs, key=lambda kv: kv.key.startswith(self._keys.rooms()))
-        fresh = [Event(kv.key, kv.mod_revision, kv) for kv in rooms_last]
-        return self.changes(revision, [*gone, *fresh])
+        events = [Event(key, revision, None) for key in self._known_keys() if key not in listed]
+        events += [Event(kv.key, kv.mod_revision, kv) for kv in kvs]
+        stored = [(self._store(event), event.kv) for event in events]
+        notices: list[Notice] = []
+        for id in dict.fromkeys(key.instance for key, _ in stored if isinstance(key, (PrefillKey, RankKey))):
+            notices.extend(self._refresh(id, revision))
+        for key, kv in stored:
+            if isinstance(key, RoomKey):
+                notices.extend(self._room_changed(key, kv))
+        self.revision = revision
+        return notices
+
+    def void(self, revision: int) -> list[Notice]:
+        """etcd has another history: nothing of what was known holds, and every wait that it answered is lost.
+
+        Epochs of another history are other numbers only by luck, so the next snapshot must not be compared with this.
+        """
+        return self.changes(revision, [Event(key, revision, None) for key in list(self._known_keys())])
 
     def _known_keys(self) -> Iterator[bytes]:
         for id, instance in self.instances.items():
@@ -193,18 +221,47 @@ class View:
             for room in instance.rooms:
                 yield self._keys.room(id, room)
 
+    def _store(self, event: Event) -> PrefillKey | RankKey | RoomKey | None:
+        """Keep what a key holds now; what the key stands for where that means anything here."""
+        key, kv = self._keys.parse(event.key), event.kv
+        if not isinstance(key, (PrefillKey, RankKey, RoomKey)):
+            return None
+        instance = self.instances.get(key.instance)
+        if instance is None:
+            if kv is None:
+                return None
+            instance = self.instances[key.instance] = Instance()
+        if isinstance(key, PrefillKey):
+            self._store_info(instance, kv)
+        elif isinstance(key, RankKey):
+            endpoint = RankEndpoint.from_json(key.rank, kv.value, kv.create_revision) if kv else None
+            if endpoint:
+                instance.endpoints[key.rank] = endpoint
+            else:
+                instance.endpoints.pop(key.rank, None)
+        elif kv:
+            instance.rooms[key.room] = Room(kv.value, kv.create_revision, kv.mod_revision, kv.lease)
+        else:
+            instance.rooms.pop(key.room, None)
+        return key
+
+    def _store_info(self, instance: Instance, kv: KeyValue | None) -> None:
+        instance.info_key_exists = kv is not None
+        if kv is None:
+            return  # the last word stands while ranks live: another agent of the instance writes it again
+        info = InstanceInfo.from_json(kv.value)
+        if info:
+            if instance.info and instance.info.incarnation != info.incarnation:
+                instance.restarted = True
+            instance.info, instance.born = info, kv.create_revision
+
     # --- rooms
 
     def _room_changed(self, key: RoomKey, kv: KeyValue | None) -> Iterator[Notice]:
         instance = self.instances.get(key.instance)
-        if kv is None:
-            if instance:
-                instance.rooms.pop(key.room, None)
-                self._drop_if_empty(key.instance)
+        if kv is None or instance is None:
+            self._drop_if_empty(key.instance)
             return
-        if instance is None:
-            instance = self.instances[key.instance] = Instance()
-        instance.rooms[key.room] = Room(kv.value, kv.create_revision, kv.mod_revision, kv.lease)
         for wait in list(self._pending.get((key.instance, key.room), ())):
             yield from self._answer(wait, key.instance, instance)
         if self._assigned and b'"failed"' in kv.value:
@@ -223,6 +280,7 @@ class View:
     def _place(self, wait: Wait, id: str) -> Iterator[Notice]:
         """The ladder: rank named on the request, single rank, follow_bootstrap_room, registry."""
         instance = self.instances[id]
+        wait.placed = id
         info = instance.info
         assert info is not None  # find() returns none but announced instances
         if wait.named_rank is not None:
@@ -242,6 +300,12 @@ class View:
             self._for_rank.setdefault((id, dp_rank), set()).add(wait)
             return
         _discard(self._for_rank, (id, dp_rank), wait)
+        room = self.room(id, wait.room)
+        value = RoomValue.from_json(room.value) if room else None
+        if room and value and (value.state, value.dp_rank, value.epoch) == (FAILED, dp_rank, epoch):
+            wait.ended = True
+            yield WaitFailed(wait, value.reason, room.revision)
+            return
         # the epoch is the revision at which every reader came to know this answer
         yield self._assign(wait, Assignment(id, wait.room, dp_rank, epoch, epoch, 0, source))
 
@@ -268,33 +332,9 @@ class View:
 
     # --- instances and ranks
 
-    def _rank_changed(self, key: ParsedKey, kv: KeyValue | None, revision: int) -> Iterator[Notice]:
-        if not isinstance(key, (PrefillKey, RankKey)):
-            return
-        instance = self.instances.get(key.instance)
-        if instance is None:
-            if kv is None:
-                return
-            instance = self.instances[key.instance] = Instance()
-        if isinstance(key, PrefillKey):
-            self._set_info(instance, kv)
-        else:
-            endpoint = RankEndpoint.from_json(key.rank, kv.value, kv.create_revision) if kv else None
-            if endpoint:
-                instance.endpoints[key.rank] = endpoint
-            else:
-                instance.endpoints.pop(key.rank, None)
-        yield from self._refresh(key.instance, instance, revision)
-
-    def _set_info(self, instance: Instance, kv: KeyValue | None) -> None:
-        instance.info_key_exists = kv is not None
-        if kv is None:
-            return  # the last word stands while ranks live: another agent of the instance writes it again
-        info = InstanceInfo.from_json(kv.value)
-        if info:
-            instance.info, instance.info_revision = info, kv.mod_revision
-
-    def _refresh(self, id: str, instance: Instance, revision: int) -> Iterator[Notice]:
+    def _refresh(self, id: str, revision: int) -> Iterator[Notice]:
+        """Conclude from what is stored of an instance and its ranks."""
+        instance = self.instances[id]
         before, instance.epochs = instance.epochs, _live_epochs(instance)
         if not instance.info_key_exists and not instance.endpoints:
             instance.info = None
@@ -303,18 +343,21 @@ class View:
         for dp_rank, epoch in before.items():
             if instance.epochs.get(dp_rank) != epoch:
                 yield from self._lose(id, dp_rank, epoch, revision)
+        if instance.restarted or not instance.info:
+            instance.restarted = False
+            yield from self._lose_all(id, revision)
         if instance.info:
             yield from self._appeared(id, instance)
-        else:
-            yield from self._lose_all(id, revision)
-            self._drop_if_empty(id)
+        self._drop_if_empty(id)
 
     def _index_addresses(self, id: str, instance: Instance) -> None:
         addresses = instance.info.addresses if instance.info else ()
-        for address in [a for a, owner in self._by_address.items() if owner == id and a not in addresses]:
-            del self._by_address[address]
+        for address in [a for a, ids in self._by_address.items() if id in ids and a not in addresses]:
+            self._by_address[address].discard(id)
+            if not self._by_address[address]:
+                del self._by_address[address]
         for address in addresses:
-            self._by_address[address] = id
+            self._by_address.setdefault(address, set()).add(id)
 
     def _appeared(self, id: str, instance: Instance) -> Iterator[Notice]:
         assert instance.info is not None
@@ -341,8 +384,8 @@ class View:
                     yield WaitLost(wait, -1, 0, revision)
 
     def _drop_if_empty(self, id: str) -> None:
-        instance = self.instances[id]
-        if not (instance.rooms or instance.endpoints or instance.info):
+        instance = self.instances.get(id)
+        if instance and not (instance.rooms or instance.endpoints or instance.info):
             del self.instances[id]
 
 

@@ -105,7 +105,8 @@ class WatchMachine:
                 return self._stale(f"the store is at {response.header.revision}, behind what was read from it")
             self._target = response.header.revision
         changes = self._complete(response)
-        if self.revision >= self._target or self._is_progress(response):
+        caught_up = self.revision >= self._target or self._is_progress(response)
+        if caught_up and self.state is not WatchState.CLOSED:
             self.state = WatchState.SYNCED
         return changes
 
@@ -123,11 +124,13 @@ class WatchMachine:
         if response.fragment:
             self._fragments.extend(response.events)
             return None
+        if not response.events:
+            return None  # a control message; fragments that came before it still wait for their last one
         events: Sequence[Event] = response.events
         if self._fragments:
             events = [*self._fragments, *events]
             self._fragments = []
-        if not events or events[-1].mod_revision <= self.revision:
+        if events[-1].mod_revision <= self.revision:
             return None
         if events[0].mod_revision <= self.revision:
             events = [event for event in events if event.mod_revision > self.revision]

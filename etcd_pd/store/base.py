@@ -46,13 +46,10 @@ class Store(Protocol):
         """End a lease and delete its keys; one that is gone already is no error."""
 
     async def time_to_live(self, lease_id: int) -> int:
-        """Seconds left, 0 where the lease is gone."""
+        """Whole seconds left, 0 in the last one and where the lease is gone."""
 
     async def watch(self, prefix: bytes, start_revision: int) -> Watch:
         """Open a watch over a prefix from a revision on."""
-
-    def next_endpoint(self) -> None:
-        """Turn to another endpoint: this one is silent or cut off."""
 
     async def close(self) -> None:
         """Close all channels."""

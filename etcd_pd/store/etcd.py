@@ -1,8 +1,8 @@
 """The store on etcd: the only file that imports etcd3 and grpc.
 
 etcd3 gives channels and unary stubs; its watcher and its lease refresh lose what they were told on the first
-disconnect, so the two streams are our own, on its channel. One endpoint is used at a time; whoever finds it
-silent asks for the next.
+disconnect, so the two streams are our own, on its channel. One endpoint is used at a time, until a call or a stream
+fails on it.
 """
 
 from __future__ import annotations
@@ -59,6 +59,10 @@ CHANNEL_OPTIONS = (
     ("grpc.enable_http_proxy", 0),
 )
 
+#: A member that has lost its leader refuses calls and ends streams. Without it, such a member goes on answering
+#: progress requests, and a watch that learns nothing more looks alive.
+REQUIRE_LEADER = (("hasleader", "true"),)
+
 
 class EtcdStore:
     """A :class:`~etcd_pd.store.base.Store` on an etcd cluster. Use it as an async context manager, on one loop."""
@@ -84,9 +88,10 @@ class EtcdStore:
         """The endpoint in use."""
         return self._settings.endpoints[self._endpoint]
 
-    def next_endpoint(self) -> None:
-        """Turn to another endpoint: this one is silent or cut off."""
-        self._endpoint = (self._endpoint + 1) % len(self._settings.endpoints)
+    def _turn_from(self, endpoint: int) -> None:
+        """Turn to another endpoint, unless that was done already: many calls find the same one silent."""
+        if endpoint == self._endpoint:
+            self._endpoint = (self._endpoint + 1) % len(self._settings.endpoints)
 
     async def close(self) -> None:
         """Close all channels and end all streams."""
@@ -116,6 +121,8 @@ class EtcdStore:
 
     async def list(self, prefix: bytes) -> Listing:
         """All keys under a prefix at one revision."""
+        # one key first: turns from a frozen or cut-off endpoint long before a page's own timeout would
+        await self._repeat("list", "KV", "Range", rpc.RangeRequest(key=prefix))
         kvs: list[KeyValue] = []
         start, end, header = prefix, prefix_end(prefix), None
         while True:
@@ -152,7 +159,7 @@ class EtcdStore:
                     return int(response.TTL)
         except asyncio.TimeoutError as exc:
             self._drop_keepalive()
-            self.next_endpoint()
+            self._turn_from(stream.endpoint)
             raise StoreTimeout("keepalive", f"no answer in {self._settings.request_timeout_seconds} s") from exc
         except (StoreError, asyncio.CancelledError):
             self._drop_keepalive()
@@ -166,7 +173,7 @@ class EtcdStore:
             pass
 
     async def time_to_live(self, lease_id: int) -> int:
-        """Seconds left, 0 where the lease is gone."""
+        """Whole seconds left, 0 in the last one and where the lease is gone."""
         request = rpc.LeaseTimeToLiveRequest(ID=lease_id)
         response = await self._repeat("timetolive", "Lease", "LeaseTimeToLive", request)
         return max(int(response.TTL), 0)
@@ -207,8 +214,7 @@ class EtcdStore:
             except _TokenExpired as exc:
                 raise StoreRejected(op, str(exc)) from exc
         except StoreUnavailable:
-            if endpoint == self._endpoint:
-                self.next_endpoint()
+            self._turn_from(endpoint)
             raise
 
     async def _once(self, op: str, service: str, method: str, request: Any, timeout: float | None) -> Any:
@@ -222,7 +228,7 @@ class EtcdStore:
 
     async def _metadata(self) -> tuple[tuple[str, str], ...]:
         if not self._settings.username:
-            return ()
+            return REQUIRE_LEADER
         if not self._token:
             request = rpc.AuthenticateRequest(name=self._settings.username, password=self._settings.password)
             future = self._stub("Auth").Authenticate.future(request, timeout=self._settings.request_timeout_seconds)
@@ -230,15 +236,18 @@ class EtcdStore:
                 self._token = (await _result(future)).token
             except grpc.RpcError as exc:
                 raise _translate("authenticate", exc, self.endpoint) from exc
-        return (("token", self._token),)
+        return (*REQUIRE_LEADER, ("token", self._token))
 
     async def _open(self, op: str, service: str, method: str, convert: Callable[[Any], Any] | None = None) -> _Stream:
         metadata = await self._metadata()
         call = getattr(self._stub(service), method)
-        return _Stream(op, call, metadata, self._endpoint, self.endpoint, convert, self._forget_token)
+        return _Stream(op, call, metadata, self._endpoint, self.endpoint, convert, self._stream_ended)
 
-    def _forget_token(self) -> None:
-        self._token = ""
+    def _stream_ended(self, endpoint: int, error: StoreError) -> None:
+        if isinstance(error, _TokenExpired):
+            self._token = ""
+        elif isinstance(error, StoreUnavailable):
+            self._turn_from(endpoint)
 
     def _drop_keepalive(self) -> None:
         stream, self._keepalive = self._keepalive, None
@@ -303,11 +312,11 @@ class _Stream:
         endpoint: int,
         address: str,
         convert: Callable[[Any], Any] | None,
-        on_expired: Callable[[], None],
+        on_ended: Callable[[int, StoreError], None],
     ) -> None:
         self.endpoint = endpoint
         self._op, self._address = op, address
-        self._convert, self._on_expired = convert, on_expired
+        self._convert, self._on_ended = convert, on_ended
         self._loop = asyncio.get_running_loop()
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._responses: asyncio.Queue[Any] = asyncio.Queue()
@@ -321,8 +330,7 @@ class _Stream:
     async def receive(self) -> Any:
         response = await self._responses.get()
         if isinstance(response, StoreError):
-            if isinstance(response, _TokenExpired):
-                self._on_expired()
+            self._on_ended(self.endpoint, response)
             raise response
         return response
 
@@ -340,6 +348,7 @@ class _Stream:
             error = exc
         except grpc.RpcError as exc:
             error = _translate(self._op, exc, self._address)
+        self._requests.put(None)  # grpc's own thread waits for the next request, whether the stream lives or not
         self._hand_over(error)
 
     def _hand_over(self, item: Any) -> None:

@@ -16,6 +16,7 @@ import etcd_pd
 from tests.support.waiting import wait_until
 
 E = TypeVar("E")
+FOUR_RANKS = etcd_pd.Topology(dp=4)
 
 
 class AgentProcess:
@@ -96,7 +97,7 @@ def announce(
     instance: str = "prefill-0",
     dp_rank: int = 0,
     *,
-    topology: etcd_pd.Topology = etcd_pd.Topology(dp=4),
+    topology: etcd_pd.Topology = FOUR_RANKS,
     launch_id: str = "launch-1",
     policy: str = "round_robin",
     rank: etcd_pd.Rank | None = None,

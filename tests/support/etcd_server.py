@@ -149,6 +149,12 @@ class EtcdNode:
         if wait:
             self.wait_healthy()
 
+    def lose_everything(self) -> None:
+        """An empty etcd in its place, on the same port and, for a single member, with the same cluster id."""
+        self.remove()
+        self._create(int(self.endpoint.rpartition(":")[2]))
+        self.wait_healthy()
+
     def pause(self) -> None:
         """Freezes the process: sockets stay open, nobody answers."""
         self.container.pause()

@@ -129,6 +129,12 @@ class EtcdCtl:
             db_size=int(answer.get("dbSize", 0)),
         )
 
+    def alarm(self, name: str, *, active: bool) -> None:
+        """Raises or disarms an alarm, "NOSPACE" or "CORRUPT", of the member that answers."""
+        member = str(self.status().member_id)
+        action = "ACTIVATE" if active else "DEACTIVATE"
+        self._call("/v3/maintenance/alarm", {"action": action, "memberID": member, "alarm": name})
+
     def healthy(self) -> bool:
         """Whether /health says so; False too where nothing answers."""
         try:

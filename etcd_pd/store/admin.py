@@ -1,0 +1,127 @@
+"""What an administrator asks of etcd: members, roles, users. On the store's own channels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..config import EtcdSettings
+from ..errors import StoreRejected
+from ..keys import prefix_end
+from . import etcdrpc
+from .etcd import EtcdStore
+
+rpc = etcdrpc
+
+#: What etcd says where something is there already.
+_EXISTS = ("already exists", "already granted")
+_MISSING = "not found"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member as etcd lists it; one that never started has no client URLs, and mostly no name."""
+
+    id: int
+    name: str
+    peer_urls: tuple[str, ...]
+    client_urls: tuple[str, ...]
+
+    @property
+    def started(self) -> bool:
+        """Whether it ever told the others where its clients find it."""
+        return bool(self.client_urls)
+
+
+class EtcdAdmin(EtcdStore):
+    """An :class:`EtcdStore` that can also change members, roles and users; it must be etcd's root where auth is on."""
+
+    async def __aenter__(self) -> EtcdAdmin:
+        return self
+
+    # --- members
+
+    async def members(self) -> list[Member]:
+        """All members, by quorum: where this answers, the cluster works."""
+        response = await self._repeat("member list", "Cluster", "MemberList", rpc.MemberListRequest(linearizable=True))
+        return [Member(m.ID, m.name, tuple(m.peerURLs), tuple(m.clientURLs)) for m in response.members]
+
+    async def knows_members(self) -> bool:
+        """Whether any endpoint answers with members, be it without quorum: then a cluster exists."""
+        response = await self._repeat("member list", "Cluster", "MemberList", rpc.MemberListRequest())
+        return bool(response.members)
+
+    async def cluster_id(self) -> int:
+        """The cluster's id."""
+        response = await self._repeat("member list", "Cluster", "MemberList", rpc.MemberListRequest())
+        return int(response.header.cluster_id)
+
+    async def remove_member(self, id: int) -> None:
+        """Take a member out; one that is gone already is no error."""
+        await self._unless("member remove", "Cluster", "MemberRemove", rpc.MemberRemoveRequest(ID=id), _MISSING)
+
+    async def add_member(self, peer_url: str) -> None:
+        """Let a member in that is about to start; one that is in already is no error."""
+        request = rpc.MemberAddRequest(peerURLs=[peer_url])
+        await self._unless("member add", "Cluster", "MemberAdd", request, "Peer URLs already exists")
+
+    # --- roles and users
+
+    async def auth_enabled(self) -> bool:
+        """Whether users and roles hold.
+
+        Raises:
+            StoreRejected: they do, and this is not root.
+        """
+        return bool((await self._repeat("auth status", "Auth", "AuthStatus", rpc.AuthStatusRequest())).enabled)
+
+    async def enable_auth(self) -> None:
+        """Let users and roles hold; root must exist."""
+        await self._call("auth enable", "Auth", "AuthEnable", rpc.AuthEnableRequest())
+
+    async def add_role(self, role: str) -> None:
+        """Create a role unless it is there."""
+        await self._unless("role add", "Auth", "RoleAdd", rpc.AuthRoleAddRequest(name=role), *_EXISTS)
+
+    async def permit(self, role: str, key: bytes, *, write: bool, prefix: bool = True) -> None:
+        """Let a role read, or read and write, what is under a prefix, or one key."""
+        kind = rpc.Permission.READWRITE if write else rpc.Permission.READ
+        permission = rpc.Permission(permType=kind, key=key, range_end=prefix_end(key) if prefix else b"")
+        request = rpc.AuthRoleGrantPermissionRequest(name=role, perm=permission)
+        await self._call("role grant", "Auth", "RoleGrantPermission", request)
+
+    async def add_user(self, user: str, password: str = "") -> None:
+        """Create a user unless it is there; without a password only its certificate tells who it is."""
+        options = rpc.UserAddOptions(no_password=not password)
+        request = rpc.AuthUserAddRequest(name=user, password=password, options=options)
+        await self._unless("user add", "Auth", "UserAdd", request, *_EXISTS)
+
+    async def delete_user(self, user: str) -> None:
+        """Delete a user; one that is gone already is no error."""
+        await self._unless("user delete", "Auth", "UserDelete", rpc.AuthUserDeleteRequest(name=user), _MISSING)
+
+    async def grant_role(self, user: str, role: str) -> None:
+        """Give a user a role; one that it has already is no error."""
+        request = rpc.AuthUserGrantRoleRequest(user=user, role=role)
+        await self._unless("user grant", "Auth", "UserGrantRole", request, *_EXISTS)
+
+    async def password_holds(self, user: str, password: str) -> bool:
+        """Whether a user has this password; only while auth is enabled."""
+        request = rpc.AuthenticateRequest(name=user, password=password)
+        try:
+            await self._call("authenticate", "Auth", "Authenticate", request)
+        except StoreRejected:
+            return False
+        return True
+
+    async def _unless(self, op: str, service: str, method: str, request: object, *fine: str) -> None:
+        """Do it, unless etcd says that it is done."""
+        try:
+            await self._call(op, service, method, request)
+        except StoreRejected as exc:
+            if not any(text in str(exc) for text in fine):
+                raise
+
+
+def without_user(settings: EtcdSettings) -> EtcdSettings:
+    """The same without a name and password: before auth is enabled, etcd refuses them."""
+    return replace(settings, username="", password="")

@@ -1,0 +1,49 @@
+"""Eight ranks of a decode group, with delays and two agents, take every step alike."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from etcd_pd import Registered
+from tests.support.agents import AgentProcess, announce, wait_for
+from tests.support.etcd_server import EtcdServer
+from tests.support.group_ranks import ROOMS
+from tests.support.waiting import wait_until
+
+RANKS = 8
+
+
+def test_all_ranks_of_a_group_admit_the_same_rooms_in_the_same_steps(
+    etcd: EtcdServer, root: str, tmp_path: Path
+) -> None:
+    with (
+        AgentProcess(etcd.endpoint, root, "one") as one,
+        AgentProcess(etcd.endpoint, root, "two") as two,
+        one.client() as prefill,
+    ):
+        announce(prefill, dp_rank=2)
+        sockets = ",".join([one.socket_path, two.socket_path] * (RANKS // 2))
+        command = [sys.executable, "-m", "tests.support.group_ranks", str(tmp_path), sockets]
+        with subprocess.Popen(command) as group:
+            wait_until(lambda: len(list(tmp_path.glob("*.ready"))) == RANKS, "the group has begun", timeout=40)
+            for room in ROOMS:
+                prefill.prefill.register(room)
+                assert wait_for(prefill, Registered).room == room
+                if room % 10 == 0:
+                    prefill.prefill.fail(room, "a fault")
+                if room == 40:
+                    two.pause()  # half of the group falls behind
+                if room == 60:
+                    two.resume()
+            assert group.wait(timeout=40) == 0
+    steps = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(RANKS)]
+    assert all(other == steps[0] for other in steps)
+    admitted = [room for step in steps[0] for room, _ in step[0]]
+    failed = [room for step in steps[0] for room, _ in step[1]]
+    assert sorted({*admitted, *failed}) == list(ROOMS)
+    assert sorted(failed) == [room for room in ROOMS if room % 10 == 0]
+    assert len(set(admitted)) == len(admitted)
+    assert len([step for step in steps[0] if step[0]]) > 1, "one step would prove nothing"

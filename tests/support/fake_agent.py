@@ -1,0 +1,118 @@
+"""The agent's end of the socket, played by a test: it says what it is told to, and etcd has no part in it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from etcd_pd import protocol
+from etcd_pd.protocol import MAX_PACKET, RegisteredRoom, ResolvedWant, ViewAt, WantedRoom
+
+SYNCED, STALE = 0, 1
+
+
+class FakeAgent:
+    """Listens on a path. Nothing happens in the background: a test accepts, reads and speaks."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._listener: socket.socket | None = None
+        self._engines: list[FakeEngineSocket] = []
+        self.start()
+
+    def start(self) -> None:
+        """Listen, again after stop()."""
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        self._listener.bind(self.path)
+        self._listener.listen()
+
+    def accept(self) -> FakeEngineSocket:
+        """The next engine that has connected."""
+        assert self._listener is not None
+        engine = FakeEngineSocket(self._listener.accept()[0])
+        self._engines.append(engine)
+        return engine
+
+    def has_visitor(self) -> bool:
+        """Whether somebody has connected; they are turned away."""
+        assert self._listener is not None
+        try:
+            self._listener.accept()[0].close()
+        except BlockingIOError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Die: every connection ends, and nobody listens."""
+        for engine in self._engines:
+            engine.close()
+        self._engines.clear()
+        if self._listener:
+            self._listener.close()
+            self._listener = None
+            os.unlink(self.path)
+
+
+class FakeEngineSocket:
+    """One connection of an engine, as the agent has it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+
+    def packets(self) -> list[bytes]:
+        """What the engine has said since the last call; an empty packet at the end: it has left."""
+        found: list[bytes] = []
+        try:
+            while not found or found[-1]:
+                found.append(self._socket.recv(MAX_PACKET + 1))
+        except (BlockingIOError, ConnectionResetError):
+            pass
+        return found
+
+    def kinds(self) -> bytes:
+        """The kinds of packets() in one word."""
+        return b"".join(packet[:1] for packet in self.packets())
+
+    def has_left(self) -> bool:
+        """Whether the engine closed the connection; what it said before is dropped."""
+        return self.packets()[-1:] == [b""]
+
+    def wants(self) -> list[WantedRoom]:
+        """The waits among packets()."""
+        return [protocol.decode_want(packet) for packet in self.packets() if packet[:1] == protocol.WANT]
+
+    def close(self) -> None:
+        self._socket.close()
+
+    # --- what an agent says
+
+    def send(self, packet: bytes) -> None:
+        self._socket.send(packet)
+
+    def say(self, kind: bytes, **message: Any) -> None:
+        self.send(protocol.encode_json(kind, message))
+
+    def welcome(self) -> None:
+        self.say(protocol.WELCOME, agent="fake")
+
+    def view(self, revision: int, view: int = SYNCED, last_want: int = 2**32) -> None:
+        self.send(protocol.encode_view(ViewAt(revision, view, last_want)))
+
+    def announced(self, epoch: int, incarnation: str = "uuid") -> None:
+        self.say(protocol.ANNOUNCED, epoch=epoch, key_epoch=epoch, incarnation=incarnation)
+
+    def registered(self, *rooms: RegisteredRoom) -> None:
+        for packet in protocol.encode_registered(rooms):
+            self.send(packet)
+
+    def resolved(
+        self, wants: Sequence[ResolvedWant], revision: int, view: int = SYNCED, last_want: int = 2**32
+    ) -> None:
+        for packet in protocol.encode_resolved(ViewAt(revision, view, last_want), wants):
+            self.send(packet)
+
+    def lost(self, id: int, revision: int, dp_rank: int = 0, epoch: int = 1) -> None:
+        self.say(protocol.ENDED, id=id, error="PrefillLost", dp_rank=dp_rank, epoch=epoch, revision=revision)

@@ -1,0 +1,173 @@
+"""The store port over :class:`~tests.support.memory_etcd.MemoryEtcd`, with faults that a test asks for.
+
+tests/contract holds it to the same cases as real etcd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TypeVar
+
+from etcd_pd.errors import LeaseNotFound, StoreError, StoreUnavailable
+from etcd_pd.records import Compare, Header, LeaseGrant, Listing, Operation, TxnResult, WatchResponse
+from tests.support.memory_etcd import MemoryEtcd
+
+T = TypeVar("T")
+
+
+class MemoryStore:
+    """A :class:`~etcd_pd.store.base.Store` in memory.
+
+    Args:
+        etcd: the content; two stores may share it.
+        fragment: most events in one watch message; 0: any number.
+
+    Attributes:
+        calls: every call by name, in order.
+    """
+
+    def __init__(self, etcd: MemoryEtcd | None = None, fragment: int = 0) -> None:
+        self.etcd = etcd or MemoryEtcd()
+        self.calls: list[str] = []
+        self._fragment = fragment
+        self._faults: dict[str, deque[tuple[StoreError, bool]]] = defaultdict(deque)
+        self._held: dict[str, asyncio.Event] = {}
+        self._watches: list[MemoryWatch] = []
+
+    # --- what a test does to it
+
+    def fail(self, op: str, error: StoreError, *, done: bool = False) -> None:
+        """The next call of `op` raises; `done`: it happens all the same."""
+        self._faults[op].append((error, done))
+
+    def hold(self, op: str) -> asyncio.Event:
+        """Calls of `op` wait for the event to be set, before they happen."""
+        return self._held.setdefault(op, asyncio.Event())
+
+    def drop_watches(self) -> None:
+        """Every open watch ends, as when its server goes down."""
+        for watch in list(self._watches):
+            watch.end(StoreUnavailable("watch", "the server went down"))
+
+    def compact(self) -> None:
+        """Forget history up to now."""
+        self.etcd.compact()
+
+    def publish(self) -> None:
+        """Tell watches what was done to `etcd` directly."""
+        for watch in list(self._watches):
+            watch.publish()
+
+    # --- Store
+
+    async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> TxnResult:
+        return await self._do("txn", lambda: self.etcd.txn(compares, operations))
+
+    async def read(self, keys: Sequence[bytes]) -> Listing:
+        return await self._do("read", lambda: self.etcd.read(keys))
+
+    async def list(self, prefix: bytes) -> Listing:
+        return await self._do("list", lambda: self.etcd.scan(prefix))
+
+    async def grant(self, ttl: int) -> LeaseGrant:
+        return await self._do("grant", lambda: self.etcd.grant(ttl))
+
+    async def keep_alive(self, lease_id: int) -> int:
+        return await self._do("keep_alive", lambda: self.etcd.keep_alive(lease_id))
+
+    async def revoke(self, lease_id: int) -> None:
+        def revoke() -> None:
+            try:
+                self.etcd.revoke(lease_id)
+            except LeaseNotFound:
+                pass
+
+        await self._do("revoke", revoke)
+
+    async def time_to_live(self, lease_id: int) -> int:
+        return await self._do("time_to_live", lambda: self.etcd.time_to_live(lease_id))
+
+    async def watch(self, prefix: bytes, start_revision: int) -> MemoryWatch:
+        watch = await self._do("watch", lambda: MemoryWatch(self, prefix, start_revision, self._fragment))
+        self._watches.append(watch)
+        return watch
+
+    async def close(self) -> None:
+        for watch in list(self._watches):
+            await watch.close()
+
+    def forget(self, watch: MemoryWatch) -> None:
+        """A watch has ended."""
+        if watch in self._watches:
+            self._watches.remove(watch)
+
+    async def _do(self, op: str, act: Callable[[], T]) -> T:
+        self.calls.append(op)
+        await asyncio.sleep(0)  # an answer never comes in the same turn of the loop
+        if op in self._held:
+            await self._held[op].wait()
+        if self._faults[op]:
+            error, done = self._faults[op].popleft()
+            if done:
+                act()
+                self.publish()
+            raise error
+        try:
+            return act()
+        finally:
+            self.publish()
+
+
+class MemoryWatch:
+    """An open watch on a :class:`MemoryStore`."""
+
+    def __init__(self, store: MemoryStore, prefix: bytes, start_revision: int, fragment: int) -> None:
+        self._store, self._prefix, self._fragment = store, prefix, fragment
+        self._next = start_revision
+        self._silent = self._over = False
+        self._queue: asyncio.Queue[WatchResponse | StoreError] = asyncio.Queue()
+        etcd = store.etcd
+        self._queue.put_nowait(WatchResponse(etcd.header, created=True))
+        if start_revision < etcd.compacted:
+            # as etcd does: this one header says revision 0, and the stream stays open
+            self._over = True
+            self._queue.put_nowait(WatchResponse(Header(etcd.cluster_id, 0), compact_revision=etcd.compacted))
+        self.publish()
+
+    async def __aiter__(self) -> AsyncIterator[WatchResponse]:
+        while True:
+            item = await self._queue.get()
+            if isinstance(item, StoreError):
+                raise item
+            yield item
+
+    def request_progress(self) -> None:
+        if not self._over and not self._silent:
+            self._queue.put_nowait(WatchResponse(self._store.etcd.header))
+
+    async def close(self) -> None:
+        self.end(StoreUnavailable("watch", "closed"))
+
+    def freeze(self) -> None:
+        """Say nothing any more, without an end."""
+        self._silent = True
+
+    def end(self, error: StoreError) -> None:
+        """The stream breaks."""
+        self._over = True
+        self._store.forget(self)
+        self._queue.put_nowait(error)
+
+    def publish(self) -> None:
+        """Queue what has happened since the last time."""
+        if self._over or self._silent:
+            return
+        header = self._store.etcd.header
+        for events in self._store.etcd.events(self._prefix, self._next):
+            step = self._fragment or len(events)
+            for start in range(0, len(events), step):
+                more = start + step < len(events)
+                self._queue.put_nowait(WatchResponse(header, events[start : start + step], fragment=more))
+            self._next = events[-1].mod_revision + 1

@@ -1,0 +1,569 @@
+"""One agent on an in-memory store: engines in, etcd out, and everything that may go wrong between them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+import etcd_pd
+from etcd_pd import (
+    Announced,
+    Client,
+    Drained,
+    Ended,
+    InstanceUnknown,
+    PrefillLost,
+    Rank,
+    RankEnded,
+    Registered,
+    Rejected,
+    Resolved,
+    RoomConflict,
+    RoomFailed,
+    Topology,
+    protocol,
+)
+from etcd_pd.errors import LeaseNotFound, StoreRejected, StoreTimeout, StoreUnavailable
+from etcd_pd.model import MAX_ROOM, RoomValue
+from etcd_pd.protocol import WantedRoom
+from etcd_pd.records import Delete, Put
+from tests.support.agent_in_memory import InMemory, running, until
+from tests.support.memory_etcd import MemoryEtcd
+from tests.support.memory_store import MemoryStore
+from tests.support.raw_engine import HELLO, heard, packets, raw
+
+pytestmark = pytest.mark.asyncio
+
+TIMEOUT = StoreTimeout("txn", "no answer")
+DOWN = StoreUnavailable("txn", "nobody listens")
+
+
+def decode(world: InMemory, *rooms: int, instance: str = "p") -> Client:
+    """A client that wants rooms."""
+    client = world.client()
+    for room in rooms:
+        client.decode.want(instance, room)
+    return client
+
+
+class TestTheWay:
+    async def test_a_room_travels_from_prefill_to_decode(self, world: InMemory) -> None:
+        prefill = await world.prefill(dp_rank=2)
+        client = decode(world, 77)
+        found = await world.registered(prefill, 77)
+        event = await world.event(client, Resolved)
+        assert event.assignment == etcd_pd.Assignment(
+            "p", 77, 2, prefill.prefill.epoch, found.token, found.lease_id, "registry"
+        )
+        prefill.prefill.release(77)
+        await until(lambda: world.room(77) is None, "its key is gone")
+
+    async def test_a_failed_room_fails_its_waits(self, world: InMemory) -> None:
+        prefill, client = await world.prefill(), decode(world, 77, 78)
+        await world.registered(prefill, 77)
+        await world.event(client, Resolved)
+        for room in (77, 78):
+            prefill.prefill.fail(room, f"reason {room}")
+            ended = await world.event(client, Ended)
+            assert isinstance(ended.error, RoomFailed)
+            assert (ended.error.room, ended.error.reason) == (room, f"reason {room}")
+
+    async def test_an_engine_s_end_is_news_at_once(self, world: InMemory) -> None:
+        prefill, other = await world.prefill(0), await world.prefill(1)
+        client = decode(world, 77, 78)
+        await world.registered(prefill, 77)
+        await world.registered(other, 78)
+        for _ in range(2):
+            await world.event(client, Resolved)
+        prefill.close()
+        ended = await world.event(client, Ended)
+        assert isinstance(ended.error, PrefillLost)
+        assert (ended.error.room, ended.error.dp_rank) == (77, 0)
+        assert client.decode.resolve_nowait("p", 78) is not None, "the other rank's rooms go on"
+
+    async def test_nothing_is_left_when_the_last_rank_ended(self, world: InMemory) -> None:
+        (await world.prefill()).close()
+        await until(lambda: not world.store.etcd.scan(world.keys.prefill("p")).kvs, "its keys are gone")
+
+    async def test_siblings_are_all_answered(self, world: InMemory) -> None:
+        topology = Topology(dp=1, tp=4)
+        clients = [world.client() for _ in range(4)]
+        for tp, client in enumerate(clients):
+            world.announce(client, rank=Rank(0, 0, tp), topology=topology, port=5000 + tp)
+        epochs = {(await world.event(client, Announced)).epoch for client in clients}
+        assert len(epochs) == 1, "one rank, one epoch"
+        for client in clients:
+            client.prefill.register(7)
+        tokens = {(await world.event(client, Registered)).token for client in clients}
+        assert len(tokens) == 1
+
+    async def test_losing_one_sibling_ends_the_rank_for_all(self, world: InMemory) -> None:
+        topology = Topology(dp=2, tp=2)
+        clients = [world.client() for _ in range(2)]
+        for tp, client in enumerate(clients):
+            world.announce(client, rank=Rank(1, 0, tp), topology=topology, port=5000 + tp)
+        for client in clients:
+            await world.event(client, Announced)
+        clients[1].close()
+        assert isinstance(await world.event(clients[0], RankEnded), RankEnded)
+
+    async def test_two_instances_own_a_room_each_and_two_ranks_do_not(self, world: InMemory) -> None:
+        first, second, other = [await world.prefill(n, i) for n, i in ((0, "p"), (1, "p"), (0, "q"))]
+        await world.registered(first, 7)
+        await world.registered(other, 7)
+        second.prefill.register(7)
+        rejected = await world.event(second, Rejected)
+        assert isinstance(rejected.error, RoomConflict)
+        assert rejected.error.holder == f"p/0@{first.prefill.epoch}"
+
+    async def test_drain_ends_when_the_last_room_did(self, world: InMemory) -> None:
+        prefill = await world.prefill()
+        await world.registered(prefill, 7)
+        prefill.prefill.drain()
+        key = world.keys.rank("p", Rank(0))
+        await until(lambda: b"draining" in world.store.etcd.keys[key].value, "etcd knows")
+        assert prefill.prefill.poll() == []
+        prefill.prefill.release(7)
+        await world.event(prefill, Drained)
+
+    async def test_a_failed_room_does_not_hold_up_a_drain(self, world: InMemory) -> None:
+        prefill = await world.prefill()
+        await world.registered(prefill, 7)
+        prefill.prefill.fail(7, "r")
+        prefill.prefill.drain()
+        await world.event(prefill, Drained)
+
+    async def test_draining_at_once_is_no_conflict_with_oneself(self, world: InMemory) -> None:
+        client = world.client()
+        world.announce(client)
+        client.prefill.drain()
+        await world.event(client, Drained)
+        await world.event(client, Announced)
+
+    async def test_an_unknown_instance_is_said_soon(self, tmp_path: Path) -> None:
+        async with running(tmp_path, instance_timeout_seconds=0.1) as world:
+            ended = await world.event(decode(world, 7, instance="nowhere:1"), Ended)
+            assert isinstance(ended.error, InstanceUnknown)
+            assert ended.error.instance == "nowhere:1"
+
+    async def test_but_not_while_the_agent_is_cut_off(self, tmp_path: Path) -> None:
+        async with running(tmp_path, instance_timeout_seconds=0.1) as world:
+            world.store.hold("watch")
+            world.store.drop_watches()
+            await until(lambda: world.agent.watcher.state.value == "stale", "it is stale")
+            client = decode(world, 7, instance="nowhere:1")
+            await asyncio.sleep(0.3)
+            assert client.decode.poll() == []
+            world.store.hold("watch").set()
+            await world.event(client, Ended)
+
+
+class TestUnknownOutcomes:
+    @pytest.mark.parametrize("done", [True, False])
+    async def test_of_an_announcement(self, world: InMemory, done: bool) -> None:
+        """What its own lost answer left in etcd is no predecessor to wait for."""
+        client = world.client()
+        world.store.fail("txn", TIMEOUT, done=done)
+        world.announce(client)
+        await world.event(client, Announced)
+        await world.registered(client, 7)
+
+    @pytest.mark.parametrize("done", [True, False])
+    async def test_of_an_announcement_whose_engine_then_ends(self, world: InMemory, done: bool) -> None:
+        client = world.client()
+        world.store.fail("txn", TIMEOUT, done=done)
+        gate = world.store.hold("txn")
+        world.announce(client)
+        client.fileno()
+        await until(lambda: world.agent.announcer.ranks, "it is being announced")
+        client.close()
+        await until(lambda: not world.agent.announcer.ranks, "it left")
+        gate.set()
+        await until(lambda: not world.agent.announcer._tasks, "everything was said")
+        assert not world.store.etcd.scan(world.keys.prefill("p")).kvs
+
+    @pytest.mark.parametrize("done", [True, False])
+    async def test_of_registrations(self, world: InMemory, done: bool) -> None:
+        prefill = await world.prefill()
+        world.store.fail("txn", TIMEOUT, done=done)
+        found = await world.registered(prefill, 7)
+        assert world.store.etcd.keys[world.keys.room("p", 7)].create_revision == found.token
+
+    async def test_of_a_withdrawal(self, world: InMemory) -> None:
+        prefill = await world.prefill()
+        world.store.fail("txn", TIMEOUT, done=True)
+        prefill.close()
+        await until(lambda: not world.store.etcd.scan(world.keys.prefill("p")).kvs, "its keys are gone")
+
+    async def test_etcd_is_down_for_a_while(self, world: InMemory) -> None:
+        prefill = await world.prefill()
+        for op in ("grant", "txn", "read", "txn", "read"):
+            world.store.fail(op, DOWN)
+        for room in range(100):
+            prefill.prefill.register(room)
+        rooms: set[int] = set()
+        while len(rooms) < 100:
+            rooms.add((await world.event(prefill, Registered)).room)
+
+    async def test_and_registrations_wait_only_so_long(self, tmp_path: Path) -> None:
+        async with running(tmp_path, registration_timeout_seconds=0.3) as world:
+            prefill = await world.prefill()
+            for _ in range(200):
+                world.store.fail("grant", DOWN)
+            prefill.prefill.register(7)
+            rejected = await world.event(prefill, Rejected)
+            assert isinstance(rejected.error, etcd_pd.RegistrationTimeout)
+            world.store._faults.clear()
+            await world.registered(prefill, 7)
+
+    async def test_a_refused_room_costs_the_others_nothing(self, world: InMemory) -> None:
+        prefill = await world.prefill()
+        gate = world.store.hold("txn")
+        for _ in range(2):
+            world.store.fail("txn", StoreRejected("txn", "no space"))
+        for room in range(2):
+            prefill.prefill.register(room)
+        gate.set()
+        rejected = await world.event(prefill, Rejected)
+        assert rejected.room in (0, 1)
+        assert (await world.event(prefill, Registered)).room == 1 - rejected.room
+
+
+class TestLeases:
+    async def test_a_revoked_session_means_a_new_epoch(self, world: InMemory) -> None:
+        prefill = await world.prefill()
+        epoch = prefill.prefill.epoch
+        client = decode(world, 7)
+        await world.registered(prefill, 7)
+        await world.event(client, Resolved)
+        world.store.etcd.revoke(world.agent.session.lease_id)
+        world.store.publish()
+        ended = await world.event(client, Ended)
+        assert isinstance(ended.error, PrefillLost)
+        assert (await world.event(prefill, Announced)).epoch > epoch
+
+    async def test_rooms_share_a_lease_that_goes_when_they_do(self, world: InMemory) -> None:
+        prefill = await world.prefill()
+        leases = {(await world.registered(prefill, room)).lease_id for room in range(5)}
+        assert len(leases) == 1
+        for room in range(5):
+            prefill.prefill.release(room)
+        await until(lambda: not leases & set(world.store.etcd.leases()), "the empty lease is revoked")
+
+    async def test_a_bucket_revoked_by_hand_is_replaced(self, world: InMemory) -> None:
+        prefill = await world.prefill()
+        first = await world.registered(prefill, 1)
+        world.store.etcd.revoke(first.lease_id)
+        second = await world.registered(prefill, 2)
+        assert second.lease_id != first.lease_id
+        assert world.room(1) is None and world.room(2) is not None
+        prefill.prefill.release(1)
+        prefill.prefill.drain()
+        prefill.prefill.release(2)
+        await world.event(prefill, Drained)
+
+    async def test_a_lease_lost_between_grant_and_use_is_replaced(self, world: InMemory) -> None:
+        prefill = await world.prefill()
+        await world.registered(prefill, 1)
+        world.store.fail("txn", LeaseNotFound("txn"))
+        await world.registered(prefill, 2)
+
+    async def test_no_more_rooms_than_a_bucket_may_hold(self, tmp_path: Path) -> None:
+        async with running(tmp_path, bucket_max_rooms=10) as world:
+            prefill = await world.prefill()
+            for room in range(100):
+                prefill.prefill.register(room)
+            for _ in range(100):
+                found = await world.event(prefill, Registered)
+            leases = [kv.lease for kv in world.store.etcd.scan(world.keys.rooms()).kvs]
+            assert len(leases) == 100 and found.lease_id in leases
+            assert max(leases.count(lease) for lease in leases) <= 10
+
+
+class TestWatch:
+    async def test_what_happened_while_it_was_away_is_heard(self, world: InMemory) -> None:
+        prefill = await world.prefill()
+        client = decode(world, 7)
+        await until(lambda: client.decode.poll() == [] and client.decode.revision, "the agent has looked at the want")
+        gate = world.store.hold("watch")
+        world.store.drop_watches()
+        await until(lambda: client.decode.poll() == [] and client.decode.view == "stale", "it is said")
+        epoch = prefill.prefill.epoch
+        world.store.etcd.txn([], [Put(world.keys.room("p", 7), RoomValue(0, epoch).to_json(), 0)])
+        with pytest.raises(etcd_pd.ViewStale):
+            client.decode.resolve_nowait("p", 7)
+        gate.set()
+        await world.event(client, Resolved)
+        await until(lambda: client.decode.poll() == [] and client.decode.view == "synced", "it is synced")
+
+    async def test_also_after_a_compaction(self, world: InMemory) -> None:
+        prefill, client = await world.prefill(), decode(world, 7, 8)
+        await world.registered(prefill, 8)
+        await world.event(client, Resolved)
+        gate = world.store.hold("watch")
+        world.store.drop_watches()
+        await until(lambda: world.agent.watcher.state.value == "stale", "it is stale")
+        etcd, epoch = world.store.etcd, prefill.prefill.epoch
+        etcd.txn([], [Put(world.keys.room("p", 7), RoomValue(0, epoch).to_json(), 0)])
+        etcd.txn([], [Delete(world.keys.rank("p", Rank(0)))])
+        etcd.compact()
+        gate.set()
+        lost = {(await world.event(client, Ended)).error.room for _ in range(2)}
+        assert lost == {7, 8}
+        assert world.agent.watcher.resyncs == 2
+        assert (await world.event(prefill, Announced)).epoch > epoch
+
+    async def test_a_frozen_server_is_noticed(self, tmp_path: Path) -> None:
+        async with running(tmp_path, watch_silence_seconds=0.3) as world:
+            watches = world.store.calls.count("watch")
+            for watch in list(world.store._watches):
+                watch.freeze()
+            await until(lambda: world.store.calls.count("watch") > watches, "another watch")
+            await until(lambda: world.agent.watcher.state.value == "synced", "it is synced")
+
+    async def test_a_quiet_one_is_left_alone(self, tmp_path: Path) -> None:
+        async with running(tmp_path, watch_silence_seconds=0.3) as world:
+            await asyncio.sleep(1.0)
+            assert world.store.calls.count("watch") == 1
+
+    async def test_large_revisions_come_in_fragments(self, tmp_path: Path) -> None:
+        store = MemoryStore(fragment=1)
+        async with running(tmp_path, store) as world:
+            prefill = await world.prefill()
+            client = decode(world, *range(50))
+            for room in range(50):
+                prefill.prefill.register(room)
+            rooms: set[int] = set()
+            while len(rooms) < 50:
+                rooms.add((await world.event(client, Resolved)).assignment.room)
+
+    async def test_another_history_starts_everything_anew(self, world: InMemory) -> None:
+        prefill, client = await world.prefill(), decode(world, 7)
+        await world.registered(prefill, 7)
+        await world.event(client, Resolved)
+        world.store.etcd = MemoryEtcd(cluster_id=99)
+        world.store.drop_watches()
+        ended = await world.event(client, Ended)
+        assert isinstance(ended.error, PrefillLost)
+        await world.event(prefill, Announced)
+        await world.registered(prefill, 8)
+
+    async def test_an_older_store_with_the_same_numbers_is_no_way_back(self, world: InMemory) -> None:
+        """A restored etcd may give a rank the very epoch that it had: what was known is lost all the same."""
+        prefill, client = await world.prefill(), decode(world, 7, 8)
+        before = prefill.prefill.epoch
+        await world.registered(prefill, 7)
+        await world.event(client, Resolved)
+        for _ in range(20):
+            await world.store.txn([], [Put(b"/cell/v1/elsewhere", b"", 0)])
+        gate = world.store.hold("watch")
+        world.store.etcd = MemoryEtcd(time.monotonic)
+        world.store.drop_watches()
+        key = world.keys.rank("p", Rank(0))
+        await until(lambda: key in world.store.etcd.keys, "the rank is announced there before that is known")
+        assert world.store.etcd.keys[key].create_revision == before
+        gate.set()
+        lost = {(await world.event(client, Ended)).error.room for _ in range(2)}
+        assert lost == {7, 8}
+        assert (await world.event(prefill, RankEnded)).epoch == before
+        await world.event(prefill, Announced)
+        await world.registered(prefill, 9)
+
+    async def test_an_engine_that_ends_amid_another_history_leaves_nothing(self, world: InMemory) -> None:
+        prefill = await world.prefill()
+        gate = world.store.hold("watch")
+        world.store.etcd = MemoryEtcd(time.monotonic, cluster_id=99)
+        world.store.drop_watches()
+        key = world.keys.rank("p", Rank(0))
+        await until(lambda: key in world.store.etcd.keys, "the rank is announced there before that is known")
+        writes = world.store.hold("txn")
+        gate.set()
+        await until(lambda: world.agent.announcer.ranks[0].renounced, "that is known")
+        prefill.close()
+        await until(lambda: not world.agent.announcer.ranks, "it left")
+        writes.set()
+        await until(lambda: not world.store.etcd.scan(world.keys.prefill("p")).kvs, "its keys are gone")
+
+    async def test_waiting_for_the_view_does_not_flood_etcd(self, world: InMemory) -> None:
+        prefill = await world.prefill()
+        gate = world.store.hold("watch")
+        world.store.drop_watches()
+        await until(lambda: world.agent.watcher.state.value == "stale", "it is stale")
+        world.store.etcd.txn([], [Put(world.keys.room("p", 7), RoomValue(3, 1).to_json(), 0)])
+        before = len(world.store.calls)
+        prefill.prefill.register(7)
+        await asyncio.sleep(0.5)
+        assert len(world.store.calls) - before < 200
+        gate.set()
+        await world.event(prefill, Registered)
+
+
+class TestTheEnd:
+    async def test_without_engines_nothing_is_left(self, tmp_path: Path) -> None:
+        async with running(tmp_path) as world:
+            prefill = await world.prefill()
+            await world.registered(prefill, 7)
+            prefill.close()
+            await until(lambda: not world.agent.server.connections, "it left")
+        assert world.store.etcd.keys == {}
+        assert world.store.etcd.leases() == []
+        assert not os.path.exists(world.settings.socket_path)
+
+    async def test_with_engines_everything_is_left_to_a_successor(self, tmp_path: Path) -> None:
+        async with running(tmp_path) as world:
+            prefill = await world.prefill()
+            found = await world.registered(prefill, 7)
+            epoch = prefill.prefill.epoch
+            decoder = decode(world, 7, 8)
+            await world.event(decoder, Resolved)
+            world.clients.clear()
+            world.stop.set()
+            await until(lambda: prefill.prefill.poll() == [] and prefill.state == "connecting", "the agent is gone")
+        assert world.keys.rank("p", Rank(0)) in world.store.etcd.keys
+        async with running(tmp_path, world.store) as successor:
+            assert successor.settings.socket_path == world.settings.socket_path
+            successor.clients += [prefill, decoder]
+            again = await successor.registered(prefill, 8)
+            assert (prefill.prefill.epoch, again.token > found.token) == (epoch, True)
+            assert (await successor.event(decoder, Resolved)).assignment.room == 8
+            assert decoder.decode.resolve_nowait("p", 7) is not None
+            prefill.prefill.release(7)
+            await until(lambda: successor.room(7) is None, "what its predecessor wrote is released")
+
+    async def test_a_part_that_fails_ends_the_agent(self, tmp_path: Path) -> None:
+        """A bug must not look like quiet."""
+
+        class Broken(MemoryStore):
+            async def keep_alive(self, lease_id: int) -> int:
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            async with running(tmp_path, Broken(), session_ttl_seconds=5) as world:
+                await until(lambda: not os.path.exists(world.settings.socket_path), "the agent ended")
+
+
+class TestBounds:
+    async def test_a_slow_engine_is_told_that_it_lost_pushes_and_asks_again(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with running(tmp_path, push_queue_max_bytes=65_536) as world:
+            prefill = await world.prefill()
+            slow, quick = world.client(), world.client()
+            rooms = range(8_000)
+            for room in rooms:
+                slow.decode.want("p", room)
+
+            def wants() -> int:
+                slow.decode.poll()
+                return sum(len(engine.wants) for engine in world.agent.server.connections)
+
+            await until(lambda: wants() == len(rooms), "every want was heard")
+            for room in rooms:
+                prefill.prefill.register(room)
+                if room % 100 == 0:
+                    await world.registered(prefill, MAX_ROOM - room)
+                    quick.decode.want("p", MAX_ROOM - room)
+                    assert (await world.event(quick, Resolved)).assignment.room == MAX_ROOM - room
+            assert "pushes dropped" in caplog.text
+            resolved: set[int] = set()
+
+            def catch_up() -> bool:
+                resolved.update(e.assignment.room for e in slow.decode.poll() if isinstance(e, Resolved))
+                prefill.prefill.poll()
+                return len(resolved) == len(rooms)
+
+            await until(catch_up, "the slow one has every answer in the end")
+
+    async def test_an_engine_that_promised_signs_of_life_is_dead_without(self, world: InMemory) -> None:
+        prefill, client = await world.prefill(), decode(world, 7)
+        wedged = world.client(heartbeat=0.2)
+        world.announce(wedged, 1)
+        await world.event(wedged, Announced)
+        await world.registered(wedged, 7)
+        await world.event(client, Resolved)
+        ended = await world.event(client, Ended)
+        assert isinstance(ended.error, PrefillLost) and ended.error.dp_rank == 1
+        assert prefill.prefill.epoch == world.agent.view.epoch("p", 0)
+
+    async def test_more_registrations_than_may_wait_are_refused(self, tmp_path: Path) -> None:
+        async with running(tmp_path, queue_max_rooms=10) as world:
+            prefill = await world.prefill()
+            gate = world.store.hold("grant")
+            for room in range(50):
+                prefill.prefill.register(room)
+            rejected = await world.event(prefill, Rejected)
+            assert isinstance(rejected.error, etcd_pd.AgentBusy)
+            gate.set()
+            await world.event(prefill, Registered)
+
+
+class TestDuplicates:
+    async def test_a_second_process_of_a_rank_does_not_harm_the_first_by_leaving(self, world: InMemory) -> None:
+        first = await world.prefill()
+        await world.registered(first, 7)
+        second = world.client()
+        world.announce(second, port=9999)
+        second.fileno()
+        await until(lambda: len(world.agent.announcer.ranks) == 2, "it is being announced")
+        second.close()
+        await until(lambda: len(world.agent.announcer.ranks) == 1, "it left")
+        first.prefill.release(7)
+        await until(lambda: world.room(7) is None, "the first one's room is still its own")
+        assert first.prefill.epoch == world.agent.view.epoch("p", 0)
+
+
+class TestGroups:
+    """Rule 11: what a rank vouches for with its revision has arrived there."""
+
+    async def test_a_new_want_is_looked_at_before_the_revision_holds(self, world: InMemory) -> None:
+        prefill = await world.prefill()
+        found = await world.registered(prefill, 7)
+        client = world.client()
+        await until(lambda: client.decode.poll() == [] and client.decode.revision >= found.token, "it is synced")
+        client.decode.want("p", 7)
+        assert client.decode.revision == 0
+        admission = client.decode.admit(found.token)
+        assert admission == ([], [])
+        await until(lambda: client.decode.poll() is not None and client.decode.revision, "it was looked at")
+        assert [a.room for a in client.decode.admit(client.decode.revision).admitted] == [7]
+
+    async def test_no_revision_is_told_ahead_of_what_ended_at_it(self, world: InMemory) -> None:
+        """One list resolves a room and ends another: a rank that has heard half of it does not vouch for the whole."""
+        prefill, other = await world.prefill(0), await world.prefill(1)
+        await world.registered(other, 8)
+        with raw(world.settings.socket_path) as sock:
+            sock.send(HELLO)
+            for id, room in ((1, 7), (2, 8)):
+                sock.send(protocol.encode_want(WantedRoom(id, room, -1, 60.0, "p")))
+            await until(lambda: heard(sock, protocol.RESOLVED), "the room that is there")
+            gate = world.store.hold("watch")
+            world.store.drop_watches()
+            await until(lambda: world.agent.watcher.state.value == "stale", "it is stale")
+            etcd = world.store.etcd
+            etcd.txn([], [Delete(world.keys.rank("p", Rank(1)))])
+            value = RoomValue(0, prefill.prefill.epoch).to_json()
+            written = etcd.txn([], [Put(world.keys.room("p", 7), value, 0)]).header.revision
+            etcd.compact()
+            packets(sock)
+            gate.set()
+            said: list[bytes] = []
+
+            def revision() -> int:
+                said.extend(packets(sock))
+                return _last_revision(said)
+
+            await until(lambda: revision() >= written, "all of it")
+        kinds = [packet[:1] for packet in said]
+        vouching = next(number for number in range(len(said)) if _last_revision(said[: number + 1]) >= written)
+        assert kinds.index(protocol.RESOLVED) < vouching
+        assert kinds.index(protocol.ENDED) < vouching
+
+
+def _last_revision(said: list[bytes]) -> int:
+    """The highest that the agent vouched for."""
+    views = [packet for packet in said if packet[:1] in (protocol.VIEW, protocol.RESOLVED)]
+    return max((protocol.decode_view(packet).revision for packet in views), default=0)

@@ -1,0 +1,294 @@
+"""Two agents' room books against one model etcd, with lost answers, dying ranks and late views."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from etcd_pd.core.batch import Batch, Guard, Outcome, RankRef, Registered, Rejected, RoomBook
+from etcd_pd.core.lease import Bucket, BucketPool
+from etcd_pd.errors import LeaseNotFound, StoreRejected
+from etcd_pd.keys import Keys
+from etcd_pd.model import ASSIGNED, Rank, RoomValue
+from etcd_pd.records import MAX_TXN_OPS, Compare, Delete, KeyValue, Operation, Put
+from tests.support.memory_etcd import MemoryEtcd
+
+KEYS = Keys("/cell")
+TIMEOUT, TOMBSTONE = 5.0, 20.0
+RANKS = {0: 0, 1: 0, 2: 1}  # DP rank -> agent
+ROOMS = st.integers(1, 4)
+
+
+#: DP rank, sibling, life.
+Owner = tuple[int, int, int]
+
+
+def rank_key(dp: int) -> bytes:
+    return KEYS.rank("p", Rank(dp))
+
+
+class Agent:
+    """A book, what its view has seen, and its one batch in flight."""
+
+    def __init__(self, etcd: MemoryEtcd) -> None:
+        self.etcd = etcd
+        self.pool = BucketPool(40, 2.0, 6, 30.0, 1.0)
+        self.epochs: dict[int, int] = {}
+        self.seen = 0
+        self.present: set[int] = set()
+        self.flight: tuple[Batch, Bucket | None] | None = None
+        self.book = RoomBook(
+            KEYS,
+            self.pool,
+            self.guard_of,
+            max_rooms=5,
+            max_queue=12,
+            registration_timeout=TIMEOUT,
+            tombstone_seconds=TOMBSTONE,
+        )
+
+    def guard_of(self, ref: RankRef) -> Guard | None:
+        epoch = self.epochs.get(ref.dp_rank, 0)
+        if not epoch or ref.dp_rank not in self.present:
+            return None
+        return Guard(epoch, (Compare(rank_key(ref.dp_rank), epoch),))
+
+    def is_dead(self, instance: str, value: RoomValue, kv: KeyValue) -> bool | None:
+        return None if self.seen < kv.create_revision else self.epochs.get(value.dp_rank) != value.epoch
+
+
+class TwoAgents(RuleBasedStateMachine):
+    """Whoever asked is answered once; what was acknowledged stands, under its token, while its epoch lives."""
+
+    @initialize()
+    def start(self) -> None:
+        self.now = 0.0
+        self.etcd = MemoryEtcd(lambda: self.now)
+        self.agents = [Agent(self.etcd), Agent(self.etcd)]
+        self.owed: Counter[tuple[Owner, int]] = Counter()
+        self.acknowledged: dict[int, tuple[int, int, int, int]] = {}  # room -> dp, epoch, token, lease
+        self.wanted: dict[int, set[int]] = {dp: set() for dp in RANKS}  # rooms that a rank asked for and did not end
+        self.lives = dict.fromkeys(RANKS, 0)
+        self.over: set[tuple[int, int]] = set()  # rank and room: released or failed
+        self.failed: set[tuple[int, int]] = set()
+        self.users: dict[tuple[int, int], set[Owner]] = {}  # who registered it since
+        for dp in RANKS:
+            self.rank_appears(dp)
+
+    # --- engines
+
+    @rule(dp=st.sampled_from([*RANKS]), room=ROOMS, sibling=st.integers(0, 1))
+    def register(self, dp: int, room: int, sibling: int) -> None:
+        owner = (dp, sibling, self.lives[dp])
+        self.owed[owner, room] += 1
+        use, users = (dp, room), self.users.setdefault((dp, room), set())
+        outcomes = self.agents[RANKS[dp]].book.register(owner, RankRef("p", dp), room, self.now)
+        is_late_sibling = use in self.over and owner not in users
+        if use not in self.failed and not is_late_sibling and not any(isinstance(o, Rejected) for o in outcomes):
+            self.wanted[dp].add(room)
+            if use in self.over:
+                self.over.discard(use)
+                users.clear()
+        users.add(owner)
+        self.hear(dp, outcomes)
+
+    @rule(dp=st.sampled_from([*RANKS]), room=ROOMS)
+    def release(self, dp: int, room: int) -> None:
+        self.ends(dp, room)
+        self.agents[RANKS[dp]].book.release(RankRef("p", dp), room)
+
+    @rule(dp=st.sampled_from([*RANKS]), room=ROOMS)
+    def fail(self, dp: int, room: int) -> None:
+        self.ends(dp, room)
+        self.failed.add((dp, room))
+        self.agents[RANKS[dp]].book.fail(RankRef("p", dp), room, "why", self.now)
+
+    def ends(self, dp: int, room: int) -> None:
+        self.wanted[dp].discard(room)
+        self.over.add((dp, room))
+        if room in self.acknowledged and self.acknowledged[room][0] == dp:
+            del self.acknowledged[room]
+
+    # --- ranks
+
+    @rule(dp=st.sampled_from([*RANKS]))
+    def rank_key_vanishes(self, dp: int) -> None:
+        self.etcd.txn([], [Delete(rank_key(dp))])
+        self.forget(dp)
+
+    @rule(dp=st.sampled_from([*RANKS]))
+    def process_dies(self, dp: int) -> None:
+        agent = self.agents[RANKS[dp]]
+        agent.present.discard(dp)
+        self.rank_key_vanishes(dp)
+        self.wanted[dp].clear()
+        self.lives[dp] += 1
+        for room in range(1, 5):
+            self.over.discard((dp, room))
+            self.failed.discard((dp, room))
+            self.users.pop((dp, room), None)
+        self.hear(dp, agent.book.rank_ended(RankRef("p", dp), gone=True))
+        assert not any(owed for (owner, _), owed in self.owed.items() if owner[0] == dp), "nobody waits for a dead one"
+
+    @rule(dp=st.sampled_from([*RANKS]))
+    def rank_appears(self, dp: int) -> None:
+        if rank_key(dp) not in self.etcd.keys:
+            self.etcd.txn([], [Put(rank_key(dp), b"{}", 0)])
+        self.agents[RANKS[dp]].present.add(dp)
+
+    @rule(which=st.integers(0, 1))
+    def view_catches_up(self, which: int) -> None:
+        agent = self.agents[which]
+        before, agent.seen = agent.epochs, self.etcd.revision
+        agent.epochs = {dp: kv.create_revision for dp in RANKS if (kv := self.etcd.keys.get(rank_key(dp)))}
+        for dp, owner in RANKS.items():
+            if owner == which and dp in before and agent.epochs.get(dp) != before[dp]:
+                self.hear(dp, agent.book.rank_ended(RankRef("p", dp), gone=False))
+
+    def forget(self, dp: int) -> None:
+        for room in [room for room, ack in self.acknowledged.items() if ack[0] == dp]:
+            del self.acknowledged[room]
+
+    # --- the registrar's part
+
+    @rule(which=st.integers(0, 1))
+    def send(self, which: int) -> None:
+        agent = self.agents[which]
+        if agent.flight:
+            return
+        batch = agent.book.take(self.now)
+        if batch is None:
+            return
+        bucket = None
+        if batch.creates:
+            bucket = agent.pool.pick(self.now, batch.creates)
+            if bucket is None:
+                granted = self.etcd.grant(40)
+                bucket = agent.pool.opened(granted.lease_id, granted.ttl, self.now)
+            agent.pool.written(bucket, batch.creates)
+        agent.flight = (batch, bucket)
+
+    @rule(which=st.integers(0, 1), happens=st.booleans(), answered=st.booleans())
+    def arrives(self, which: int, happens: bool, answered: bool) -> None:
+        agent = self.agents[which]
+        if not agent.flight:
+            return
+        batch, bucket = agent.flight
+        compares, operations = batch.compares(), batch.operations(bucket)
+        self.check(compares, operations)
+        try:
+            result = self.etcd.txn(compares, operations) if happens else None
+        except LeaseNotFound:
+            agent.flight = None
+            if bucket:
+                agent.pool.gone(bucket.lease_id)
+            if bucket and bucket.written > batch.creates:
+                agent.book.requeue(batch)
+            else:
+                self.hear_all(agent.book.refused(batch, StoreRejected("txn", "lease not found")))
+            return
+        if result and result.succeeded and answered:
+            agent.flight = None
+            self.hear_all(agent.book.succeeded(batch, bucket, result.header.revision, self.now))
+        else:
+            self.examine(agent)
+
+    @rule(which=st.integers(0, 1))
+    def is_refused(self, which: int) -> None:
+        agent = self.agents[which]
+        if agent.flight:
+            (batch, _), agent.flight = agent.flight, None
+            self.hear_all(agent.book.refused(batch, StoreRejected("txn", "no")))
+
+    @rule(which=st.integers(0, 1), happens=st.booleans())
+    def nobody_answers(self, which: int, happens: bool) -> None:
+        """The write may have happened; it cannot be read back yet."""
+        agent = self.agents[which]
+        if agent.flight:
+            batch, bucket = agent.flight
+            if happens:
+                try:
+                    self.etcd.txn(batch.compares(), batch.operations(bucket))
+                except LeaseNotFound:
+                    pass
+            self.hear_all(agent.book.give_up(batch, self.now))
+
+    def examine(self, agent: Agent) -> None:
+        assert agent.flight
+        (batch, bucket), agent.flight = agent.flight, None
+        listing = self.etcd.read(list(dict.fromkeys(batch.keys())))
+        self.hear_all(agent.book.examined(batch, bucket, listing, agent.is_dead, self.now))
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, TIMEOUT, TOMBSTONE]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        for agent in self.agents:
+            self.hear_all(agent.book.expire(self.now))
+            for lease_id in agent.pool.sweep(self.now):
+                if lease_id in self.etcd.leases():
+                    self.etcd.revoke(lease_id)
+        leases = set(self.etcd.leases())
+        for room in [room for room, ack in self.acknowledged.items() if ack[3] not in leases]:
+            del self.acknowledged[room]
+
+    # --- what must hold
+
+    def check(self, compares: list[Compare], operations: list[Operation]) -> None:
+        keys = [operation.key for operation in operations]
+        assert keys and len(set(keys)) == len(keys)
+        assert max(len(compares), len(operations)) <= MAX_TXN_OPS
+        assert {compare.key for compare in compares} >= set(keys)
+
+    def hear_all(self, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            assert isinstance(outcome.owner, tuple)
+            self.hear(outcome.owner[0], [outcome])
+
+    def hear(self, dp: int, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            assert isinstance(outcome.owner, tuple)
+            self.owed[outcome.owner, outcome.room] -= 1
+            assert self.owed[outcome.owner, outcome.room] >= 0, "nobody is answered twice"
+            epoch = self.agents[RANKS[dp]].epochs.get(dp, 0)
+            kv = self.etcd.keys.get(rank_key(dp))
+            lives = kv is not None and kv.create_revision == epoch
+            if isinstance(outcome, Registered) and lives and outcome.room in self.wanted[dp]:
+                held = self.acknowledged.get(outcome.room)
+                assert held is None or held[0] == dp, "a room has one owner"
+                if outcome.lease_id in self.etcd.leases():
+                    self.acknowledged[outcome.room] = (dp, epoch, outcome.token, outcome.lease_id)
+
+    @invariant()
+    def what_was_acknowledged_stands(self) -> None:
+        for room, (dp, epoch, token, _) in self.acknowledged.items():
+            kv = self.etcd.keys.get(KEYS.room("p", room))
+            assert kv is not None and kv.create_revision == token, f"room {room} was lost"
+            assert RoomValue.from_json(kv.value) == RoomValue(dp, epoch, ASSIGNED)
+
+    def teardown(self) -> None:
+        """Left alone, everything is answered and written, and what was released is gone."""
+        for dp in RANKS:
+            self.rank_appears(dp)
+            for room in range(1, 5):
+                if room not in self.wanted[dp]:
+                    self.agents[RANKS[dp]].book.release(RankRef("p", dp), room)
+        for _ in range(60):
+            for which in range(len(self.agents)):
+                self.view_catches_up(which)
+                self.send(which)
+                self.arrives(which, happens=True, answered=True)
+        assert not +self.owed, "everybody is answered"
+        assert [len(agent.book) for agent in self.agents] == [0, 0]
+        self.what_was_acknowledged_stands()
+        for room in range(1, 5):
+            kv = self.etcd.keys.get(KEYS.room("p", room))
+            value = RoomValue.from_json(kv.value) if kv else None
+            if value and value.epoch == self.etcd.keys[rank_key(value.dp_rank)].create_revision:
+                assert room in self.wanted[value.dp_rank], "nothing is left of what was released"
+
+
+TestTwoAgents = TwoAgents.TestCase
+TestTwoAgents.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
