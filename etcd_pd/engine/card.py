@@ -57,7 +57,7 @@ def read_card(path: str, settings: EngineSettings) -> ModelCard:
         context = int(config.max_position_embeddings)
         vocabulary = int(config.vocab_size)
         fingerprint = _fingerprint(path, f"{settings.dtype} {settings.compute}")
-    except (OSError, ValueError, AttributeError) as error:
+    except Exception as error:  # transformers and its helpers raise whatever they like
         raise ConfigError("model_path", f"cannot read the model in {path!r}: {error}") from error
     return ModelCard(
         path=path,

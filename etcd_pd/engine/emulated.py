@@ -61,7 +61,7 @@ class EmulatedModel:
     def export(self, prompt: EmulatedPrompt) -> KVCache:
         """The token ids in the shape of a KV cache."""
         ids = torch.tensor(prompt.token_ids).reshape(1, -1, 1)
-        return KVCache(((ids, ids),))
+        return KVCache(((ids, ids.clone()),))
 
     def batch(self) -> Batch:
         """An empty running batch."""

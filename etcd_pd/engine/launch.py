@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage
 
 import etcd_pd
 from etcd_pd import Client, ConfigError
@@ -93,18 +94,18 @@ async def _serve(
     pool = RankPool(settings, dispatcher, tokenizer.path, connect, lambda reason: _stop(stopped, reason))
     try:
         card = await _before(stopped, pool.start())
-        if card is None:
-            return
-        limits = Limits(role, card.vocabulary, card.context, settings.dp_size, settings.policy, addresses)
-        front = Front(settings, card, tokenizer, dispatcher, pool, limits)
-        runner = await _listen(front, listener, settings)
-        _log.info("%s ready instance=%s url=http://%s:%d", role, settings.instance_id, settings.host, settings.port)
-        failure = await stopped
-        _log.info("%s stopping instance=%s reason=%r", role, settings.instance_id, failure or "signal")
-        await pool.drain()
-        await runner.cleanup()
+        if card is not None:
+            limits = Limits(role, card.vocabulary, card.context, settings.dp_size, settings.policy, addresses)
+            front = Front(settings, card, tokenizer, dispatcher, pool, limits)
+            runner = await _listen(front, listener, settings)
+            _log.info("%s ready instance=%s url=http://%s:%d", role, settings.instance_id, settings.host, settings.port)
+            await stopped
+            _log.info("%s stopping instance=%s", role, settings.instance_id)
+            await pool.drain()
+            await runner.cleanup()
     finally:
         await pool.stop()
+    failure = stopped.result()
     if failure is not None:
         raise StartFailed(failure)
 
@@ -141,7 +142,7 @@ def _stop(stopped: asyncio.Future[str | None], reason: str | None) -> None:
 def _is_no_foreign_protocol(record: logging.LogRecord) -> bool:
     """Drop the traceback of a peer that speaks no HTTP/1: routers probe with HTTP/2, and get a 400."""
     error = record.exc_info[1] if record.exc_info else None
-    if type(error).__name__ in ("BadStatusLine", "BadHttpMethod", "BadHttpMessage", "InvalidURLError"):
+    if isinstance(error, BadHttpMessage):
         _log.debug("not HTTP/1 error=%.200r", str(error))
         return False
     return True

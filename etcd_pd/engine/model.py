@@ -47,7 +47,7 @@ class Model:
                 local_files_only=True,
                 use_safetensors=True,
             )
-        except (OSError, ValueError) as error:
+        except Exception as error:  # transformers and its helpers raise whatever they like
             raise ConfigError("model_path", f"cannot load {path!r}: {error}") from error
         self.network: Any = network.requires_grad_(False).eval().to(device)
         self.device = torch.device(device)
@@ -87,6 +87,7 @@ class Model:
 
 
 def _check_attention(config: Any) -> None:
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    plain = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
+    kinds = set(getattr(config, "layer_types", None) or [plain])
     if kinds != {"full_attention"}:
         raise ConfigError("model_path", f"needs layers of full attention, this model has {', '.join(sorted(kinds))}")

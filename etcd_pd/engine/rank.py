@@ -102,10 +102,8 @@ def _serve(loop: Loop, link: Link, spec: RankSpec) -> None:
             if isinstance(message, Stop):
                 return
             _dispatch(loop, message)
-        if loop.turn():
-            continue
-        ready = _wait(loop, link, front)
-        if front in ready:
+        busy = loop.turn()
+        if front in _wait(loop, link, front, busy):
             _log.error("front is gone, ending dp_rank=%d", spec.dp_rank)
             _remove_link(spec.link)
             return
@@ -120,8 +118,8 @@ def _dispatch(loop: Loop, message: ToRank) -> None:
         loop.drain()
 
 
-def _wait(loop: Loop, link: Link, front: int) -> set[Any]:
-    """Sleep until something comes in; what did."""
+def _wait(loop: Loop, link: Link, front: int, busy: bool) -> set[Any]:
+    """Sleep until something comes in, unless there is work; what did come in."""
     poller = zmq.Poller()
     for socket in (link.socket, *loop.sockets):
         poller.register(socket, zmq.POLLIN)
@@ -129,7 +127,7 @@ def _wait(loop: Loop, link: Link, front: int) -> set[Any]:
     for plain in (descriptor, front):
         if plain >= 0:
             poller.register(plain, zmq.POLLIN)
-    seconds = _IDLE_SECONDS if descriptor >= 0 else _CONNECTING_SECONDS
+    seconds = 0.0 if busy else _IDLE_SECONDS if descriptor >= 0 else _CONNECTING_SECONDS
     return {source for source, _ in poller.poll(int(seconds * 1000))}
 
 

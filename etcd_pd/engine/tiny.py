@@ -17,6 +17,7 @@ from pathlib import Path
 
 #: Changed whenever the recipe below changes.
 _RECIPE = "1"
+_BUILDING = ".tiny-llama-"
 _SEED = 20
 _VOCABULARY = 1024
 _CONTEXT = 32768
@@ -37,6 +38,9 @@ def ensure() -> str:
         with (cache / "tiny-llama.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not directory.exists():
+                # whoever was killed while making it left its work behind
+                for leftover in cache.glob(f"{_BUILDING}*"):
+                    shutil.rmtree(leftover, ignore_errors=True)
                 _make(directory)
     return str(directory)
 
@@ -51,7 +55,7 @@ def _corpus() -> str:
 
 
 def _make(directory: Path) -> None:
-    building = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".tiny-llama-"))
+    building = Path(tempfile.mkdtemp(dir=directory.parent, prefix=_BUILDING))
     try:
         _make_tokenizer(building)
         _make_weights(building)

@@ -22,6 +22,8 @@ from typing import NamedTuple
 import msgspec
 import zmq
 
+from etcd_pd import ConfigError
+
 #: Longest message that a prefill rank accepts: its peers send headers only.
 _MAX_HEADER_BYTES = 65_536
 #: A peer that is silent for this long, in milliseconds, is taken for gone and connected to anew.
@@ -113,6 +115,9 @@ class KVServer:
         socket: for a poller.
         port: where it listens.
         garbage: messages that could not be understood so far.
+
+    Raises:
+        ConfigError: this machine has no such address.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], host: str) -> None:
@@ -123,7 +128,11 @@ class KVServer:
         _set_heartbeat(self.socket)
         if ":" in host:
             self.socket.setsockopt(zmq.IPV6, 1)
-        self.port = self.socket.bind_to_random_port(f"tcp://{_bracketed(host)}")
+        try:
+            self.port = self.socket.bind_to_random_port(f"tcp://{_bracketed(host)}")
+        except zmq.ZMQError as error:
+            self.socket.close(linger=0)
+            raise ConfigError("kv_host", f"cannot listen on {host!r}: {error.strerror}") from error
         self.garbage = 0
 
     def receive(self) -> Iterator[Request]:

@@ -21,13 +21,20 @@ from etcd_pd.engine.model import Model
 from etcd_pd.engine.reference import generate
 from etcd_pd.engine.settings import PrefillSettings
 
-SMALL = {"vocab_size": 1024, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2}
+SMALL: dict[str, Any] = {
+    "vocab_size": 1024,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.2,
+}
 
 
 def save_qwen2(path: Path) -> None:
     torch.manual_seed(1)
-    Qwen2ForCausalLM(Qwen2Config(**SMALL, **HEADS, eos_token_id=[5, 6])).save_pretrained(path)
+    Qwen2ForCausalLM(Qwen2Config(**SMALL, eos_token_id=[5, 6])).save_pretrained(path)
 
 
 def save_gpt2(path: Path) -> None:
@@ -37,7 +44,7 @@ def save_gpt2(path: Path) -> None:
 
 
 def save_sliding(path: Path) -> None:
-    MistralForCausalLM(MistralConfig(**SMALL, **HEADS, sliding_window=16)).save_pretrained(path)
+    MistralForCausalLM(MistralConfig(**SMALL, sliding_window=16)).save_pretrained(path)
 
 
 def test_the_default_model_is_made_once_and_alike(model_path: str, tmp_path: Path, monkeypatch: Any) -> None:
@@ -51,7 +58,7 @@ def test_the_default_model_is_made_once_and_alike(model_path: str, tmp_path: Pat
 
 def test_what_the_card_says(model_path: str) -> None:
     card = read_card(model_path, PrefillSettings())
-    assert (card.vocabulary, card.context, card.end_tokens) == (1024, 32768, {0})
+    assert (card.vocabulary, card.context, card.end_tokens) == (1024, 32768, frozenset([0]))
     assert card.model_type == "llama"
     assert card.name == Path(model_path).name
     named = read_card(model_path, PrefillSettings(served_model_name="mine", dtype="bfloat16"))

@@ -9,6 +9,7 @@ import zmq
 from hypothesis import HealthCheck, given, settings, strategies as st
 from zmq.utils.garbage import gc
 
+from etcd_pd import ConfigError
 from etcd_pd.engine.transfer import (
     Ack,
     Answer,
@@ -137,6 +138,12 @@ def test_garbage_from_a_rank_is_counted_too(context: zmq.Context[zmq.Socket[byte
         rank.send_multipart([name, b"\xff\x00garbage", b"more"])
         wait_until(lambda: list(client.receive()) or client.garbage, "a reaction")
         assert client.garbage == 1
+
+
+def test_an_address_of_another_machine(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        KVServer(context, "192.0.2.1")
+    assert caught.value.field == "kv_host"
 
 
 def test_the_boot_id_is_one_for_all_processes() -> None:
