@@ -1,0 +1,110 @@
+"""The three calls of the Kubernetes API that the chart's Jobs need: read, create and replace one object.
+
+Standard library only: a client package would bring a dozen others into the image for these three requests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, EtcdPDError
+
+#: Where a pod finds its service account's token, the API server's certificate authority and its own namespace.
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+TIMEOUT_SECONDS = 15.0
+
+Object = dict[str, Any]
+
+
+class KubernetesError(EtcdPDError):
+    """The API server refused, or did not answer.
+
+    Attributes:
+        status: HTTP status, 0 where nothing answered.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ObjectConflict(KubernetesError):
+    """Somebody else created or changed the object meanwhile: read it again."""
+
+
+class Kubernetes:
+    """The API server as seen from a pod, in one namespace.
+
+    Args:
+        namespace: whose objects; empty: the pod's own.
+        account: directory with the service account's files.
+
+    Raises:
+        ConfigError: this is no pod, or it has no token.
+    """
+
+    def __init__(self, namespace: str = "", account: Path = ACCOUNT) -> None:
+        host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+        if not host:
+            raise ConfigError("namespace", "needs a pod: KUBERNETES_SERVICE_HOST is not set")
+        try:
+            self._token = account / "token"
+            self.namespace = namespace or (account / "namespace").read_text().strip()
+            context = ssl.create_default_context(cafile=str(account / "ca.crt"))
+        except OSError as exc:
+            raise ConfigError("namespace", f"needs a service account's token: {exc}") from exc
+        self._url = f"https://{f'[{host}]' if ':' in host else host}:{port}"
+        self._opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        )
+
+    def get(self, kind: str, name: str) -> Object | None:
+        """An object, for example ``get("secrets", "ca")``; None where there is none."""
+        try:
+            return self._ask("GET", f"{kind}/{name}")
+        except KubernetesError as exc:
+            if exc.status == 404:
+                return None
+            raise
+
+    def create(self, kind: str, body: Object) -> Object:
+        """Create an object.
+
+        Raises:
+            ObjectConflict: it exists.
+        """
+        return self._ask("POST", kind, body)
+
+    def replace(self, kind: str, body: Object) -> Object:
+        """Replace an object that was read before.
+
+        Raises:
+            ObjectConflict: it has changed since.
+        """
+        return self._ask("PUT", f"{kind}/{body['metadata']['name']}", body)
+
+    def _ask(self, method: str, path: str, body: Object | None = None) -> Object:
+        request = urllib.request.Request(
+            f"{self._url}/api/v1/namespaces/{self.namespace}/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            # read each time: kubelet renews it
+            headers={"Authorization": f"Bearer {self._token.read_text()}", "Content-Type": "application/json"},
+        )
+        try:
+            with self._opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
+                found: Object = json.load(answer)
+                return found
+        except urllib.error.HTTPError as exc:
+            with exc:
+                text = exc.read(2000).decode(errors="replace")
+            kind = ObjectConflict if exc.code == 409 else KubernetesError
+            raise kind(f"{method} {path}: {exc.code} {text}", exc.code) from exc
+        except OSError as exc:
+            raise KubernetesError(f"{method} {path}: {exc}") from exc

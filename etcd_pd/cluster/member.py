@@ -1,0 +1,133 @@
+"""``etcd-pd etcd-member``: before etcd starts, decide whether this member is new, starts again, or has lost its volume.
+
+An etcd that starts with an empty volume under an old member's name would vote as that member, having forgotten what it
+voted for before: writes could be lost. So once the cluster was formed, which a file says, an empty volume always means
+to leave and to join again as somebody new, and never to start a cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from ..config import EtcdSettings
+from ..errors import EtcdPDError, StoreError, StoreRejected
+from ..store.admin import EtcdAdmin, Member, without_user
+from .settings import MemberSettings
+
+log = logging.getLogger(__name__)
+
+NEW, EXISTING = "new", "existing"
+#: Pause between attempts, seconds: as long as etcd wants members to be connected before it lets another one in.
+PAUSE_SECONDS = 1.0
+
+
+class MembersDiffer(EtcdPDError):
+    """The running cluster is not the configured one: a number of members that changed, for example."""
+
+
+async def prepare(settings: MemberSettings) -> str:
+    """Write etcd's configuration file; ``new`` or ``existing``, as it says there.
+
+    Raises:
+        StoreError: the other members did not answer in time.
+        MembersDiffer: the running cluster has other members than the configured ones.
+    """
+    if (Path(settings.data_dir) / "member").is_dir():
+        state, why = EXISTING, "its data is here"
+    elif len(settings.peers) == 1:
+        state, why = NEW, "it is the only one"
+    else:
+        state, why = await _join(settings)
+    log.info("member=%s state=%s: %s", settings.member, state, why)
+    _write(settings, state)
+    return state
+
+
+async def _join(settings: MemberSettings) -> tuple[str, str]:
+    others = [endpoint for endpoint in settings.etcd.endpoints if endpoint != settings.client_url]
+    etcd = replace(settings.etcd, endpoints=tuple(others))
+    deadline = time.monotonic() + settings.wait_seconds
+    while True:
+        try:
+            return await _ask(settings, etcd)
+        except StoreError as exc:
+            if time.monotonic() >= deadline:
+                raise
+            log.info("member=%s waits: %s", settings.member, exc)
+            await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def _ask(settings: MemberSettings, etcd: EtcdSettings) -> tuple[str, str]:
+    """One attempt at a decision.
+
+    Raises:
+        StoreError: none can be taken yet.
+    """
+    async with EtcdAdmin(without_user(etcd)) as admin:
+        try:
+            await admin.knows_members()
+        except StoreRejected:
+            pass  # it answers, but not to nobody
+        except StoreError as exc:
+            if settings.formed_file and os.path.exists(settings.formed_file):
+                text = (
+                    f"{exc}; the cluster was formed before: if every volume is lost, delete the ConfigMap that says so"
+                )
+                raise StoreError("member list", text) from exc
+            return NEW, "no cluster was formed before, and no other member answers"
+    async with await _connect(etcd) as admin:
+        return await _rejoin(settings, admin)
+
+
+async def _connect(etcd: EtcdSettings) -> EtcdAdmin:
+    """As the user of the settings where auth is on, else as nobody."""
+    admin = EtcdAdmin(without_user(etcd))
+    try:
+        await admin.members()
+        return admin
+    except StoreRejected:
+        await admin.close()
+        if not etcd.username:
+            raise
+        return EtcdAdmin(etcd)
+    except BaseException:
+        await admin.close()
+        raise
+
+
+async def _rejoin(settings: MemberSettings, admin: EtcdAdmin) -> tuple[str, str]:
+    members = await admin.members()
+    _check(settings, members)
+    own = next((member for member in members if settings.peer_url in member.peer_urls), None)
+    if own and not own.started:
+        return EXISTING, "it was let in and has not started yet"
+    if own:
+        log.warning("member=%s lost its volume: removing id=%x, joining again", settings.member, own.id)
+        await admin.remove_member(own.id)
+    await admin.add_member(settings.peer_url)
+    return EXISTING, "it was let in again" if own else "it was let in"
+
+
+def _check(settings: MemberSettings, members: list[Member]) -> None:
+    strangers = {url for member in members for url in member.peer_urls} - set(settings.peers.values())
+    if strangers:
+        raise MembersDiffer(f"etcd has members at {', '.join(sorted(strangers))}, which are not configured")
+
+
+def _write(settings: MemberSettings, state: str) -> None:
+    """The base with this member's own lines: beside a file, etcd reads neither flags nor environment."""
+    own = {
+        "name": settings.member,
+        "initial-advertise-peer-urls": settings.peer_url,
+        "advertise-client-urls": settings.client_url,
+        "initial-cluster": ",".join(settings.initial_cluster),
+        "initial-cluster-state": state,
+    }
+    base = Path(settings.config_base).read_text()
+    lines = "".join(f"{key}: {value}\n" for key, value in own.items())
+    Path(settings.config_file).write_text(f"{base.rstrip()}\n{lines}")

@@ -1,0 +1,50 @@
+{{/* The agent beside engines: a native sidecar, which starts before them and ends after them.
+     Call with (dict "root" $ "identity" prefill|decode "name" CONTAINER "socket" PATH). */}}
+{{- define "etcd-pd.agent" -}}
+{{- $agent := .root.Values.agent -}}
+name: {{ .name }}
+image: {{ include "etcd-pd.image" (dict "root" .root "image" $agent.image) }}
+imagePullPolicy: {{ $agent.image.pullPolicy }}
+restartPolicy: Always
+command: [etcd-pd, agent]
+env:
+  - name: POD_NAME
+    valueFrom:
+      fieldRef:
+        fieldPath: metadata.name
+  - name: ETCD_PD_AGENT_ID
+    value: $(POD_NAME)-{{ .name }}
+  - name: ETCD_PD_SOCKET
+    value: {{ .socket }}
+  {{- include "etcd-pd.etcd.env" . | nindent 2 }}
+  {{- range $name, $value := omit $agent.settings "etcdRequestTimeoutSeconds" }}
+  - name: ETCD_PD_{{ snakecase $name | upper }}
+    value: {{ $value | toString | quote }}
+  {{- end }}
+# None of these asks etcd: an etcd that is down makes no pod restart and no GPU idle.
+startupProbe:
+  exec:
+    command: [python3, -m, etcd_pd.health, started]
+  periodSeconds: 1
+  timeoutSeconds: 5
+  failureThreshold: 120
+livenessProbe:
+  exec:
+    command: [python3, -m, etcd_pd.health, alive]
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+readinessProbe:
+  exec:
+    command: [python3, -m, etcd_pd.health, ready]
+  periodSeconds: 5
+  timeoutSeconds: 5
+resources:
+  {{- toYaml $agent.resources | nindent 2 }}
+securityContext:
+  {{- include "etcd-pd.noPrivileges" . | nindent 2 }}
+volumeMounts:
+  - name: socket
+    mountPath: /run/etcd-pd
+  {{- with include "etcd-pd.tls.mount" . }}{{ nindent 2 . }}{{ end }}
+{{- end -}}

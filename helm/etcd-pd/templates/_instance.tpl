@@ -1,0 +1,367 @@
+{{/* A fleet of engine pods: prefill and decode differ in their name, their certificate and their values alone.
+     Call with (dict "root" $ "role" prefill|decode "values" VALUES). */}}
+
+{{- define "etcd-pd.instance.selector" -}}
+{{ include "etcd-pd.selectorLabels" .root }}
+etcd-pd/role: {{ .role }}
+{{- end -}}
+
+{{/* The model as the engine's --model-path. */}}
+{{- define "etcd-pd.instance.modelPath" -}}
+{{- with .values.model -}}
+{{- if .huggingFace -}}
+{{ .huggingFace.repository }}
+{{- else if .claim -}}
+{{ printf "/model/%s" (.claim.path | default "") | trimSuffix "/" }}
+{{- else if .hostPath -}}
+/model
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "etcd-pd.instance.command" -}}
+{{- $model := include "etcd-pd.instance.modelPath" . -}}
+{{- if .values.command }}
+command:
+  {{- toYaml .values.command | nindent 2 }}
+{{- else if eq .values.engine "sglang" }}
+command:
+  - python3
+  - -m
+  - sglang.launch_server
+  - --model-path={{ $model }}
+  - --host=$(POD_IP)
+  - --port={{ .root.Values.enginePort }}
+  - --disaggregation-mode={{ .role }}
+  - --disaggregation-bootstrap-port={{ .root.Values.bootstrapPort }}
+  - --dp-size={{ .values.dpSize }}
+  {{- with .values.policy }}
+  - --load-balance-method={{ . }}
+  {{- end }}
+  {{- with .values.model.huggingFace }}
+  {{- with .revision }}
+  - --revision={{ . }}
+  {{- end }}
+  {{- end }}
+{{- else }}
+command: [etcd-pd, {{ .role }}]
+{{- end }}
+{{- with .values.args }}
+args:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "etcd-pd.instance.env" -}}
+{{- $values := .values -}}
+- name: POD_IP
+  valueFrom:
+    fieldRef:
+      fieldPath: status.podIP
+- name: ETCD_PD_INSTANCE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: ETCD_PD_SOCKET
+  value: /run/etcd-pd/agent.sock
+# A user id without a name: torch asks for one.
+- name: USER
+  value: etcd-pd
+- name: HOME
+  value: /cache
+- name: XDG_CACHE_HOME
+  value: /cache
+- name: HF_HOME
+  value: /cache/huggingface
+- name: TRITON_CACHE_DIR
+  value: /cache/triton
+- name: TORCHINDUCTOR_CACHE_DIR
+  value: /cache/inductor
+{{- if eq $values.engine "sglang" }}
+- name: PYTHONPATH
+  value: /etcd-pd/python
+- name: ETCD_PD_ENABLE
+  value: "1"
+{{- else }}
+- name: ETCD_PD_HOST
+  value: $(POD_IP)
+- name: ETCD_PD_PORT
+  value: {{ .root.Values.enginePort | quote }}
+{{- if eq .role "prefill" }}
+- name: ETCD_PD_BOOTSTRAP_PORT
+  value: {{ .root.Values.bootstrapPort | quote }}
+- name: ETCD_PD_BOOTSTRAP_TIMEOUT_SECONDS
+  value: {{ .root.Values.agent.settings.bootstrapTimeoutSeconds | quote }}
+{{- end }}
+- name: ETCD_PD_DP_SIZE
+  value: {{ $values.dpSize | quote }}
+{{- with $values.policy }}
+- name: ETCD_PD_POLICY
+  value: {{ . }}
+{{- end }}
+{{- with include "etcd-pd.instance.modelPath" . }}
+- name: ETCD_PD_MODEL_PATH
+  value: {{ . }}
+{{- end }}
+{{- if gt (int $values.gpu.count) 0 }}
+- name: ETCD_PD_DEVICE
+  value: cuda
+{{- end }}
+- name: ETCD_PD_STARTUP_TIMEOUT_SECONDS
+  value: {{ $values.startupSeconds | quote }}
+{{- include "etcd-pd.logEnv" .root }}
+{{- end }}
+{{- with $values.model.huggingFace }}
+{{- if .secretName }}
+- name: HF_TOKEN
+  valueFrom:
+    secretKeyRef:
+      name: {{ .secretName }}
+      key: {{ .secretKey | default "token" }}
+{{- end }}
+{{- end }}
+{{- with $values.env }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "etcd-pd.instance.resources" -}}
+{{- $devices := deepCopy .values.rdma.resources -}}
+{{- if gt (int .values.gpu.count) 0 -}}
+{{- $_ := set $devices .values.gpu.resourceName .values.gpu.count -}}
+{{- end -}}
+{{- $resources := deepCopy .values.resources -}}
+{{- if $devices -}}
+{{- $_ := set $resources "limits" (merge $devices (get $resources "limits" | default dict)) -}}
+{{- end -}}
+{{- toYaml $resources -}}
+{{- end -}}
+
+{{- define "etcd-pd.instance.affinity" -}}
+{{- $affinity := deepCopy .values.affinity -}}
+{{- if .values.topologyKey -}}
+{{- $labels := dict "matchLabels" (include "etcd-pd.selectorLabels" .root | fromYaml | merge (dict "app.kubernetes.io/component" "agent")) -}}
+{{- $term := dict "topologyKey" .values.topologyKey "labelSelector" $labels -}}
+{{- $_ := set $affinity "podAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $term)) -}}
+{{- end -}}
+{{- if .values.hostNetwork -}}
+{{- $labels := dict "matchLabels" (include "etcd-pd.selectorLabels" .root | fromYaml | merge (dict "app.kubernetes.io/component" "agent")) -}}
+{{- $term := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" $labels -}}
+{{- $_ := set $affinity "podAntiAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $term)) -}}
+{{- end -}}
+{{- if $affinity -}}
+affinity:
+  {{- toYaml $affinity | nindent 2 }}
+{{- end -}}
+{{- end -}}
+
+{{- define "etcd-pd.instance.engine" -}}
+name: engine
+image: {{ include "etcd-pd.image" (dict "root" .root "image" .values.image) }}
+imagePullPolicy: {{ .values.image.pullPolicy }}
+{{- include "etcd-pd.instance.command" . }}
+env:
+  {{- include "etcd-pd.instance.env" . | nindent 2 }}
+ports:
+  - name: http
+    containerPort: {{ .root.Values.enginePort }}
+startupProbe:
+  httpGet:
+    path: /health
+    port: http
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: {{ div (add .values.startupSeconds 4) 5 }}
+livenessProbe:
+  httpGet:
+    path: /health
+    port: http
+  periodSeconds: 10
+  timeoutSeconds: 10
+  failureThreshold: 6
+readinessProbe:
+  httpGet:
+    path: /health
+    port: http
+  periodSeconds: 5
+  timeoutSeconds: 5
+lifecycle:
+  preStop:
+    exec:
+      command:
+        - python3
+        - -m
+        - etcd_pd.drain
+        - --delay-seconds={{ .values.drain.delaySeconds }}
+        - --timeout-seconds={{ .values.drain.timeoutSeconds }}
+{{- with include "etcd-pd.instance.resources" . | fromYaml }}
+resources:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: {{ .values.readOnlyRootFilesystem }}
+  capabilities:
+    drop: [ALL]
+    {{- if .values.rdma.ipcLock }}
+    add: [IPC_LOCK]
+    {{- end }}
+volumeMounts:
+  - name: socket
+    mountPath: /run/etcd-pd
+  - name: shm
+    mountPath: /dev/shm
+  - name: tmp
+    mountPath: /tmp
+  - name: cache
+    mountPath: /cache
+  {{- if eq .values.engine "sglang" }}
+  - name: client
+    mountPath: /etcd-pd/python
+    readOnly: true
+  {{- end }}
+  {{- if or .values.model.claim .values.model.hostPath }}
+  - name: model
+    mountPath: /model
+    readOnly: true
+  {{- end }}
+  {{- with .values.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{- define "etcd-pd.instance.volumes" -}}
+- name: socket
+  emptyDir: {}
+- name: shm
+  emptyDir:
+    medium: Memory
+    sizeLimit: {{ .values.shmSize }}
+- name: tmp
+  emptyDir: {}
+- name: cache
+  emptyDir: {}
+{{- if eq .values.engine "sglang" }}
+- name: client
+  emptyDir: {}
+{{- end }}
+{{- if .values.model.claim }}
+- name: model
+  persistentVolumeClaim:
+    claimName: {{ .values.model.claim.name }}
+    readOnly: true
+{{- else if .values.model.hostPath }}
+- name: model
+  hostPath:
+    path: {{ .values.model.hostPath }}
+    type: Directory
+{{- end }}
+{{- with include "etcd-pd.tls.volume" (dict "root" .root "identity" .role) }}{{ nindent 0 . }}{{ end }}
+{{- with .values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "etcd-pd.instance.pod" -}}
+{{- include "etcd-pd.podDefaults" .root }}
+serviceAccountName: {{ include "etcd-pd.fullname" .root }}
+automountServiceAccountToken: false
+terminationGracePeriodSeconds: {{ .values.terminationGracePeriodSeconds }}
+{{- if .values.hostNetwork }}
+hostNetwork: true
+dnsPolicy: ClusterFirstWithHostNet
+{{- end }}
+{{- range $key := list "runtimeClassName" "priorityClassName" "schedulerName" }}
+{{- with get $.values $key }}
+{{ $key }}: {{ . }}
+{{- end }}
+{{- end }}
+{{- range $key := list "nodeSelector" "tolerations" }}
+{{- with get $.values $key }}
+{{ $key }}:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- with include "etcd-pd.instance.affinity" . }}
+{{ . }}
+{{- end }}
+securityContext:
+  runAsNonRoot: {{ ne (int .values.runAsUser) 0 }}
+  runAsUser: {{ .values.runAsUser }}
+  runAsGroup: {{ .values.runAsGroup }}
+  fsGroup: {{ .values.fsGroup }}
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile:
+    type: RuntimeDefault
+initContainers:
+  {{- if eq .values.engine "sglang" }}
+  # SGLang's image stays as it is: the client, its plug-in and the metadata by which SGLang finds it come from ours.
+  - name: client
+    image: {{ include "etcd-pd.image" (dict "root" .root "image" .root.Values.agent.image) }}
+    imagePullPolicy: {{ .root.Values.agent.image.pullPolicy }}
+    command: [python3, -m, etcd_pd.cluster.client_copy, /etcd-pd/python]
+    securityContext:
+      {{- include "etcd-pd.noPrivileges" . | nindent 6 }}
+    volumeMounts:
+      - name: client
+        mountPath: /etcd-pd/python
+  {{- end }}
+  {{- $agent := dict "root" .root "identity" .role "name" "agent" "socket" "/run/etcd-pd/agent.sock" }}
+  - {{ include "etcd-pd.agent" $agent | nindent 4 | trim }}
+containers:
+  - {{ include "etcd-pd.instance.engine" . | nindent 4 | trim }}
+  {{- with .values.extraContainers }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+volumes:
+  {{- include "etcd-pd.instance.volumes" . | nindent 2 }}
+{{- end -}}
+
+{{- define "etcd-pd.instance" -}}
+{{- $metadata := dict "root" .root "component" .role "suffix" .role -}}
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  {{- include "etcd-pd.metadata" $metadata | nindent 2 }}
+spec:
+  replicas: {{ .values.replicas }}
+  # A new pod cannot have a GPU before an old one gives it up.
+  strategy:
+    type: RollingUpdate
+    rollingUpdate:
+      maxSurge: 0
+      maxUnavailable: 1
+  progressDeadlineSeconds: {{ add .values.startupSeconds .values.terminationGracePeriodSeconds 600 }}
+  selector:
+    matchLabels:
+      {{- include "etcd-pd.instance.selector" . | nindent 6 }}
+  template:
+    metadata:
+      labels:
+        {{- with .values.podLabels }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+        {{- include "etcd-pd.podLabels" (dict "root" .root "component" "agent") | nindent 8 }}
+        etcd-pd/role: {{ .role }}
+      annotations:
+        kubectl.kubernetes.io/default-container: agent
+        {{- if eq .role "prefill" }}
+        sglang.ai/bootstrap-port: {{ .root.Values.bootstrapPort | quote }}
+        {{- end }}
+        {{- with .values.podAnnotations }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+    spec:
+      {{- include "etcd-pd.instance.pod" . | nindent 6 }}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  {{- include "etcd-pd.metadata" $metadata | nindent 2 }}
+spec:
+  maxUnavailable: {{ .values.maxUnavailable }}
+  unhealthyPodEvictionPolicy: AlwaysAllow
+  selector:
+    matchLabels:
+      {{- include "etcd-pd.instance.selector" . | nindent 6 }}
+{{- end -}}

@@ -1,0 +1,92 @@
+{{- define "etcd-pd.router.selector" -}}
+{{ include "etcd-pd.selectorLabels" . }}
+app.kubernetes.io/component: router
+{{- end -}}
+
+{{/* A selector of engine pods as the router's words. Call with (dict "root" $ "role" NAME). */}}
+{{- define "etcd-pd.router.words" -}}
+{{- $words := list -}}
+{{- range $key, $value := include "etcd-pd.instance.selector" . | fromYaml -}}
+{{- $words = append $words (printf "%s=%s" $key $value) -}}
+{{- end -}}
+{{ toYaml $words }}
+{{- end -}}
+
+{{- define "etcd-pd.router.pod" -}}
+{{- $router := .Values.router -}}
+{{- include "etcd-pd.podDefaults" . }}
+serviceAccountName: {{ include "etcd-pd.fullname" . }}-router
+automountServiceAccountToken: true
+{{- range $key := list "nodeSelector" "tolerations" }}
+{{- with get $router $key }}
+{{ $key }}:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+securityContext:
+  {{- include "etcd-pd.podUser" 65532 | nindent 2 }}
+containers:
+  - name: router
+    image: {{ include "etcd-pd.image" (dict "root" . "image" $router.image) }}
+    imagePullPolicy: {{ $router.image.pullPolicy }}
+    command: [sglang-router, launch]
+    args:
+      - --host=0.0.0.0
+      - --port={{ $router.port }}
+      - --prometheus-host=0.0.0.0
+      - --prometheus-port=29000
+      - --pd-disaggregation
+      - --policy={{ $router.policy }}
+      - --health-check-interval-secs={{ $router.healthCheckIntervalSeconds }}
+      - --service-discovery
+      - --service-discovery-namespace={{ .Release.Namespace }}
+      - --service-discovery-port={{ .Values.enginePort }}
+      {{- range $role := list "prefill" "decode" }}
+      - --{{ $role }}-selector
+      {{- include "etcd-pd.router.words" (dict "root" $ "role" $role) | nindent 6 }}
+      {{- end }}
+      {{- with $router.args }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+    env:
+      - name: HOME
+        value: /tmp
+      - name: HF_HUB_OFFLINE
+        value: "1"
+    ports:
+      - name: http
+        containerPort: {{ $router.port }}
+      - name: metrics
+        containerPort: 29000
+    startupProbe:
+      httpGet:
+        path: /liveness
+        port: http
+      periodSeconds: 2
+      timeoutSeconds: 5
+      failureThreshold: 60
+    livenessProbe:
+      httpGet:
+        path: /liveness
+        port: http
+      periodSeconds: 10
+      timeoutSeconds: 5
+    readinessProbe:
+      httpGet:
+        path: /readiness
+        port: http
+      periodSeconds: 2
+      timeoutSeconds: 5
+    {{- with $router.resources }}
+    resources:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    securityContext:
+      {{- include "etcd-pd.noPrivileges" . | nindent 6 }}
+    volumeMounts:
+      - name: tmp
+        mountPath: /tmp
+volumes:
+  - name: tmp
+    emptyDir: {}
+{{- end -}}

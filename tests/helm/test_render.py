@@ -1,0 +1,94 @@
+"""Helm renders the chart, both versions alike, the same each time, and Kubernetes would take the result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes_validate import validate
+
+from tests.helm.chart import CHART, KUBERNETES, RELEASE, SHAPES, Objects, binaries, rendered, run, template
+
+pytestmark = pytest.mark.helm
+
+
+@pytest.mark.parametrize("helm", ["helm", "helm3"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_lint_has_nothing_to_say(helm: str, shape: str) -> None:
+    done = run(binaries() / helm, "lint", "--strict", CHART, "--values", CHART / "ci" / f"{shape}.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_both_helm_versions_render_the_same_and_twice_the_same(shape: str) -> None:
+    oldest, newest = ("--kube-version", KUBERNETES[0]), ("--kube-version", KUBERNETES[-1])
+    first = template(shape, options=newest)
+    assert template(shape, options=newest) == first
+    assert template(shape, options=oldest) == first
+    assert template(shape, helm="helm3", options=oldest) == first
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_renders_are_tidy_and_hold_no_key(shape: str) -> None:
+    text = rendered(shape).text
+    assert "PRIVATE KEY" not in text
+    assert not [line for line in text.splitlines() if line != line.rstrip()]
+    assert not rendered(shape).of("Secret")
+
+
+def test_an_older_kubernetes_is_refused() -> None:
+    done = run(binaries() / "helm", "template", "t", CHART, "--kube-version", "1.28.0")
+    assert done.returncode != 0
+    assert "kubeVersion" in done.stderr
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_install_works_without_a_cluster(shape: str) -> None:
+    values = CHART / "ci" / f"{shape}.yaml"
+    done = run(binaries() / "helm", "install", "etcd-pd", CHART, "--dry-run=client", "--values", values)
+    assert done.returncode == 0, done.stderr
+    assert "Look at the rooms in flight" in done.stdout
+    assert ("Send the first request" in done.stdout) == (shape != "existing-secrets")
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_every_object_fits_the_schema_of_its_kind(version: str) -> None:
+    checked = 0
+    for shape in SHAPES:
+        for each in rendered(shape).all:
+            if each["apiVersion"].startswith("monitoring.coreos.com/"):
+                _check_monitoring(each)
+            else:
+                validate(each, version.rpartition(".")[0], strict=True)
+                checked += 1
+    assert checked > 20 * len(SHAPES)
+
+
+def _check_monitoring(each: dict[str, Any]) -> None:
+    """The operator's kinds, which kubernetes-validate does not know: the fields that we use, where they belong."""
+    assert each["apiVersion"] == "monitoring.coreos.com/v1"
+    if each["kind"] == "PodMonitor":
+        assert set(each["spec"]) == {"selector", "podMetricsEndpoints"}
+        assert [set(point) for point in each["spec"]["podMetricsEndpoints"]] == [{"port", "interval"}]
+    else:
+        assert each["kind"] == "PrometheusRule"
+        rules = [rule for group in each["spec"]["groups"] for rule in group["rules"]]
+        assert {rule["alert"] for rule in rules} >= {"EtcdPdNoLeader", "EtcdPdDatabaseFills", "EtcdPdWritesRefused"}
+        assert all(set(rule) == {"alert", "expr", "for", "labels", "annotations"} for rule in rules)
+
+
+def test_monitoring_follows_its_switches_alone() -> None:
+    off = Objects(template("cpu", {"podMonitor": {"enabled": False}, "prometheusRule": {"enabled": False}}))
+    assert not off.of("PodMonitor") + off.of("PrometheusRule")
+    on = rendered("cpu")
+    assert [each["metadata"]["name"] for each in on.of("PodMonitor")] == [
+        f"{RELEASE}-etcd-pd-etcd",
+        f"{RELEASE}-etcd-pd-router",
+    ]
+
+
+def test_defaults_render_without_any_value() -> None:
+    objects = Objects(template())
+    assert len(objects.of("Deployment")) == 3
+    assert yaml.safe_load(objects.one("ConfigMap", "etcd")["data"]["etcd.yaml"])["auto-compaction-mode"] == "periodic"
