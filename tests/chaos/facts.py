@@ -1,0 +1,228 @@
+"""A history, put in order: who owned which room, which epochs lived when, how each wait went."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from .history import Event
+
+Room = tuple[str, int]
+EpochKey = tuple[str, int, int]  # instance, dp_rank, epoch
+
+
+@dataclass
+class Ownership:
+    """A registration that was acknowledged; ``released_at`` is when the owner asked for its end."""
+
+    instance: str
+    room: int
+    dp_rank: int
+    epoch: int
+    token: int
+    lease: int
+    who: str
+    acked_at: float
+    era: int
+    released_at: float = math.inf
+
+    @property
+    def key(self) -> EpochKey:
+        """The epoch that it was made under."""
+        return self.instance, self.dp_rank, self.epoch
+
+    def __str__(self) -> str:
+        return f"{self.who} ({self.dp_rank}@{self.epoch}, token {self.token})"
+
+
+@dataclass
+class Life:
+    """One life of a rank's key, as the witness saw it."""
+
+    born_at: float
+    died_at: float = math.inf
+    died_revision: float = math.inf
+
+
+@dataclass
+class Wait:
+    """One want() and what came of it."""
+
+    who: str
+    instance: str
+    room: int
+    wanted_at: float
+    deadline: float
+    answers: list[Event] = field(default_factory=list)
+    end: Event | None = None
+    done_at: float = math.inf
+
+    @property
+    def ended_at(self) -> float:
+        """When it was told its end, or was dropped by its own engine."""
+        return min(self.done_at, self.end.t if self.end else math.inf)
+
+    def __str__(self) -> str:
+        return f"{self.who} room {self.room}"
+
+
+class Facts:
+    """An index over a history.
+
+    Attributes:
+        ownerships: acknowledged registrations by room, in the order of acknowledgement.
+        lives: of each epoch.
+        waits: in order; a client may want a room again after it was done with it.
+        views: what each client's view was, in order.
+        rejected: when a registration of a room by a rank was refused for good, by room and rank.
+        failed_at: when a rank first asked for a room to be failed.
+        revoked_at: when a lease was revoked by hand.
+        seen: room keys that were in etcd, by instance, room, token and era.
+        deletions: room keys that vanished, with their era.
+        counts: how often each kind of event, answer and error came.
+    """
+
+    def __init__(self, history: Iterable[Event]) -> None:
+        self.ownerships: dict[Room, list[Ownership]] = defaultdict(list)
+        self.lives: dict[EpochKey, list[Life]] = defaultdict(list)
+        self.waits: list[Wait] = []
+        self._current: dict[tuple[str, str, int], Wait] = {}
+        self.views: dict[str, list[Event]] = defaultdict(list)
+        self.rejected: dict[tuple[Room, int], Event] = {}
+        self.failed_at: dict[Room, float] = {}
+        self.revoked_at: dict[int, float] = {}
+        self.seen: set[tuple[str, int, int, int]] = set()  # instance, room, token, era
+        self.deletions: list[tuple[int, Event]] = []
+        self.heals: list[Event] = []
+        self.catch_ups: list[Event] = []
+        self.audits: list[Event] = []
+        self.voids: list[float] = []
+        self.counts: Counter[str] = Counter()
+        for event in history:
+            self.counts[event.what] += 1
+            handler = getattr(self, f"_{event.what}", None)
+            if handler:
+                handler(event)
+
+    @property
+    def era(self) -> int:
+        """How many histories of etcd ended before the present event."""
+        return len(self.voids)
+
+    # --- asking
+
+    def died_at(self, key: EpochKey, since: float) -> float:
+        """When the epoch that lived at ``since`` or before died; never (inf), or -inf where it never lived."""
+        return max((life.died_at for life in self.lives.get(key, ()) if life.born_at <= since + 1.0), default=-math.inf)
+
+    def died_revision(self, key: EpochKey) -> float:
+        """The revision of the epoch's last death."""
+        return max((life.died_revision for life in self.lives.get(key, ())), default=-math.inf)
+
+    def someone_lived(self, instance: str, start: float, end: float) -> bool:
+        """Whether some rank of an instance lived through all of a time."""
+        return any(
+            life.born_at <= start and life.died_at >= end
+            for key, lives in self.lives.items()
+            if key[0] == instance
+            for life in lives
+        )
+
+    def synced(self, who: str, start: float, end: float) -> Iterator[tuple[float, float]]:
+        """The parts of a time in which a client was told that its view is synced."""
+        since: float | None = None
+        for event in [*self.views.get(who, ()), None]:
+            if event is None or event.view != "synced":
+                if since is not None and (stop := min(end, event.t if event else end)) > (first := max(start, since)):
+                    yield first, stop
+                since = None
+            elif since is None:
+                since = event.t
+
+    # --- prefill ranks
+
+    def _registered(self, event: Event) -> None:
+        own = Ownership(
+            event.instance,
+            event.room,
+            event.dp_rank,
+            event.epoch,
+            event.token,
+            event.lease,
+            event.who,
+            event.t,
+            self.era,
+        )
+        self.ownerships[own.instance, own.room].append(own)
+
+    def _rejected(self, event: Event) -> None:
+        self.counts[f"rejected {event.error}"] += 1
+        self.rejected[(event.instance, event.room), event.dp_rank] = event
+
+    def _release(self, event: Event) -> None:
+        for own in self.ownerships.get((event.instance, event.room), ()):
+            if own.who == event.who:
+                own.released_at = min(own.released_at, event.t)
+
+    def _fail(self, event: Event) -> None:
+        self.failed_at.setdefault((event.instance, event.room), event.t)
+
+    # --- decodes
+
+    def _want(self, event: Event) -> None:
+        key = event.who, event.instance, event.room
+        wait = self._current[key] = Wait(*key, event.t, event.t + event.timeout)
+        self.waits.append(wait)
+
+    def _resolved(self, event: Event) -> None:
+        self.counts["resolved stale"] += bool(event.stale)
+        self._current[event.who, event.instance, event.room].answers.append(event)
+
+    _known = _resolved
+
+    def _ended(self, event: Event) -> None:
+        self.counts[f"ended {event.error}"] += 1
+        wait = self._current[event.who, event.instance, event.room]
+        wait.end = wait.end or event
+
+    def _done(self, event: Event) -> None:
+        self._current[event.who, event.instance, event.room].done_at = event.t
+
+    def _view(self, event: Event) -> None:
+        self.views[event.who].append(event)
+
+    # --- the witness, the nemesis, the auditor
+
+    def _rank(self, event: Event) -> None:
+        lives = self.lives[event.instance, event.dp_rank, event.epoch]
+        if event.alive:
+            if not lives or lives[-1].died_at < math.inf:
+                lives.append(Life(event.t))
+        elif lives:
+            lives[-1].died_at, lives[-1].died_revision = event.t, event.revision
+
+    def _room(self, event: Event) -> None:
+        if event.alive:
+            self.seen.add((event.instance, event.room, event.token, self.era))
+        else:
+            self.deletions.append((self.era, event))
+
+    def _void(self, event: Event) -> None:
+        self.voids.append(event.t)
+        for lives in self.lives.values():
+            for life in lives:
+                life.died_at = min(life.died_at, event.t)
+
+    def _revoked(self, event: Event) -> None:
+        self.revoked_at[event.lease] = event.t
+
+    def _healed(self, event: Event) -> None:
+        self.heals.append(event)
+
+    def _caught_up(self, event: Event) -> None:
+        self.catch_ups.append(event)
+
+    def _audited(self, event: Event) -> None:
+        self.audits.append(event)

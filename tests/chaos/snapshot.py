@@ -1,0 +1,46 @@
+"""Bring an etcd back from a snapshot of itself, as an operator does after losing its disks."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+
+from tests.support.etcd_server import EtcdServer
+
+_SNAPSHOT, _RESTORED = "/snapshot.db", "/restored"
+#: etcd's own default: a store restored under it has the cluster id that it had before.
+SAME_CLUSTER = "etcd-cluster"
+
+
+def save(server: EtcdServer) -> None:
+    """Keep what the server has now, inside its container."""
+    _etcdctl(server, "snapshot", "save", _SNAPSHOT)
+
+
+def restore(server: EtcdServer, cluster_token: str) -> None:
+    """Kill the server and prepare it to start with what was saved; with another token it is another cluster."""
+    peer = "http://localhost:2380"
+    _etcdctl(
+        server,
+        *("snapshot", "restore", _SNAPSHOT, f"--data-dir={_RESTORED}", f"--name={server.name}"),
+        *(f"--initial-cluster={server.name}={peer}", f"--initial-advertise-peer-urls={peer}"),
+        f"--initial-cluster-token={cluster_token}",
+    )
+    server.kill()
+    server.container.put_archive("/", _symlink("data", _RESTORED))
+
+
+def _etcdctl(server: EtcdServer, *arguments: str) -> None:
+    done = server.container.exec_run(["/usr/local/bin/etcdctl", *arguments], environment={"ETCDCTL_API": "3"})
+    if done.exit_code != 0:
+        raise RuntimeError(f"etcdctl {arguments[:2]}: {done.output!r}")
+
+
+def _symlink(name: str, target: str) -> bytes:
+    """An archive with one link; unpacked over a directory, it takes its place."""
+    link = tarfile.TarInfo(name)
+    link.type, link.linkname = tarfile.SYMTYPE, target
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(link)
+    return buffer.getvalue()
