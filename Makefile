@@ -7,6 +7,7 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 BIN := .venv/bin
 READY := .venv/.ready
+SGLANG := .venv-sglang/.ready
 SLOW := integration or e2e or chaos or helm or bench
 
 .PHONY: help
@@ -17,6 +18,11 @@ help: ## this list
 # Installs again only when what is to be installed changed.
 $(READY): pyproject.toml constraints.txt scripts/python-env
 	@scripts/python-env
+	@touch $@
+
+# SGLang's own code and this project's client, in an environment of its own: their pins exclude each other.
+$(SGLANG): $(READY) tests/sglang/requirements.txt scripts/sglang-env
+	@scripts/sglang-env
 	@touch $@
 
 .PHONY: setup
@@ -43,9 +49,9 @@ docker: ## a Docker engine with an etcd image, for the tests
 	@echo "docker: tests run etcd from $$(scripts/etcd-image)"
 
 .PHONY: test
-test: $(READY) docker ## every test but the long ones (chaos, bench)
-	@echo "test: unit, contract, integration, e2e"
-	@$(BIN)/python -m pytest -q -m "not (chaos or bench)"
+test: $(READY) $(SGLANG) docker ## every test but the long ones (most of chaos, bench)
+	@echo "test: unit, contract, integration, e2e, and three minutes of chaos"
+	@$(BIN)/python -m pytest -q -m "not (chaos or bench) or quick"
 
 .PHONY: test-unit
 test-unit: $(READY) ## tests of the pure parts
@@ -61,6 +67,21 @@ test-integration: $(READY) docker ## contract and integration tests against real
 test-e2e: $(READY) docker ## the whole stack, watched by an independent etcd client
 	@echo "test-e2e: the whole stack"
 	@$(BIN)/python -m pytest -q tests/e2e -m "not (chaos or bench)"
+
+.PHONY: test-sglang
+test-sglang: $(READY) $(SGLANG) docker ## plug-in and gateway against SGLang's own code, side by side with its own server
+	@echo "test-sglang: against SGLang's own code"
+	@$(BIN)/python -m pytest -q tests/sglang
+
+.PHONY: test-chaos
+test-chaos: $(READY) docker ## every fault, under load, judged; about a quarter of an hour
+	@echo "test-chaos: CHAOS_SEED=N repeats a run, CHAOS_HISTORIES=DIR keeps the histories"
+	@$(BIN)/python -m pytest -q -rP -o faulthandler_timeout=0 tests/chaos
+
+.PHONY: soak
+soak: $(READY) docker ## an hour of load: does anything grow?
+	@echo "soak: an hour of load; a line of figures every ten seconds"
+	@$(BIN)/python -m tests.chaos.soak --plot docs/soak.svg
 
 .PHONY: bench-quick
 bench-quick: $(READY) ## the figures of README, on this machine, in about a minute
@@ -89,5 +110,5 @@ verify: $(READY) ## lint, types, and generated files that drifted from their sou
 .PHONY: clean
 clean: ## remove everything that was made here
 	@echo "clean: .venv, caches, builds"
-	@rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf .venv .venv-sglang build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
