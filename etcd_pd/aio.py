@@ -7,14 +7,17 @@ One task reads the socket and answers whoever waits; nothing blocks the loop. Ev
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 from . import client as _client
 from .client import Announced, Client, Described, Drained, Ended, RankEnded, Refused, Registered, Rejected, Resolved
-from .errors import AgentUnavailable, ResolveError
+from .errors import AgentUnavailable, ProtocolError, ResolveError
 from .model import Assignment, PrefillInstance, Rank, Topology
+
+log = logging.getLogger(__name__)
 
 #: How often deadlines and a lost agent are looked at while the socket is silent, seconds.
 TICK_SECONDS = 0.05
@@ -65,12 +68,18 @@ class AsyncClient:
         try:
             while True:
                 await self._news()
-                for event in self.sync.prefill.poll():
-                    self.prefill.on_event(event)
-                for ended in self.sync.decode.poll():
-                    self.decode.on_event(ended)
+                self._answer()
         except AgentUnavailable as exc:  # another protocol version: it will not get better
             self._fail_all(exc)
+
+    def _answer(self) -> None:
+        try:
+            for event in self.sync.prefill.poll():
+                self.prefill.on_event(event)
+            for ended in self.sync.decode.poll():
+                self.decode.on_event(ended)
+        except ProtocolError as exc:  # the next connection says everything again, so nobody is left waiting
+            log.warning("reconnecting to the agent: %s", exc)
 
     async def _news(self) -> None:
         """Wait until the socket is readable, or for a tick."""

@@ -42,11 +42,11 @@ class Compare(NamedTuple):
 
 
 class Put(NamedTuple):
-    """Write a key under a lease (0: none)."""
+    """Write a key under a lease (0: none; None: the one that it hangs on already, for a key that exists)."""
 
     key: bytes
     value: bytes
-    lease: int
+    lease: int | None
 
 
 class Delete(NamedTuple):

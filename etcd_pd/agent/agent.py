@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 
 from .. import protocol
 from ..config import AgentSettings
-from ..core.batch import Outcome, Registered, RoomBook
+from ..core.batch import Outcome, Registered
+from ..core.book import RoomBook
 from ..core.lease import BucketPool
 from ..core.rooms import InstanceChanged, Notice, Resolved, View, Wait, WaitFailed, WaitLost
 from ..core.watch import Changes, Snapshot, WatchState
@@ -297,7 +298,7 @@ class Agent:
     def _adopt(self, engine: EngineConnection, packet: bytes) -> None:
         for room, epoch, token, lease_id in protocol.decode_adopted(packet):
             if engine.rank and epoch == engine.rank.told_epoch:
-                self.book.adopt(engine.rank.ref, epoch, room, token, lease_id)
+                self.book.adopt(engine.rank.ref, epoch, room, token, lease_id, time.monotonic())
 
     def _fail(self, engine: EngineConnection, packet: bytes) -> None:
         message = protocol.decode_json(packet)

@@ -71,7 +71,7 @@ class EngineConnection:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
-        self._lost_pushes = False
+        self._lost_pushes = self._cut_off = False
         self._heartbeat = 0.0
         self._heard_at = self._loop.time()
         self._pidfd = _pidfd(peer.pid)
@@ -90,12 +90,15 @@ class EngineConnection:
         self._loop.call_later(seconds, self._check_heartbeat)
 
     def send(self, packet: bytes) -> None:
-        """Say what must arrive: state, not news."""
+        """Say what must arrive: state, not news. An engine that reads nothing at all is cut off."""
         if self.closed:
             return
         if not self._queue and self._send_now(packet):
             return
         self._enqueue(packet)
+        if self._queued_bytes > 2 * self._limit and not self._cut_off:
+            self._cut_off = True  # closing here would surprise callers in the middle of a loop over connections
+            self._loop.call_soon(self.close, f"it read nothing of {self._queued_bytes} bytes")
 
     def push(self, packets: Iterable[bytes]) -> None:
         """Say news; where the engine does not read, they are dropped and it is told to ask again."""
@@ -158,7 +161,6 @@ class EngineConnection:
         except BlockingIOError:
             return False
         except OSError as exc:
-            # closing here would surprise callers in the middle of a loop over connections
             self._loop.call_soon(self.close, f"its socket failed: {exc.strerror}")
         return True
 

@@ -8,7 +8,8 @@ import random
 import time
 from collections.abc import Callable
 
-from ..core.batch import Batch, EpochIsDead, Outcome, RoomBook
+from ..core.batch import Batch, EpochIsDead, Outcome
+from ..core.book import RoomBook
 from ..core.lease import Bucket, BucketPool
 from ..errors import LeaseNotFound, StoreError, StoreRejected, StoreUnavailable
 from ..model import RoomValue
@@ -26,7 +27,7 @@ VIEW_PAUSE = 0.02
 
 
 class Registrar:
-    """Writes what the :class:`~etcd_pd.core.batch.RoomBook` holds.
+    """Writes what the :class:`~etcd_pd.core.book.RoomBook` holds.
 
     Args:
         store: where to.
@@ -139,10 +140,7 @@ class Registrar:
         log.warning("bucket lease gone lease=%x", bucket.lease_id if bucket else 0)
         if bucket:
             self._pool.gone(bucket.lease_id)
-        if bucket and bucket.written > batch.creates:
-            self._book.requeue(batch)
-        else:  # not a fresh bucket's fault: some failed room's own lease has expired; find it by halves
-            self._deliver(self._book.refused(batch, StoreRejected("txn", "lease not found")))
+        self._book.requeue(batch)
 
     def _unused(self, batch: Batch, bucket: Bucket | None) -> None:
         if bucket:

@@ -173,5 +173,8 @@ class Client:
         self._refused = message.get("refused")
 
     def _on_lost_pushes(self, packet: bytes) -> None:
-        for again in (*self.prefill.ask_again(), *self.decode.ask_again()):
-            self._connection.send(again)
+        try:
+            for again in (*self.prefill.ask_again(), *self.decode.ask_again()):
+                self._connection.send(again)
+        except AgentBusy:
+            self._connection.lose()  # half of it would leave waits unanswered; the next connection says all

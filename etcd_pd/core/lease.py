@@ -96,6 +96,7 @@ class Bucket:
         live: rooms under it that were not released yet.
         closed: takes no more rooms.
         emptied_at: since when no room hangs on it.
+        revocable: whether all its rooms are known here, so that it may be revoked when they are gone.
     """
 
     lease_id: int
@@ -105,6 +106,7 @@ class Bucket:
     live: int = 0
     closed: bool = False
     emptied_at: float = 0.0
+    revocable: bool = True
 
     @property
     def deadline(self) -> float:
@@ -133,6 +135,9 @@ class BucketPool:
     def __len__(self) -> int:
         return len(self._buckets)
 
+    def __contains__(self, lease_id: int) -> bool:
+        return lease_id in self._buckets
+
     def pick(self, now: float, rooms: int) -> Bucket | None:
         """A bucket that takes this many more rooms; None: open one first."""
         for bucket in reversed(self._buckets.values()):
@@ -149,6 +154,13 @@ class BucketPool:
         bucket = Bucket(lease_id, ttl, sent_at, emptied_at=sent_at)
         self._buckets[lease_id] = bucket
         return bucket
+
+    def adopted(self, lease_id: int, now: float) -> None:
+        """A room turned out to hang on a lease of an earlier agent, which may bear others that nobody named yet."""
+        bucket = self._buckets.get(lease_id)
+        if bucket is None:
+            bucket = self._buckets[lease_id] = Bucket(lease_id, self.ttl, now, closed=True, revocable=False)
+        bucket.live += 1
 
     def written(self, bucket: Bucket, rooms: int) -> None:
         """That many rooms are (or may be) under the bucket now."""
@@ -176,14 +188,14 @@ class BucketPool:
             bucket.closed = bucket.closed or now - bucket.opened_at >= self._max_age
             if now >= bucket.deadline:
                 del self._buckets[lease_id]
-            elif not bucket.live and (bucket.closed or now - bucket.emptied_at >= self._linger):
+            elif bucket.revocable and not bucket.live and (bucket.closed or now - bucket.emptied_at >= self._linger):
                 bucket.closed = True
                 del self._buckets[lease_id]
                 ended.append(lease_id)
         return ended
 
     def drain(self) -> list[int]:
-        """All leases, to be revoked because the agent ends for good; they are forgotten here."""
-        ended = list(self._buckets)
+        """All leases of this agent, to be revoked because the agent ends for good; they are forgotten here."""
+        ended = [lease_id for lease_id, bucket in self._buckets.items() if bucket.revocable]
         self._buckets.clear()
         return ended

@@ -422,6 +422,7 @@ def _compare(compare: Compare) -> Any:
 def _operation(operation: Operation) -> Any:
     if isinstance(operation, Put):
         put = rpc.PutRequest(key=operation.key, value=operation.value, lease=operation.lease)
+        put.ignore_lease = operation.lease is None
         return rpc.RequestOp(request_put=put)
     assert isinstance(operation, Delete)
     return rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=operation.key))

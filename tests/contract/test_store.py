@@ -288,6 +288,16 @@ class TestLeases:
         await subject.store.revoke(second)
         assert await subject.names() == ["k"]
 
+    async def test_a_key_written_again_may_keep_the_lease_that_it_hangs_on(self, subject: Subject) -> None:
+        lease = (await subject.store.grant(60)).lease_id
+        await subject.put("k", lease=lease)
+        await subject.store.txn([], [Put(subject.key("k"), b"again", None)])
+        found = await subject.get("k")
+        assert found is not None and (found.value, found.lease) == (b"again", lease)
+        await subject.store.revoke(lease)
+        with pytest.raises(StoreRejected, match="key not found"):
+            await subject.store.txn([], [Put(subject.key("k"), b"", None)])
+
     async def test_writing_under_a_lease_that_is_gone_is_refused(self, subject: Subject) -> None:
         lease = (await subject.store.grant(60)).lease_id
         await subject.store.revoke(lease)

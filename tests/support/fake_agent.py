@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from etcd_pd import protocol
+from etcd_pd import Client, protocol
 from etcd_pd.protocol import MAX_PACKET, RegisteredRoom, ResolvedWant, ViewAt, WantedRoom
 
 SYNCED, STALE = 0, 1
@@ -34,6 +34,11 @@ class FakeAgent:
         engine = FakeEngineSocket(self._listener.accept()[0])
         self._engines.append(engine)
         return engine
+
+    def accept_next(self, client: Client) -> FakeEngineSocket:
+        """Let the client look at its connection, which is a new one, and accept that."""
+        client.decode.poll()
+        return self.accept()
 
     def has_visitor(self) -> bool:
         """Whether somebody has connected; they are turned away."""

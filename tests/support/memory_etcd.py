@@ -65,6 +65,8 @@ class MemoryEtcd:
         for operation in operations:
             if isinstance(operation, Put) and operation.lease and operation.lease not in self._leases:
                 raise LeaseNotFound("txn")
+            if isinstance(operation, Put) and operation.lease is None and operation.key not in self.keys:
+                raise StoreRejected("txn", "key not found")
         changes = [op for op in operations if isinstance(op, Put) or op.key in self.keys]
         if changes:
             self.revision += 1
@@ -149,12 +151,13 @@ class MemoryEtcd:
             self._delete(operation.key)
             return
         old = self.keys.get(operation.key)
+        lease = old.lease if old and operation.lease is None else operation.lease or 0
         if old and old.lease:
             self._leases[old.lease].keys.discard(operation.key)
-        if operation.lease:
-            self._leases[operation.lease].keys.add(operation.key)
+        if lease:
+            self._leases[lease].keys.add(operation.key)
         created = old.create_revision if old else self.revision
-        kv = KeyValue(operation.key, operation.value, created, self.revision, operation.lease)
+        kv = KeyValue(operation.key, operation.value, created, self.revision, lease)
         self.keys[operation.key] = kv
         self.history.append(Event(kv.key, self.revision, kv))
 

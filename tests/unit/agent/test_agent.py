@@ -478,6 +478,22 @@ class TestBounds:
 
             await until(catch_up, "the slow one has every answer in the end")
 
+    async def test_an_engine_that_reads_nothing_at_all_is_cut_off(self, tmp_path: Path) -> None:
+        """Else what must arrive, the state of the instances that it follows, would pile up for ever."""
+        async with running(tmp_path, push_queue_max_bytes=65_536) as world:
+            deaf = world.client()
+            deaf.decode.follow("p")
+            await until(lambda: deaf.fileno() >= 0 and world.agent.server.connections, "it is connected")
+            [connection] = world.agent.server.connections
+            state = protocol.encode_json(protocol.INSTANCE, {"id": "p", "padding": "x" * 60_000})
+            for _ in range(100):
+                connection.send(state)
+            await until(lambda: connection.closed, "the agent has given it up")
+            prefill = await world.prefill()
+            deaf.decode.want("p", 7)
+            await world.registered(prefill, 7)
+            assert (await world.event(deaf, Resolved)).assignment.room == 7, "when it reads again it is served again"
+
     async def test_an_engine_that_promised_signs_of_life_is_dead_without(self, world: InMemory) -> None:
         prefill, client = await world.prefill(), decode(world, 7)
         wedged = world.client(heartbeat=0.2)

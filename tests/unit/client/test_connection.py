@@ -160,6 +160,21 @@ class TestFullSocket:
                 client.decode.done("p", 3)
             assert sorted(done) == [1, 2, 3]
 
+    def test_lost_pushes_that_cannot_all_be_asked_for_again_are_on_a_new_connection(
+        self, agent: FakeAgent, socket_path: str
+    ) -> None:
+        with etcd_pd.connect(socket_path, queue_limit=10) as client:
+            engine, wanted = agent.accept_next(client), set[int]()
+            for room in range(5_000):  # more than socket and queue hold at once
+                client.decode.want("p", room)
+                wanted.update(want.room for want in engine.wants())
+            engine.send(protocol.LOST_PUSHES)
+            client.decode.poll()
+            engine, again = agent.accept_next(client), set[int]()
+            while again != wanted:
+                again.update(want.room for want in engine.wants())
+                client.decode.poll()
+
 
 class TestReconnecting:
     def test_everything_is_said_again(self, agent: FakeAgent, client: Client, engine: FakeEngineSocket) -> None:

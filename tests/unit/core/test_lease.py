@@ -230,6 +230,19 @@ class TestBuckets:
         buckets.gone(0xDEAD)
         assert len(buckets) == 0
 
+    def test_one_of_an_earlier_agent_takes_no_room_and_is_never_revoked(self) -> None:
+        """Rooms of engines that have not come back yet may hang on it."""
+        buckets = pool()
+        buckets.adopted(0xA, 10.0)
+        buckets.adopted(0xA, 11.0)
+        assert buckets.pick(11.0, 1) is None
+        for _ in range(2):
+            buckets.removed(0xA, 12.0)
+        assert buckets.sweep(10.0 + TTL - 1) == [] and 0xA in buckets
+        assert buckets.sweep(10.0 + TTL) == [] and 0xA not in buckets, "etcd does that"
+        buckets.adopted(0xB, 20.0)
+        assert buckets.drain() == []
+
     def test_at_the_end_all_are_given_back(self) -> None:
         buckets = pool()
         buckets.written(buckets.opened(0xA, TTL, 10.0), MAX_ROOMS)

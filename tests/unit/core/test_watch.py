@@ -259,9 +259,6 @@ class FollowsEtcd(RuleBasedStateMachine):
             self.take(self.machine.listed(self.etcd.scan(b"/p/")))
             return
         self.stream = [WatchResponse(self.etcd.header, created=True)]
-        if step.start_revision < self.etcd.compacted:
-            head = Header(self.etcd.cluster_id, 0)
-            self.stream.append(WatchResponse(head, compact_revision=self.etcd.compacted))
         self.next_event = step.start_revision
         self.hear(fragment=False, most=0)
 
@@ -269,9 +266,13 @@ class FollowsEtcd(RuleBasedStateMachine):
     @rule(fragment=st.booleans(), most=st.integers(1, 3))
     def hear(self, fragment: bool, most: int) -> None:
         assert self.stream is not None
-        for group in self.etcd.events(b"/p/", self.next_event)[:most]:
-            self.stream += self.messages(group, fragment)
-            self.next_event = group[-1].mod_revision + 1
+        if self.next_event < self.etcd.compacted:  # also where the stream was merely behind
+            head = Header(self.etcd.cluster_id, 0)
+            self.stream.append(WatchResponse(head, compact_revision=self.etcd.compacted))
+        else:
+            for group in self.etcd.events(b"/p/", self.next_event)[:most]:
+                self.stream += self.messages(group, fragment)
+                self.next_event = group[-1].mod_revision + 1
         if self.stream:
             self.take(self.machine.received(self.stream.pop(0)))
 

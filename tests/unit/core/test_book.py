@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from etcd_pd.core.batch import Batch, Guard, Job, Outcome, RankRef, Registered, Rejected, RoomBook
+from etcd_pd.core.batch import Batch, Guard, Job, Outcome, RankRef, Registered, Rejected
+from etcd_pd.core.book import RoomBook
 from etcd_pd.core.lease import Bucket, BucketPool
 from etcd_pd.errors import AgentBusy, RankLost, RegistrationTimeout, RoomConflict, StoreRejected
 from etcd_pd.keys import Keys
@@ -434,6 +435,50 @@ class TestFail:
         assert desk.book.refused(batch, REFUSED) == []
         assert desk.book.live(RANK) == 0
 
+    def test_one_whose_lease_went_costs_the_others_of_its_batch_nothing(self, desk: Desk) -> None:
+        desk.etcd.revoke(registered(desk, 7).lease_id)
+        bucket = desk.pool.opened(desk.etcd.grant(325).lease_id, 325, 0.0)
+        desk.book.fail(RANK, 7, "r", 0.0)
+        desk.book.register("e", RANK, 8, 0.0)
+        batch, _ = desk.take()
+        assert not desk.etcd.txn(batch.compares(), batch.operations(bucket)).succeeded, "no lease error"
+        desk.book.examined(batch, bucket, desk.etcd.read(batch.keys()), desk.is_dead, 0.0)
+        assert owners(desk.work(), Registered) == ["e"]
+
+
+class TestLeaseEnds:
+    def test_its_rooms_are_forgotten_and_no_longer_keep_the_rank_from_draining(self, desk: Desk) -> None:
+        found = registered(desk, 7)
+        registered(desk, 8)
+        desk.etcd.revoke(found.lease_id)
+        desk.pool.gone(found.lease_id)
+        assert desk.book.expire(1.0) == []
+        assert desk.book.live(RANK) == 0 and desk.book._rooms == {}
+        assert registered(desk, 7).token > found.token, "it may be had again"
+
+    def test_those_that_an_earlier_agent_wrote_too(self, desk: Desk) -> None:
+        first = registered(desk, 7)
+        successor = Desk()
+        successor.book.adopt(RANK, desk.guards[RANK].epoch, 7, first.token, first.lease_id, 10.0)
+        assert successor.pool.sweep(10.0 + 324) == []
+        successor.book.expire(10.0 + 324)
+        assert successor.book.live(RANK) == 1
+        assert successor.pool.sweep(10.0 + 325) == []
+        successor.book.expire(10.0 + 325)
+        assert successor.book.live(RANK) == 0
+
+    def test_what_is_being_done_to_a_room_is_finished_first(self, desk: Desk) -> None:
+        found = registered(desk, 7)
+        desk.book.release(RANK, 7)
+        batch, bucket = desk.take()
+        desk.pool.gone(found.lease_id)
+        desk.book.expire(1.0)
+        desk.write(batch, bucket)
+        assert desk.value(7) is None
+        assert desk.book.register("late sibling", RANK, 7, 2.0) == [
+            Registered("late sibling", 7, found.token, found.lease_id)
+        ], "a tombstone as ever"
+
 
 class TestEpochs:
     def test_no_room_is_written_for_a_rank_that_died_meanwhile(self, desk: Desk) -> None:
@@ -674,7 +719,7 @@ class TestAdoption:
         first = registered(desk, 7)
         successor = Desk()
         successor.etcd, successor.guards = desk.etcd, desk.guards
-        successor.book.adopt(RANK, desk.guards[RANK].epoch, 7, first.token, first.lease_id)
+        successor.book.adopt(RANK, desk.guards[RANK].epoch, 7, first.token, first.lease_id, 0.0)
         assert successor.book.live(RANK) == 1
         assert len(successor.book) == 0, "it stands already"
         successor.book.release(RANK, 7)
@@ -683,7 +728,7 @@ class TestAdoption:
 
     def test_what_is_known_already_is_not_adopted_over(self, desk: Desk) -> None:
         token = registered(desk, 7).token
-        desk.book.adopt(RANK, 1, 7, 99, 99)
+        desk.book.adopt(RANK, 1, 7, 99, 99, 0.0)
         desk.book.release(RANK, 7)
         desk.work()
         assert desk.value(7) is None, f"released under token {token}"
@@ -691,5 +736,5 @@ class TestAdoption:
     def test_a_sibling_s_registration_of_an_adopted_room_is_answered(self, desk: Desk) -> None:
         first = registered(desk, 7)
         successor = Desk()
-        successor.book.adopt(RANK, desk.guards[RANK].epoch, 7, first.token, first.lease_id)
+        successor.book.adopt(RANK, desk.guards[RANK].epoch, 7, first.token, first.lease_id, 0.0)
         assert successor.book.register("s", RANK, 7, 0.0) == [Registered("s", 7, first.token, first.lease_id)]

@@ -8,7 +8,8 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from etcd_pd.core.batch import Batch, Guard, Outcome, RankRef, Registered, Rejected, RoomBook
+from etcd_pd.core.batch import Batch, Guard, Outcome, RankRef, Registered, Rejected
+from etcd_pd.core.book import RoomBook
 from etcd_pd.core.lease import Bucket, BucketPool
 from etcd_pd.errors import LeaseNotFound, StoreRejected
 from etcd_pd.keys import Keys
@@ -185,10 +186,7 @@ class TwoAgents(RuleBasedStateMachine):
             agent.flight = None
             if bucket:
                 agent.pool.gone(bucket.lease_id)
-            if bucket and bucket.written > batch.creates:
-                agent.book.requeue(batch)
-            else:
-                self.hear_all(agent.book.refused(batch, StoreRejected("txn", "lease not found")))
+            agent.book.requeue(batch)
             return
         if result and result.succeeded and answered:
             agent.flight = None

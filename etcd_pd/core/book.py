@@ -1,0 +1,369 @@
+"""What to write next: registrations, releases and failures of rooms, folded into flat transactions.
+
+Laws: at most one operation per key among all batches in flight; whoever asked for a room is answered exactly
+once; a room is written only under a guard that its rank's epoch lives; an outcome that is unknown is read back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from ..errors import AgentBusy, EtcdPDError, RankLost, RegistrationTimeout, RoomConflict, StoreRejected
+from ..keys import Keys
+from ..model import RoomValue
+from ..records import MAX_TXN_OPS, KeyValue, Listing
+from .batch import Batch, EpochIsDead, Guard, Job, Outcome, OwnRoom, RankRef, Registered, Rejected
+from .lease import Bucket, BucketPool
+
+
+class RoomBook:
+    """All rooms of the ranks that this agent serves, and the queue of what etcd must be told of them.
+
+    Args:
+        keys: the key layout.
+        pool: bucket leases; accounted for here, granted and revoked by the caller.
+        guard_of: the live guard of a rank, None while it has none.
+        max_rooms: most rooms in a batch.
+        max_queue: most rooms that may wait for etcd.
+        registration_timeout: seconds that a registration may take.
+        tombstone_seconds: how long a released room is remembered.
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        pool: BucketPool,
+        guard_of: Callable[[RankRef], Guard | None],
+        *,
+        max_rooms: int,
+        max_queue: int,
+        registration_timeout: float,
+        tombstone_seconds: float,
+    ) -> None:
+        self._keys, self._pool, self._guard_of = keys, pool, guard_of
+        self._max_rooms = self._limit = max_rooms
+        self._max_queue = max_queue
+        self._timeout, self._tombstone_seconds = registration_timeout, tombstone_seconds
+        self._rooms: dict[tuple[str, int], OwnRoom] = {}
+        self._by_rank: dict[RankRef, set[int]] = {}
+        self._by_lease: dict[int, list[OwnRoom]] = {}  # also those that are over since
+        self._queue: deque[OwnRoom] = deque()
+        self._blocked: dict[RankRef, tuple[int, deque[OwnRoom]]] = {}  # with the epoch that turned out dead
+        self._tombstones: deque[tuple[float, OwnRoom]] = deque()
+
+    def __len__(self) -> int:
+        """How many rooms wait to be written."""
+        return len(self._queue) + sum(len(rooms) for _, rooms in self._blocked.values())
+
+    def live(self, rank: RankRef) -> int:
+        """How many rooms of a rank are registered or being so."""
+        return len(self._by_rank.get(rank, ()))
+
+    # --- what engines ask for
+
+    def register(self, owner: object, rank: RankRef, room: int, now: float) -> list[Outcome]:
+        """A rank took a room. Siblings of the rank that say the same are folded into one write."""
+        own = self._rooms.get((rank.instance, room))
+        if own is None or self._is_past(own, owner, rank):
+            if len(self) >= self._max_queue:
+                return [Rejected(owner, room, AgentBusy(self._max_queue))]
+            own = self._new(rank, room, now)
+            own.waiters.append(owner)
+            own.owners.add(owner)
+            return []
+        releasing = Job.DELETE in (own.job, own.follow_up)
+        if own.rank != rank or (releasing and owner in own.owners):
+            holder = f"{own.rank.instance}/{own.rank.dp_rank}@{own.epoch}"
+            return [Rejected(owner, room, RoomConflict(room, holder))]
+        own.owners.add(owner)
+        if own.token:  # also a tombstone's: a late sibling must not bring the room back
+            return [Registered(owner, room, own.token, own.lease_id)]
+        if own.given_up:
+            own.given_up, own.deadline = False, now + self._timeout
+        own.waiters.append(owner)
+        return []
+
+    def _is_past(self, own: OwnRoom, owner: object, rank: RankRef) -> bool:
+        """Whether a room is what is left of an earlier use, which a new one replaces."""
+        if own.room in self._by_rank.get(own.rank, ()):
+            return False
+        guard = self._guard_of(own.rank)
+        if guard is None or guard.epoch != own.epoch:
+            return True  # of an earlier life of its rank
+        return own.released and (own.rank != rank or owner in own.owners)
+
+    def release(self, rank: RankRef, room: int) -> None:
+        """The KV cache was handed over: delete the key. Unknown or released rooms are no error."""
+        own = self._rooms.get((rank.instance, room))
+        if own and own.rank == rank and not own.released:
+            self._ask(own, Job.DELETE)
+
+    def fail(self, rank: RankRef, room: int, reason: str, now: float) -> None:
+        """The room will not come: tell those who wait for it, also where it was never registered."""
+        own = self._rooms.get((rank.instance, room))
+        if own is None:
+            if len(self) < self._max_queue:
+                self._new(rank, room, now).reason = reason
+        elif own.rank == rank and not own.released:
+            own.reason = reason
+            self._ask(own, Job.FAIL)
+
+    def adopt(self, rank: RankRef, epoch: int, room: int, token: int, lease_id: int, now: float) -> None:
+        """An engine says after a restart of the agent that the room stands in etcd already."""
+        if (rank.instance, room) not in self._rooms:
+            own = OwnRoom(rank, room, self._keys.room(rank.instance, room), 0.0, None, epoch, token, lease_id)
+            self._rooms[rank.instance, room] = own
+            self._by_rank.setdefault(rank, set()).add(room)
+            self._by_lease.setdefault(lease_id, []).append(own)
+            self._pool.adopted(lease_id, now)
+
+    def rank_ended(self, rank: RankRef, *, gone: bool) -> list[Outcome]:
+        """The rank's epoch ended: its written rooms are dead; queued ones wait for its next epoch, or go with it."""
+        outcomes: list[Outcome] = []
+        for room in list(self._by_rank.get(rank, ())):
+            own = self._rooms[rank.instance, room]
+            if own.token or gone:
+                outcomes.extend(self._answer_error(own, RankLost(room, own.epoch)))
+                self._drop(own)
+        if gone:
+            self._blocked.pop(rank, None)
+            self._queue = deque(own for own in self._queue if own.rank != rank)
+        return outcomes
+
+    def _new(self, rank: RankRef, room: int, now: float) -> OwnRoom:
+        own = OwnRoom(rank, room, self._keys.room(rank.instance, room), now + self._timeout)
+        self._rooms[rank.instance, room] = own
+        self._by_rank.setdefault(rank, set()).add(room)
+        self._queue.append(own)
+        return own
+
+    def _ask(self, own: OwnRoom, job: Job) -> None:
+        if own.job is None:
+            own.job = job
+            self._by_rank.setdefault(own.rank, set()).add(own.room)  # also where it was over already
+            self._queue.append(own)
+        elif own.job is not Job.DELETE and own.follow_up is not Job.DELETE:
+            own.follow_up = job
+
+    # --- what goes to etcd
+
+    def take(self, now: float) -> Batch | None:
+        """The next batch, None where nothing can be written now."""
+        self._unblock()
+        rooms: list[OwnRoom] = []
+        guards: dict[RankRef, Guard] = {}
+        creates, compares = 0, 0
+        while self._queue and len(rooms) < self._limit and compares < MAX_TXN_OPS:
+            own = self._queue.popleft()
+            if own.job is None:
+                continue  # dropped meanwhile
+            if own.job is Job.CREATE:
+                guard = guards.get(own.rank) or self._guard_of(own.rank)
+                if guard is None:
+                    self._block(own, 0)
+                    continue
+                extra = 0 if own.rank in guards else len(guard.compares)
+                if compares + extra + 1 > MAX_TXN_OPS:
+                    self._queue.appendleft(own)
+                    break
+                guards[own.rank] = guard
+                own.epoch = guard.epoch
+                compares += extra
+                creates += 1
+            rooms.append(own)
+            compares += 1
+        return Batch(rooms, guards, creates) if rooms else None
+
+    def _block(self, own: OwnRoom, dead_epoch: int) -> None:
+        avoid, rooms = self._blocked.get(own.rank, (0, deque()))
+        rooms.append(own)
+        self._blocked[own.rank] = (max(avoid, dead_epoch), rooms)
+
+    def _unblock(self) -> None:
+        for rank in list(self._blocked):
+            guard = self._guard_of(rank)
+            avoid, rooms = self._blocked[rank]
+            if guard and guard.epoch != avoid:
+                del self._blocked[rank]
+                self._queue.extendleft(reversed(rooms))
+
+    def requeue(self, batch: Batch) -> None:
+        """Nothing of the batch was written, and nothing speaks against it: first in the queue again."""
+        self._queue.extendleft(reversed(batch.rooms))
+
+    def refused(self, batch: Batch, error: StoreRejected) -> list[Outcome]:
+        """etcd refused the batch as a whole: halve it until the culprit stands alone."""
+        if len(batch.rooms) > 1:
+            self._limit = max(1, len(batch.rooms) // 2)
+            self.requeue(batch)
+            return []
+        self._limit = self._max_rooms
+        own = batch.rooms[0]
+        outcomes = self._answer_error(own, error)
+        self._drop(own)
+        return outcomes
+
+    def give_up(self, batch: Batch, now: float) -> list[Outcome]:
+        """etcd stays unreachable, so nobody knows what became of the batch: answer what is overdue.
+
+        What turns out to be written after all is deleted again.
+        """
+        outcomes: list[Outcome] = []
+        for own in batch.rooms:
+            if own.waiters and own.deadline <= now:
+                outcomes.extend(self._answer_error(own, RegistrationTimeout(own.room, "etcd does not answer")))
+                own.given_up = True
+        return outcomes
+
+    def expire(self, now: float) -> list[Outcome]:
+        """Give up registrations whose deadline passed while they waited.
+
+        Tombstones that are old enough, and rooms whose lease has ended, are forgotten.
+        """
+        outcomes: list[Outcome] = []
+        for queue in (self._queue, *(rooms for _, rooms in self._blocked.values())):
+            late = [own for own in queue if own.job is Job.CREATE and own.deadline <= now]
+            if not late:
+                continue
+            kept = [own for own in queue if own.job is not Job.CREATE or own.deadline > now]
+            queue.clear()
+            queue.extend(kept)
+            for own in late:
+                outcomes.extend(self._answer_error(own, RegistrationTimeout(own.room, "etcd took no write in time")))
+                self._drop(own)
+        while self._tombstones and self._tombstones[0][0] <= now:
+            _, own = self._tombstones.popleft()
+            if self._rooms.get((own.rank.instance, own.room)) is own and own.job is None:
+                del self._rooms[own.rank.instance, own.room]
+        for lease_id in [lease_id for lease_id in self._by_lease if lease_id not in self._pool]:
+            for own in self._by_lease.pop(lease_id):
+                if own.lease_id == lease_id and own.job is None and not own.released:
+                    self._drop(own)
+        return outcomes
+
+    # --- what etcd answered
+
+    def succeeded(self, batch: Batch, bucket: Bucket | None, revision: int, now: float) -> list[Outcome]:
+        """The transaction happened at ``revision``."""
+        self._limit = min(self._max_rooms, self._limit * 2)
+        outcomes: list[Outcome] = []
+        for own in batch.rooms:
+            if own.job is Job.CREATE:
+                assert bucket is not None
+                outcomes.extend(self._written(own, revision, bucket.lease_id, now))
+            else:
+                self._finish(own, now)
+        return outcomes
+
+    def examined(
+        self, batch: Batch, bucket: Bucket | None, listing: Listing, is_dead: EpochIsDead, now: float
+    ) -> list[Outcome]:
+        """The transaction failed, or nobody knows: decide room by room from what etcd holds."""
+        found = {kv.key: kv for kv in listing.kvs}
+        broken = {rank for rank, guard in batch.guards.items() if not _holds(guard, found)}
+        outcomes: list[Outcome] = []
+        again: list[OwnRoom] = []
+        for own in batch.rooms:
+            kv = found.get(own.key)
+            if own.job is Job.CREATE:
+                mine = kv is not None and self._is_mine(own, kv)
+                if bucket and not (mine and kv and kv.lease == bucket.lease_id):
+                    self._pool.removed(bucket.lease_id, now)
+                if mine and kv:
+                    if own.reason is not None and b'"failed"' not in kv.value:
+                        own.follow_up = own.follow_up or Job.FAIL
+                    outcomes.extend(self._written(own, kv.create_revision, kv.lease, now))
+                elif own.given_up:
+                    self._drop(own)
+                elif own.rank in broken:
+                    self._block(own, batch.guards[own.rank].epoch)
+                elif kv is None:
+                    again.append(own)
+                else:
+                    outcomes.extend(self._contested(own, kv, is_dead, again))
+            elif kv is None or kv.create_revision != (own.evict_token if own.job is Job.EVICT else own.token):
+                self._finish(own, now)
+            else:
+                again.append(own)
+        self._queue.extendleft(reversed(again))
+        return outcomes
+
+    def _is_mine(self, own: OwnRoom, kv: KeyValue) -> bool:
+        value = RoomValue.from_json(kv.value)
+        return value is not None and value.dp_rank == own.rank.dp_rank and value.epoch == own.epoch
+
+    def _contested(self, own: OwnRoom, kv: KeyValue, is_dead: EpochIsDead, again: list[OwnRoom]) -> list[Outcome]:
+        value = RoomValue.from_json(kv.value)
+        dead = is_dead(own.rank.instance, value, kv) if value else False
+        if dead is None:  # the view has not come that far
+            again.append(own)
+            return []
+        if dead:
+            own.job, own.evict_token = Job.EVICT, kv.create_revision
+            again.append(own)
+            return []
+        holder = f"{own.rank.instance}/{value.dp_rank}@{value.epoch}" if value else f"{own.rank.instance}/?"
+        outcomes = self._answer_error(own, RoomConflict(own.room, holder))
+        self._drop(own)
+        return outcomes
+
+    def _written(self, own: OwnRoom, token: int, lease_id: int, now: float) -> list[Outcome]:
+        guard = self._guard_of(own.rank)
+        if guard is None or guard.epoch != own.epoch:
+            outcomes = self._answer_error(own, RankLost(own.room, own.epoch))
+            self._drop(own)
+            return outcomes
+        own.token, own.lease_id, own.job = token, lease_id, None
+        self._by_lease.setdefault(lease_id, []).append(own)
+        outcomes = [Registered(owner, own.room, token, lease_id) for owner in own.waiters]
+        own.waiters.clear()
+        if own.given_up:
+            own.follow_up = Job.DELETE
+        elif own.reason is not None:
+            self._retire(own, now)
+        self._follow_up(own)
+        return list(outcomes)
+
+    def _finish(self, own: OwnRoom, now: float) -> None:
+        """A delete, an eviction or a failure is done, or has become pointless."""
+        if own.job is Job.EVICT:
+            own.job = Job.CREATE
+            self._queue.appendleft(own)
+            return
+        done, own.job = own.job, None
+        if done is Job.DELETE:
+            self._pool.removed(own.lease_id, now)
+            own.released = True
+            self._retire(own, now)
+        else:
+            if done is Job.FAIL:
+                self._retire(own, now)
+            self._follow_up(own)
+
+    def _retire(self, own: OwnRoom, now: float) -> None:
+        """The room is over for its rank: released, or failed for all who look at its key."""
+        self._by_rank.get(own.rank, set()).discard(own.room)
+        self._tombstones.append((now + self._tombstone_seconds, own))
+
+    def _follow_up(self, own: OwnRoom) -> None:
+        if own.follow_up:
+            own.job, own.follow_up = own.follow_up, None
+            self._queue.append(own)
+
+    def _answer_error(self, own: OwnRoom, error: EtcdPDError) -> list[Outcome]:
+        waiters, own.waiters = own.waiters, []
+        return [Rejected(owner, own.room, error) for owner in waiters]
+
+    def _drop(self, own: OwnRoom) -> None:
+        if self._rooms.get((own.rank.instance, own.room)) is own:
+            del self._rooms[own.rank.instance, own.room]
+            self._by_rank.get(own.rank, set()).discard(own.room)
+        own.job = own.follow_up = None
+
+
+def _holds(guard: Guard, found: dict[bytes, KeyValue]) -> bool:
+    return all(
+        (found[compare.key].create_revision if compare.key in found else 0) == compare.create_revision
+        for compare in guard.compares
+    )
