@@ -35,10 +35,14 @@ class Header(NamedTuple):
 
 
 class Compare(NamedTuple):
-    """True while the key's create_revision is this one; 0 means that the key does not exist."""
+    """True while the key's create_revision is this one; 0 means that the key does not exist.
+
+    With ``prefix`` it is asked of every key that begins so; with 0, that there is none.
+    """
 
     key: bytes
     create_revision: int
+    prefix: bool = False
 
 
 class Put(NamedTuple):

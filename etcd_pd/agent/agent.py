@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from .. import protocol
 from ..config import AgentSettings
-from ..core.batch import Outcome, Registered
+from ..core.batch import Outcome, Registered, Rejected
 from ..core.book import RoomBook
 from ..core.lease import BucketPool
 from ..core.rooms import InstanceChanged, Notice, Resolved, View, Wait, WaitFailed, WaitLost
@@ -49,7 +49,7 @@ from .lingering import Lingering
 from .registrar import Registrar
 from .server import Server
 from .session import Session
-from .stats import Stats
+from .stats import SUMMARY_SECONDS, Stats
 from .watcher import Watcher
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,7 @@ class Agent:
         self._keys = Keys(settings.root)
         self.view = View(self._keys)
         self.stats = Stats()
+        self.queue_limit = settings.queue_max_rooms
         self._ending = False
         self.pool = BucketPool(
             settings.room_ttl_seconds,
@@ -92,7 +93,7 @@ class Agent:
             registration_timeout=settings.registration_timeout_seconds,
             tombstone_seconds=settings.bootstrap_timeout_seconds,
         )
-        self.registrar = Registrar(store, self.book, self.pool, self._is_dead, self._deliver)
+        self.registrar = Registrar(store, self.book, self.pool, self._is_dead, self._deliver, self.stats)
         self.watcher = Watcher(
             store,
             self._keys.prefix,
@@ -168,7 +169,7 @@ class Agent:
     async def _report(self) -> None:
         """One summary line every while, for those who only have the log."""
         while True:
-            await asyncio.sleep(self.stats.interval_seconds)
+            await asyncio.sleep(SUMMARY_SECONDS)
             log.info(
                 "summary %s session=%s watch=%s revision=%d rooms=%d queued=%d leases=%d engines=%d",
                 self.stats.summary(),
@@ -203,7 +204,9 @@ class Agent:
             self.stats.protocol_errors += 1
             log.warning("engine %r closed: %s", engine, reason)
         else:
-            log.info("engine %r left: %s", engine, reason)
+            log.log(
+                logging.INFO if engine.rank or engine.decoder else logging.DEBUG, "engine %r left: %s", engine, reason
+            )
         for wait in engine.wants.values():
             self.view.forget(wait)
         engine.wants.clear()
@@ -281,9 +284,9 @@ class Agent:
             if not 0 <= room <= MAX_ROOM:
                 raise ProtocolError(f"room {room} is out of range")
             if engine.rank is None:
-                engine.push([_rejection(room, EtcdPDError("the rank is not announced"))])
+                outcomes.append(Rejected(engine, room, EtcdPDError("the rank is not announced")))
             elif engine.rank.draining:
-                engine.push([_rejection(room, RankDraining(room, "the rank is draining"))])
+                outcomes.append(Rejected(engine, room, RankDraining(room, "the rank is draining")))
             else:
                 outcomes.extend(self.book.register(engine, engine.rank.ref, room, now))
         self._deliver(outcomes)
@@ -334,6 +337,7 @@ class Agent:
             self.view.forget(earlier)
         named = asked.named_rank if asked.named_rank >= 0 else None
         wait = Wait(engine, asked.id, check_name("instance", asked.instance), asked.room, named)
+        wait.asked_at = time.monotonic()
         engine.wants[asked.id], engine.last_want = wait, asked.id
         self.stats.wanted += 1
         self._notify(self.view.want(wait), self.view.revision)
@@ -433,6 +437,8 @@ class Agent:
             if isinstance(notice, Resolved):
                 engine, want = self._resolved(notice)
                 resolved.setdefault(engine, []).append(want)
+        now = time.monotonic()
+        self.stats.resolve_seconds.observe_each([now - n.wait.asked_at for n in notices if isinstance(n, Resolved)])
         more = {n.wait.owner for n in notices if isinstance(n, (WaitFailed, WaitLost))}
         more |= {engine for engine, wants in resolved.items() if len(wants) > protocol.RESOLVED_PER_PACKET}
         for engine, wants in resolved.items():
@@ -475,7 +481,7 @@ class Agent:
         assert isinstance(engine, EngineConnection)
         self.view.forget(wait)
         engine.wants.pop(wait.id, None)
-        self.stats.ended += 1
+        self.stats.ended[str(message["error"])] += 1
         log.debug("ended room=%d instance=%s %s", wait.room, wait.instance, message)
         engine.push([protocol.encode_json(protocol.ENDED, {"id": wait.id, **message})])
 
@@ -538,7 +544,7 @@ class Agent:
                 room = protocol.RegisteredRoom(outcome.room, outcome.token, outcome.lease_id)
                 registered.setdefault(engine, []).append(room)
             else:
-                self.stats.rejected += 1
+                self.stats.rejected[type(outcome.error).__name__] += 1
                 log.debug("rejected room=%d: %s", outcome.room, outcome.error)
                 engine.push([_rejection(outcome.room, outcome.error)])
         for engine, rooms in registered.items():

@@ -241,7 +241,7 @@ class Announcer:
         info, obstacle = self._decide(local, info_kv, found)
         if obstacle == "":  # a predecessor's leftover, with no rank of its own
             assert info_kv is not None
-            await self._store.txn([Compare(info_key, info_kv.create_revision)], [Delete(info_key)])
+            await self._remove_abandoned(info_kv)
             return "an instance that has just ended"
         if info is None:
             return obstacle
@@ -339,12 +339,15 @@ class Announcer:
 
     async def _remove_instance(self, local: LocalRank) -> None:
         info_key = self._keys.prefill(local.instance)
-        kvs = (await self._store.list(info_key)).kvs
-        others = [kv for kv in kvs if kv.key.startswith(info_key + b"/ranks/")]
-        own = [kv for kv in kvs if kv.key == info_key]
-        info = InstanceInfo.from_json(own[0].value) if own else None
-        if own and not others and info and info.incarnation == local.incarnation:
-            await self._store.txn([Compare(info_key, own[0].create_revision)], [Delete(info_key)])
+        found = (await self._store.read([info_key])).kvs
+        info = InstanceInfo.from_json(found[0].value) if found else None
+        if info and info.incarnation == local.incarnation:
+            await self._remove_abandoned(found[0])
+
+    async def _remove_abandoned(self, info_kv: KeyValue) -> None:
+        """Delete an instance's key, unless a rank of it exists."""
+        no_rank = Compare(info_kv.key + b"/ranks/", 0, prefix=True)
+        await self._store.txn([Compare(info_kv.key, info_kv.create_revision), no_rank], [Delete(info_kv.key)])
 
     async def _put_other(self, key: bytes, value: bytes) -> None:
         lease_id = await self._session.lease()

@@ -46,6 +46,7 @@ class EngineConnection:
         last_want: the latest number that it wanted.
         known: names under which it was told of an instance, by the instance's id.
         followed: names of instances that it wants to hear of.
+        received_bytes, sent_bytes: of packets so far.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class EngineConnection:
         self.followed: set[str] = set()
         self.closed = False
         self.greeted = False
+        self.received_bytes = self.sent_bytes = 0
         self._socket = sock
         self._limit = limit
         self._on_packet, self._on_closed = on_packet, on_closed
@@ -138,6 +140,7 @@ class EngineConnection:
                 self.close("its socket closed")
                 return
             self._heard_at = self._loop.time()
+            self.received_bytes += len(packet)
             try:
                 self._on_packet(self, packet)
             except (ProtocolError, ConfigError) as exc:
@@ -162,6 +165,8 @@ class EngineConnection:
             return False
         except OSError as exc:
             self._loop.call_soon(self.close, f"its socket failed: {exc.strerror}")
+            return True
+        self.sent_bytes += len(packet)
         return True
 
     def _enqueue(self, packet: bytes) -> None:

@@ -9,8 +9,10 @@ import time
 
 from ..config import AgentSettings, describe
 from ..errors import StoreUnavailable
+from ..metrics import serve
 from ..store.etcd import EtcdStore
 from .agent import Agent
+from .families import families
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ async def _run(settings: AgentSettings) -> int:
         loop.add_signal_handler(number, stop.set)
     async with EtcdStore(settings.etcd) as store:
         agent = Agent(settings, store)
+        address = settings.metrics_listen
+        metrics = await serve(address, lambda: families(agent)) if address else None
         serving = asyncio.create_task(agent.run(stop))
         reached = asyncio.create_task(_until_synced(settings, store, agent))
         idle = asyncio.create_task(_stop_when_idle(settings, agent, stop))
@@ -53,6 +57,8 @@ async def _run(settings: AgentSettings) -> int:
                 task.cancel()
             stop.set()
             await asyncio.gather(serving, reached, idle, return_exceptions=True)
+            if metrics:
+                metrics.close()
     log.info("agent ended")
     return 0
 

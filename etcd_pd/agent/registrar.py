@@ -15,6 +15,7 @@ from ..errors import LeaseNotFound, StoreError, StoreRejected, StoreUnavailable
 from ..model import RoomValue
 from ..records import KeyValue
 from ..store.base import Store
+from .stats import Stats
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Registrar:
         pool: the leases that rooms hang on.
         is_dead: whether the view shows that a room's epoch has ended.
         deliver: takes the outcomes to those who asked.
+        stats: what is counted, a transaction at a time.
     """
 
     def __init__(
@@ -44,11 +46,12 @@ class Registrar:
         pool: BucketPool,
         is_dead: EpochIsDead,
         deliver: Callable[[list[Outcome]], None],
+        stats: Stats,
     ) -> None:
         self._store, self._book, self._pool = store, book, pool
         self._is_dead, self._deliver = is_dead, deliver
+        self._stats = stats
         self._work = asyncio.Event()
-        self.batches = 0
 
     def kick(self) -> None:
         """There is something to write, or a rank has come alive."""
@@ -86,7 +89,7 @@ class Registrar:
             self._book.requeue(batch)
             await self._pause()
             return
-        self.batches += 1
+        sent_at = time.monotonic()
         try:
             result = await self._store.txn(batch.compares(), batch.operations(bucket))
         except LeaseNotFound:
@@ -100,7 +103,9 @@ class Registrar:
             await self._examine(batch, bucket)
         else:
             if result.succeeded:
-                self._deliver(self._book.succeeded(batch, bucket, result.header.revision, time.monotonic()))
+                now = time.monotonic()
+                self._stats.wrote(batch, sent_at, now)
+                self._deliver(self._book.succeeded(batch, bucket, result.header.revision, now))
             else:
                 await self._examine(batch, bucket)
 

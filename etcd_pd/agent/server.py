@@ -37,6 +37,17 @@ class Server:
         self._on_packet, self._on_closed = on_packet, on_closed
         self._socket: socket.socket | None = None
         self.connections: set[EngineConnection] = set()
+        self._received_before = self._sent_before = 0  # by connections that are closed
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes of packets that engines sent since the start."""
+        return self._received_before + sum(connection.received_bytes for connection in self.connections)
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of packets that engines were sent since the start."""
+        return self._sent_before + sum(connection.sent_bytes for connection in self.connections)
 
     def open(self) -> None:
         """Begin to listen.
@@ -88,6 +99,8 @@ class Server:
 
     def _closed(self, connection: EngineConnection, reason: str) -> None:
         self.connections.discard(connection)
+        self._received_before += connection.received_bytes
+        self._sent_before += connection.sent_bytes
         self._on_closed(connection, reason)
 
 

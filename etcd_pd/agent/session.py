@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from ..core.lease import Grant, LeaseState, SessionLease, Wait
 from ..errors import LeaseNotFound, StoreError
+from ..metrics import latencies
 from ..store.base import Store
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ class Session:
         self._on_granted = on_granted
         self._live = asyncio.Event()
         self._failing = False
+        self.losses = 0
+        self.renew_seconds = latencies()
 
     def __repr__(self) -> str:
         return f"<Session {self.state.value} lease={self.lease_id:x} left={self.seconds_left:.1f}s>"
@@ -72,7 +75,9 @@ class Session:
                     granted = await self._store.grant(action.ttl)
                     self._granted(granted.lease_id, granted.ttl, sent_at)
                 else:
-                    self._kept(action.lease_id, await self._store.keep_alive(action.lease_id), sent_at)
+                    ttl = await self._store.keep_alive(action.lease_id)
+                    self.renew_seconds.observe(time.monotonic() - sent_at)
+                    self._kept(action.lease_id, ttl, sent_at)
             except LeaseNotFound:
                 self._kept(self._lease.lease_id, 0, sent_at)
             except StoreError as exc:
@@ -96,6 +101,7 @@ class Session:
         self._failing = False
         if ttl <= 0:
             self._live.clear()
+            self.losses += 1
             log.error("session lease lost lease=%x: its ranks are gone and come back with new epochs", lease_id)
         elif was_suspect:
             log.warning("session lease renewed late lease=%x ttl=%d", lease_id, ttl)

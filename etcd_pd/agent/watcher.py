@@ -45,7 +45,7 @@ class Watcher:
         self._machine = WatchMachine()
         self._told = self._machine.state
         self._pause = FIRST_PAUSE
-        self._heard_at = 0.0
+        self._heard_at = time.monotonic()
         self.synced = asyncio.Event()
         self.resyncs = 0
 

@@ -8,6 +8,7 @@ fails on it.
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -72,6 +73,7 @@ class EtcdStore:
         self._endpoint = 0
         self._clients: dict[int, Any] = {}
         self._stubs: dict[tuple[int, str], Any] = {}
+        self._written_at: tuple[int, ...] = ()
         self._token = ""
         self._keepalive: _Stream | None = None
 
@@ -92,6 +94,10 @@ class EtcdStore:
         """Turn to another endpoint, unless that was done already: many calls find the same one silent."""
         if endpoint == self._endpoint:
             self._endpoint = (self._endpoint + 1) % len(self._settings.endpoints)
+            if self._written_at != _written_at(self._settings):
+                # a channel keeps the certificates that it began with, and they were renewed since
+                self._clients.clear()
+                self._stubs.clear()
 
     async def close(self) -> None:
         """Close all channels and end all streams."""
@@ -267,6 +273,8 @@ class EtcdStore:
         parts = urlsplit(endpoint)
         host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname
         settings = self._settings
+        if not self._clients:
+            self._written_at = _written_at(settings)
         # user and password stay out of it: etcd3 asks for one token, in its constructor, and never renews it
         return etcd3.client(
             host=host,
@@ -276,6 +284,17 @@ class EtcdStore:
             cert_key=settings.key_file or None,
             grpc_options=CHANNEL_OPTIONS,
         )
+
+
+def _written_at(settings: EtcdSettings) -> tuple[int, ...]:
+    """When the files of the certificates were written; 0 for one that cannot be seen."""
+    found = []
+    for path in filter(None, (settings.ca_file, settings.cert_file, settings.key_file)):
+        try:
+            found.append(os.stat(path).st_mtime_ns)
+        except OSError:
+            found.append(0)
+    return tuple(found)
 
 
 class EtcdWatch:
@@ -415,7 +434,11 @@ _REFUSALS = frozenset(
 
 def _compare(compare: Compare) -> Any:
     return rpc.Compare(
-        key=compare.key, target=rpc.Compare.CREATE, result=rpc.Compare.EQUAL, create_revision=compare.create_revision
+        key=compare.key,
+        range_end=prefix_end(compare.key) if compare.prefix else b"",
+        target=rpc.Compare.CREATE,
+        result=rpc.Compare.EQUAL,
+        create_revision=compare.create_revision,
     )
 
 

@@ -131,6 +131,14 @@ class TestTxn:
         found = await subject.get("k")
         assert found is not None and found.value == (b"theirs" if exists else b"ours")
 
+    async def test_a_prefix_is_asked_of_every_key_under_it(self, subject: Subject) -> None:
+        first, second = await subject.put("a/1"), await subject.put("a/2")
+        holds = []
+        for key, revision in (("a/", 0), ("a/", first), ("a/1", first), ("a/2", second), ("b/", 0), ("b/", first)):
+            result = await subject.store.txn([Compare(subject.key(key), revision, prefix=True)], [])
+            holds.append(result.succeeded)
+        assert holds == [False, False, True, True, True, False]
+
     @pytest.mark.parametrize("off_by", [-1, 0, 1])
     async def test_a_token_compares_exactly(self, subject: Subject, off_by: int) -> None:
         token = await subject.put("k")

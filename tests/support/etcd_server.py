@@ -255,9 +255,10 @@ class EtcdCluster:
 
     def restore(self) -> None:
         """Whatever a test did to it: three healthy members."""
-        connected = {container.id for container in self._reloaded_peers().containers}
         for node in self.nodes:
             node.restore()
+        connected = {container.id for container in self._reloaded_peers().containers}  # lists running ones alone
+        for node in self.nodes:
             if node.container.id not in connected:
                 self._peers.connect(node.container, aliases=[node.name])
         self.wait_healthy()

@@ -60,7 +60,7 @@ class MemoryEtcd:
         """As etcd's Txn with compares on create_revision and a success branch alone."""
         _check(compares, operations)
         self.expire()
-        if any(self._create_revision(compare.key) != compare.create_revision for compare in compares):
+        if not all(self._holds(compare) for compare in compares):
             return TxnResult(False, self.header)
         for operation in operations:
             if isinstance(operation, Put) and operation.lease and operation.lease not in self._leases:
@@ -143,8 +143,10 @@ class MemoryEtcd:
 
     # --- inside
 
-    def _create_revision(self, key: bytes) -> int:
-        return self.keys[key].create_revision if key in self.keys else 0
+    def _holds(self, compare: Compare) -> bool:
+        names = [key for key in self.keys if _under(compare.key, key)] if compare.prefix else [compare.key]
+        found = [self.keys[name].create_revision for name in names if name in self.keys]
+        return all(revision == compare.create_revision for revision in found or [0])
 
     def _apply(self, operation: Operation) -> None:
         if isinstance(operation, Delete):

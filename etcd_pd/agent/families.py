@@ -1,0 +1,83 @@
+"""What a scrape of the agent shows, read off its parts when somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ..core.lease import LeaseState
+from ..core.watch import WatchState
+from ..metrics import Metric, counter, counters, gauge, gauges, histogram, state
+
+if TYPE_CHECKING:
+    from .agent import Agent
+
+
+def families(agent: Agent) -> Iterator[Metric]:
+    """Every metric of an agent, all at the same moment."""
+    yield from _rooms(agent)
+    yield from _session(agent)
+    yield from _watch(agent)
+    yield from _engines(agent)
+
+
+def _rooms(agent: Agent) -> Iterator[Metric]:
+    stats = agent.stats
+    outcomes = {"Registered": stats.registered, **stats.rejected}
+    yield counters(
+        "etcd_pd_registrations_total",
+        "Registrations answered, by the answer: Registered or an error.",
+        "outcome",
+        outcomes,
+    )
+    yield counter("etcd_pd_wants_total", "Rooms that engines asked the rank of.", stats.wanted)
+    ends = {"Resolved": stats.resolved, **stats.ended}
+    yield counters("etcd_pd_resolutions_total", "Wants answered, by the answer: Resolved or an error.", "outcome", ends)
+    yield histogram(
+        "etcd_pd_register_seconds", "From a registration's arrival to its transaction's end.", stats.register_seconds
+    )
+    yield histogram("etcd_pd_resolve_seconds", "From a want's arrival to its rank.", stats.resolve_seconds)
+    yield histogram("etcd_pd_transaction_seconds", "Time of transactions that wrote rooms.", stats.transaction_seconds)
+    yield histogram("etcd_pd_batch_rooms", "Rooms in one transaction.", stats.batch_rooms)
+    yield gauge("etcd_pd_queue_rooms", "Rooms that wait to be written.", len(agent.book))
+    yield gauge("etcd_pd_queue_limit_rooms", "Rooms that may wait before new ones are refused.", agent.queue_limit)
+    refs = {local.ref for local in agent.announcer.ranks}
+    held: dict[tuple[str, ...], float] = {(ref.instance, str(ref.dp_rank)): agent.book.live(ref) for ref in refs}
+    yield gauges(
+        "etcd_pd_rank_rooms", "Rooms of a rank of this node, registered or being so.", ["instance", "dp_rank"], held
+    )
+    yield gauge("etcd_pd_room_leases", "Leases that rooms of this agent hang on.", len(agent.pool))
+
+
+def _session(agent: Agent) -> Iterator[Metric]:
+    session = agent.session
+    states = [one.value for one in LeaseState]
+    yield state("etcd_pd_session_state", "State of the session's lease.", session.state.value, states)
+    yield gauge(
+        "etcd_pd_session_lease_remaining_seconds", "Time until the session's lease may end.", session.seconds_left
+    )
+    yield counter(
+        "etcd_pd_session_losses_total", "Session leases that were lost, with every rank here.", session.losses
+    )
+    yield histogram("etcd_pd_session_renew_seconds", "Time of keepalives.", session.renew_seconds)
+
+
+def _watch(agent: Agent) -> Iterator[Metric]:
+    watcher = agent.watcher
+    states = [one.value for one in WatchState]
+    yield state("etcd_pd_watch_state", "What the view may be believed.", watcher.state.value, states)
+    yield gauge("etcd_pd_watch_revision", "Revision of etcd that the view is at.", agent.view.revision)
+    yield gauge("etcd_pd_watch_silence_seconds", "Time since etcd said anything.", watcher.silent_seconds)
+    yield counter(
+        "etcd_pd_watch_lists_total", "Full lists of the cell; after the first, each one a gap.", watcher.resyncs
+    )
+    yield gauge("etcd_pd_cell_rooms", "Rooms in the cell.", agent.view.room_count())
+
+
+def _engines(agent: Agent) -> Iterator[Metric]:
+    server = agent.server
+    yield gauge("etcd_pd_engines", "Connected processes.", len(server.connections))
+    yield gauge("etcd_pd_waits", "Rooms that engines wait for, or use.", sum(len(c.wants) for c in server.connections))
+    yield counter("etcd_pd_socket_received_bytes_total", "Bytes from engines.", server.received_bytes)
+    yield counter("etcd_pd_socket_sent_bytes_total", "Bytes to engines.", server.sent_bytes)
+    yield counter("etcd_pd_protocol_errors_total", "Engines put out for what they sent.", agent.stats.protocol_errors)
