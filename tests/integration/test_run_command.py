@@ -122,6 +122,7 @@ class TestItsOwnAgent:
         ctl = EtcdCtl(endpoint)
         with subprocess.Popen([*run_flags, "--", "sleep", "60"], stderr=subprocess.PIPE, text=True) as running:
             wait_until(lambda: ctl.get(f"{root}/v1/agents/mine"), "the agent is in etcd")
+            wait_until(lambda: _child_of(running.pid, "sleep"), "the command runs")
             first = _agent_of(running.pid)
             assert first
             first.kill()
@@ -146,8 +147,12 @@ class TestItsOwnAgent:
 
 
 def _agent_of(parent: int, other_than: int = 0) -> psutil.Process | None:
+    return _child_of(parent, "agent", other_than)
+
+
+def _child_of(parent: int, word: str, other_than: int = 0) -> psutil.Process | None:
     for child in psutil.Process(parent).children():
         with contextlib.suppress(psutil.Error):
-            if "agent" in child.cmdline() and child.pid != other_than:
+            if word in child.cmdline() and child.pid != other_than:
                 return child
     return None

@@ -182,6 +182,9 @@ class FakeDecode:
             found = self.found[name, room]
             if instance is None or not any(rank.epoch == found.epoch for rank in instance.ranks):
                 return self._end(name, room, PrefillLost(name, room, found.dp_rank, found.epoch))
+            value = _read(self.directory / f"room-{instance.id}-{room}") or {}
+            if "failed" in value:  # after it was resolved
+                return self._end(name, room, RoomFailed(instance.id, room, value["failed"]))
             return None
         assignment = None if instance is None else self._resolve(instance, room, named)
         if isinstance(assignment, ResolveError):
