@@ -349,12 +349,13 @@ class Decode:
     def _say_done(self, id: int) -> None:
         """Tell the agent to forget a wait, now or when the queue towards it has room again."""
         self._undone.append(id)
-        try:
-            while self._undone:
-                self._connection.send(protocol.encode_done(self._undone[-1]))
-                self._undone.pop()
-        except AgentBusy:
-            pass
+        while self._undone:
+            id = self._undone.pop()  # before sending: a connection that turns out to be lost clears the rest
+            try:
+                self._connection.send(protocol.encode_done(id))
+            except AgentBusy:
+                self._undone.append(id)
+                return
 
     def _want_packet(self, want: _Want, seconds: float) -> bytes:
         return protocol.encode_want(protocol.WantedRoom(want.id, want.room, want.named_rank, seconds, want.instance))

@@ -100,4 +100,7 @@ class Described:
 
 
 PrefillEvent = Announced | Refused | Registered | Rejected | RankEnded | Drained
+"""What ``client.prefill.poll()`` tells."""
+
 DecodeEvent = Resolved | Ended | Described
+"""What ``client.decode.poll()`` tells."""

@@ -176,6 +176,19 @@ class TestFullSocket:
                 client.decode.poll()
 
 
+class TestLosing:
+    @pytest.mark.parametrize("call", ["want", "done", "follow", "register", "release", "fail"])
+    def test_an_agent_that_has_just_died_raises_in_no_call(
+        self, agent: FakeAgent, client: Client, engine: FakeEngineSocket, call: str
+    ) -> None:
+        announce(client)
+        client.decode.want("p", 1)
+        agent.stop()
+        side = client.decode if call in ("want", "done", "follow") else client.prefill
+        arguments = {"follow": ("p",), "fail": (1, "r")}.get(call, ("p", 1) if side is client.decode else (1,))
+        getattr(side, call)(*arguments)
+
+
 class TestReconnecting:
     def test_everything_is_said_again(self, agent: FakeAgent, client: Client, engine: FakeEngineSocket) -> None:
         announce(client)
