@@ -5,25 +5,34 @@
 #
 # BASE is any image with python3 3.11 or newer and its venv module; the final stages have the same base as the build, so that
 # what was installed there fits. pip.conf, ca.crt and wheels, where the build context has them, stay in the build stages.
+# The package itself is the last layer, of a megabyte: a change of it neither installs nor pushes the rest again.
 ARG BASE=python:3.11.13-slim-bookworm
 
 FROM ${BASE} AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PIP_CONFIG_FILE=/src/pip.conf PATH=/opt/etcd-pd/bin:$PATH
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_CONFIG_FILE=/src/pip.conf PATH=/opt/etcd-pd/bin:$PATH
 RUN python3 -m venv /opt/etcd-pd
 WORKDIR /src
-# Dependencies first: they change seldom, the package often.
-COPY pyproject.toml constraints.txt README.md LICENSE pip.conf* ca.crt* *.whl ./
-RUN mkdir etcd_pd && touch etcd_pd/__init__.py
+COPY constraints.txt pip.conf* ca.crt* *.whl ./
 
-FROM build AS build-agent
-RUN pip install --quiet --constraint constraints.txt '.[agent,cluster]' && pip uninstall --quiet --yes etcd-pd
+FROM build AS package
+COPY pyproject.toml README.md LICENSE ./
 COPY etcd_pd etcd_pd
-RUN pip install --quiet --no-deps . && pip uninstall --quiet --yes pip setuptools
+RUN pip install --quiet --no-deps --prefix=/package .
 
-FROM build AS build-engine
-RUN pip install --quiet --constraint constraints.txt '.[engine,router]' && pip uninstall --quiet --yes etcd-pd
-COPY etcd_pd etcd_pd
-RUN pip install --quiet --no-deps . && pip uninstall --quiet --yes pip
+# An empty package with the real one's dependencies, and nothing else of pyproject.toml: these change seldom.
+FROM build AS metadata
+COPY pyproject.toml ./
+RUN sed -i '/^\[tool\./,$d; /^dev = \[/,/^]/d; s/^version = .*/version = "0"/' pyproject.toml
+
+FROM build AS dependencies
+COPY --from=metadata /src/pyproject.toml ./
+RUN mkdir etcd_pd && touch etcd_pd/__init__.py README.md LICENSE
+
+FROM dependencies AS agent-dependencies
+RUN pip install --quiet --constraint constraints.txt '.[agent,cluster]' && pip uninstall --quiet --yes etcd-pd pip setuptools
+
+FROM dependencies AS engine-dependencies
+RUN pip install --quiet --constraint constraints.txt '.[engine,router]' && pip uninstall --quiet --yes etcd-pd pip
 
 FROM ${BASE} AS runtime
 ARG VERSION=0.0.0
@@ -37,7 +46,9 @@ USER 65532:65532
 ENTRYPOINT ["etcd-pd"]
 
 FROM runtime AS agent
-COPY --from=build-agent /opt/etcd-pd /opt/etcd-pd
+COPY --from=agent-dependencies /opt/etcd-pd /opt/etcd-pd
+COPY --from=package /package /opt/etcd-pd
 
 FROM runtime AS engine
-COPY --from=build-engine /opt/etcd-pd /opt/etcd-pd
+COPY --from=engine-dependencies /opt/etcd-pd /opt/etcd-pd
+COPY --from=package /package /opt/etcd-pd

@@ -8,12 +8,13 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 BIN := .venv/bin
 READY := .venv/.ready
 SGLANG := .venv-sglang/.ready
+HELM := build/bin/helm
 SLOW := integration or e2e or chaos or helm or bench
 
 .PHONY: help
 help: ## this list
 	@echo "etcd_pd: make run is the demonstration, make check the inner loop, make test the verdict"
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 # Installs again only when what is to be installed changed.
 $(READY): pyproject.toml constraints.txt scripts/python-env
@@ -23,6 +24,11 @@ $(READY): pyproject.toml constraints.txt scripts/python-env
 # SGLang's own code and this project's client, in an environment of its own: their pins exclude each other.
 $(SGLANG): $(READY) tests/sglang/requirements.txt scripts/sglang-env
 	@scripts/sglang-env
+	@touch $@
+
+# Helm 4, Helm 3 and kubectl, for the chart's tests and renders.
+$(HELM): scripts/helm-binary
+	@scripts/helm-binary >/dev/null
 	@touch $@
 
 .PHONY: setup
@@ -48,9 +54,26 @@ docker: ## a Docker engine with an etcd image, for the tests
 	@scripts/docker-engine
 	@echo "docker: tests run etcd from $$(scripts/etcd-image)"
 
+.PHONY: images
+images: docker ## the images of the Helm chart: agent and engine
+	@scripts/images
+
+.PHONY: push
+push: docker ## the images into a registry: make push REGISTRY=registry.example.com/team
+	@test -n "$(REGISTRY)" || { echo "push: where to? make push REGISTRY=..." >&2; exit 2; }
+	@scripts/images "$(REGISTRY)"
+
+.PHONY: manifests
+manifests: $(READY) $(HELM) ## what follows from the Helm chart: k8s/, its README table, values.schema.json
+	@scripts/manifests
+
+.PHONY: chromium
+chromium: ## a Chromium for the tests of the dashboard
+	@echo "chromium: $$(scripts/chromium)"
+
 .PHONY: test
-test: $(READY) $(SGLANG) docker ## every test but the long ones (most of chaos, bench)
-	@echo "test: unit, contract, integration, e2e, and three minutes of chaos"
+test: $(READY) $(SGLANG) $(HELM) docker images chromium ## every test but the long ones (most of chaos, bench)
+	@echo "test: unit, contract, integration, e2e, helm, and three minutes of chaos"
 	@$(BIN)/python -m pytest -q -m "not (chaos or bench) or quick"
 
 .PHONY: test-unit
@@ -59,7 +82,7 @@ test-unit: $(READY) ## tests of the pure parts
 	@$(BIN)/python -m pytest -q tests/unit
 
 .PHONY: test-integration
-test-integration: $(READY) docker ## contract and integration tests against real etcd
+test-integration: $(READY) docker chromium ## contract and integration tests against real etcd
 	@echo "test-integration: against real etcd"
 	@$(BIN)/python -m pytest -q tests/contract tests/integration -m "not (chaos or bench)"
 
@@ -67,6 +90,11 @@ test-integration: $(READY) docker ## contract and integration tests against real
 test-e2e: $(READY) docker ## the whole stack, watched by an independent etcd client
 	@echo "test-e2e: the whole stack"
 	@$(BIN)/python -m pytest -q tests/e2e -m "not (chaos or bench)"
+
+.PHONY: test-helm
+test-helm: $(READY) $(HELM) docker images ## the Helm chart: renders, schemas, and its pods as containers with the real router
+	@echo "test-helm: the chart, and its pods running"
+	@$(BIN)/python -m pytest -q tests/helm
 
 .PHONY: test-sglang
 test-sglang: $(READY) $(SGLANG) docker ## plug-in and gateway against SGLang's own code, side by side with its own server
@@ -88,6 +116,20 @@ bench-quick: $(READY) ## the figures of README, on this machine, in about a minu
 	@echo "bench-quick: measuring; leave the machine alone"
 	@$(BIN)/python -m benchmarks.quick
 
+.PHONY: bench-etcd-size
+bench-etcd-size: $(READY) ## what a room costs etcd's database: the figure behind its quota
+	@$(BIN)/python -m benchmarks.etcd_size
+
+.PHONY: docs
+docs: $(READY) ## the pages of docs/ and the reference from the docstrings, into build/docs; a broken link is an error
+	@echo "docs: build/docs/index.html"
+	@$(BIN)/mkdocs build --quiet
+
+.PHONY: package
+package: $(READY) ## wheel and sdist into dist/, the same bytes from the same sources
+	@echo "package: wheel and sdist"
+	@$(BIN)/python scripts/package.py
+
 .PHONY: fix
 fix: $(READY) ## format and repair what a tool can
 	@echo "fix: ruff"
@@ -97,15 +139,16 @@ fix: $(READY) ## format and repair what a tool can
 	@$(BIN)/python scripts/settings_table.py
 
 .PHONY: verify
-verify: $(READY) ## lint, types, and generated files that drifted from their source
+verify: $(READY) $(HELM) ## lint, types, and generated files that drifted from their source
 	@echo "verify: ruff"
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@echo "verify: mypy --strict"
 	@$(BIN)/mypy
-	@echo "verify: etcd's messages are what their .proto files say"
+	@echo "verify: etcd's messages, the settings table and the manifests are what their sources say"
 	@scripts/generate-etcdrpc.sh --check
 	@$(BIN)/python scripts/settings_table.py --check
+	@scripts/manifests --check
 
 .PHONY: clean
 clean: ## remove everything that was made here

@@ -2,7 +2,8 @@
 
 An etcd that starts with an empty volume under an old member's name would vote as that member, having forgotten what it
 voted for before: writes could be lost. So once the cluster was formed, which a file says, an empty volume always means
-to leave and to join again as somebody new, and never to start a cluster.
+to leave and to join again as somebody new, and never to start a cluster: that would be without roles, and pass for the
+old one. Whoever has lost every volume asks for a new cluster by a new generation (docs/operations.md).
 """
 
 from __future__ import annotations
@@ -26,6 +27,13 @@ NEW, EXISTING = "new", "existing"
 PAUSE_SECONDS = 1.0
 
 
+_LOST = "the cluster was formed before; if every volume is lost, a new one needs a new etcd.generation"
+
+
+class ClusterLost(EtcdPDError):
+    """The only member has lost its volume, and with it the roles: a person must ask for a new cluster."""
+
+
 class MembersDiffer(EtcdPDError):
     """The running cluster is not the configured one: a number of members that changed, for example."""
 
@@ -35,11 +43,14 @@ async def prepare(settings: MemberSettings) -> str:
 
     Raises:
         StoreError: the other members did not answer in time.
+        ClusterLost: there are none, and the cluster was formed before.
         MembersDiffer: the running cluster has other members than the configured ones.
     """
     if (Path(settings.data_dir) / "member").is_dir():
         state, why = EXISTING, "its data is here"
     elif len(settings.peers) == 1:
+        if _formed(settings):
+            raise ClusterLost(_LOST)
         state, why = NEW, "it is the only one"
     else:
         state, why = await _join(settings)
@@ -74,11 +85,8 @@ async def _ask(settings: MemberSettings, etcd: EtcdSettings) -> tuple[str, str]:
         except StoreRejected:
             pass  # it answers, but not to nobody
         except StoreError as exc:
-            if settings.formed_file and os.path.exists(settings.formed_file):
-                text = (
-                    f"{exc}; the cluster was formed before: if every volume is lost, delete the ConfigMap that says so"
-                )
-                raise StoreError("member list", text) from exc
+            if _formed(settings):
+                raise StoreError("member list", f"{exc}; {_LOST}") from exc
             return NEW, "no cluster was formed before, and no other member answers"
     async with await _connect(etcd) as admin:
         return await _rejoin(settings, admin)
@@ -111,6 +119,10 @@ async def _rejoin(settings: MemberSettings, admin: EtcdAdmin) -> tuple[str, str]
         await admin.remove_member(own.id)
     await admin.add_member(settings.peer_url)
     return EXISTING, "it was let in again" if own else "it was let in"
+
+
+def _formed(settings: MemberSettings) -> bool:
+    return bool(settings.formed_file) and os.path.exists(settings.formed_file)
 
 
 def _check(settings: MemberSettings, members: list[Member]) -> None:

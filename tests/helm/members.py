@@ -50,7 +50,7 @@ class Cell:
         self._peers = {name: f"{scheme}://{host}:{peer}" for name, host in self._hosts.items()}
         self._metrics = metrics
         if tls:
-            self._make_certificates()
+            self.make_certificates()
 
     def __enter__(self) -> Cell:
         return self
@@ -156,7 +156,8 @@ class Cell:
             config |= {"client-transport-security": security, "peer-transport-security": dict(security)}
         return config
 
-    def _make_certificates(self) -> None:
+    def make_certificates(self) -> None:
+        """An authority and everybody's certificates, in place of those that are there."""
         api = MemoryApi()
         settings = CertSettings(
             authority_secret="ca",

@@ -15,7 +15,8 @@ class MemoryApi:
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], Object] = {}
-        self._version = 0
+        #: The last version that any object got.
+        self.version = 0
 
     def get(self, kind: str, name: str) -> Object | None:
         return copy.deepcopy(self.objects.get((kind, name)))
@@ -33,9 +34,9 @@ class MemoryApi:
         return self._store(kind, body)
 
     def _store(self, kind: str, body: Object) -> Object:
-        self._version += 1
+        self.version += 1
         stored = copy.deepcopy(body)
-        stored["metadata"]["resourceVersion"] = str(self._version)
+        stored["metadata"]["resourceVersion"] = str(self.version)
         self.objects[(kind, body["metadata"]["name"])] = stored
         return copy.deepcopy(stored)
 

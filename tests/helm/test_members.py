@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from etcd_pd.cluster.member import MembersDiffer
+from etcd_pd.cluster.member import ClusterLost, MembersDiffer
 from etcd_pd.cluster.settings import MemberSettings
 from etcd_pd.errors import ConfigError, StoreError
 from etcd_pd.records import Put
@@ -75,6 +75,30 @@ def test_a_member_that_comes_late_is_not_thrown_out(tmp_path: Path, _docker: Non
         assert len(cell.member_ids()) == 3
 
 
+def test_renewed_certificates_serve_the_next_connection(tmp_path: Path, _docker: None) -> None:
+    with Cell(tmp_path, 1) as cell:
+        cell.prepare("etcd-0")
+        cell.start("etcd-0")
+        cell.member_ids()
+        asyncio.run(_renew(cell))
+
+
+async def _renew(cell: Cell) -> None:
+    async with EtcdStore(cell.settings("prefill")) as store:
+        await store.list(b"/")
+        cell.stop("etcd-0")
+        cell.make_certificates()  # by another authority: the old ones are no good any more
+        cell.start("etcd-0")
+        deadline = asyncio.get_running_loop().time() + 20
+        while True:
+            try:
+                await store.list(b"/")
+                break
+            except StoreError:
+                assert asyncio.get_running_loop().time() < deadline
+                await asyncio.sleep(0.1)
+
+
 def test_other_members_than_the_configured_ones_are_an_error(tmp_path: Path, _docker: None) -> None:
     with Cell(tmp_path, 3) as cell:
         for name in cell.names:
@@ -89,12 +113,17 @@ def test_other_members_than_the_configured_ones_are_an_error(tmp_path: Path, _do
             cell.prepare("etcd-2")
 
 
-def test_one_member_alone_starts_anew(tmp_path: Path, _docker: None) -> None:
+def test_one_member_alone_starts_a_cluster_once(tmp_path: Path, _docker: None) -> None:
     with Cell(tmp_path, 1) as cell:
-        cell.formed.write_text("1")
         assert cell.prepare("etcd-0") == "new"
         cell.start("etcd-0")
         assert list(cell.member_ids()) == ["etcd-0"]
+        cell.formed.write_text("1")
+        assert cell.prepare("etcd-0") == "existing"
+        cell.stop("etcd-0")
+        cell.wipe("etcd-0")
+        with pytest.raises(ClusterLost, match=r"needs a new etcd\.generation"):
+            cell.prepare("etcd-0")
 
 
 @pytest.mark.parametrize(

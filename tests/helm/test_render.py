@@ -8,7 +8,7 @@ import pytest
 import yaml
 from kubernetes_validate import validate
 
-from tests.helm.chart import CHART, KUBERNETES, RELEASE, SHAPES, Objects, binaries, rendered, run, template
+from tests.helm.chart import CHART, KUBERNETES, RELEASE, SHAPES, Objects, binaries, containers, rendered, run, template
 
 pytestmark = pytest.mark.helm
 
@@ -74,7 +74,7 @@ def _check_monitoring(each: dict[str, Any]) -> None:
     else:
         assert each["kind"] == "PrometheusRule"
         rules = [rule for group in each["spec"]["groups"] for rule in group["rules"]]
-        assert {rule["alert"] for rule in rules} >= {"EtcdPdNoLeader", "EtcdPdDatabaseFills", "EtcdPdWritesRefused"}
+        assert {rule["alert"] for rule in rules} >= {"EtcdPdViewStale", "EtcdPdDatabaseFills", "EtcdPdWritesRefused"}
         assert all(set(rule) == {"alert", "expr", "for", "labels", "annotations"} for rule in rules)
 
 
@@ -83,9 +83,20 @@ def test_monitoring_follows_its_switches_alone() -> None:
     assert not off.of("PodMonitor") + off.of("PrometheusRule")
     on = rendered("cpu")
     assert [each["metadata"]["name"] for each in on.of("PodMonitor")] == [
-        f"{RELEASE}-etcd-pd-etcd",
-        f"{RELEASE}-etcd-pd-router",
+        f"{RELEASE}-etcd-pd-{component}" for component in ("agent", "etcd", "router")
     ]
+    for monitor in on.of("PodMonitor"):
+        wanted = monitor["spec"]["selector"]["matchLabels"]
+        found = [pod for _, pod in on.pods() if wanted.items() <= pod["metadata"]["labels"].items()]
+        assert found
+        for pod in found:
+            ports = [port["name"] for each in containers(pod) for port in each.get("ports", ())]
+            assert ports.count("metrics") == 1
+
+
+def test_an_external_etcd_has_alerts_of_its_own() -> None:
+    (rule,) = Objects(template("external-etcd", {"prometheusRule": {"enabled": True}})).of("PrometheusRule")
+    assert [group["name"] for group in rule["spec"]["groups"]] == ["etcd-pd-agents"]
 
 
 def test_defaults_render_without_any_value() -> None:

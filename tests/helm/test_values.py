@@ -62,7 +62,7 @@ def test_a_parent_chart_may_set_globals() -> None:
         ({"tls": {"renewBeforeDays": 365}}, "tls.renewBeforeDays must be less than tls.validityDays"),
         ({"tls": {"validityDays": 3650}}, "tls.validityDays must be less than tls.authorityValidityDays"),
         ({"agent": {"settings": {"sessionTtlSeconds": 4}}}, "sessionTtlSeconds must be above"),
-        ({"enginePort": 8998}, "enginePort and bootstrapPort must differ"),
+        ({"enginePort": 8998}, "enginePort, bootstrapPort and agent.metricsPort must differ"),
         ({"decode": {"drain": {"timeoutSeconds": 110}}}, "decode.terminationGracePeriodSeconds must be at least 130"),
         ({"decode": {"model": {"claim": {"name": "m"}, "hostPath": "/m"}}}, "decode.model: give one of"),
         ({"prefill": {"engine": "sglang"}}, "prefill.model is needed with engine sglang"),

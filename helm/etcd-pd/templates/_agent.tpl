@@ -1,5 +1,5 @@
 {{/* The agent beside engines: a native sidecar, which starts before them and ends after them.
-     Call with (dict "root" $ "identity" prefill|decode "name" CONTAINER "socket" PATH). */}}
+     Call with (dict "root" $ "identity" prefill|decode "name" CONTAINER "socket" PATH "metrics" PORT); port 0: none is open. */}}
 {{- define "etcd-pd.agent" -}}
 {{- $agent := .root.Values.agent -}}
 name: {{ .name }}
@@ -21,6 +21,13 @@ env:
   - name: ETCD_PD_{{ snakecase $name | upper }}
     value: {{ $value | toString | quote }}
   {{- end }}
+  - name: ETCD_PD_METRICS_LISTEN
+    value: {{ ternary (printf "0.0.0.0:%d" (int .metrics)) "127.0.0.1:0" (gt (int .metrics) 0) }}
+{{- if .metrics }}
+ports:
+  - name: metrics
+    containerPort: {{ .metrics }}
+{{- end }}
 # None of these asks etcd: an etcd that is down makes no pod restart and no GPU idle.
 startupProbe:
   exec:

@@ -8,11 +8,12 @@ app.kubernetes.io/component: etcd
 {{/* etcd's configuration, but for what `etcd-pd etcd-member` adds in each pod: its name, its URLs, new or existing. */}}
 {{- define "etcd-pd.etcd.ownConfig" -}}
 {{- $scheme := include "etcd-pd.etcd.scheme" . -}}
-data-dir: /data/etcd
+data-dir: /data/etcd-{{ .Values.etcd.generation }}
 listen-client-urls: {{ $scheme }}://0.0.0.0:2379
 listen-peer-urls: {{ $scheme }}://0.0.0.0:2380
 listen-metrics-urls: http://0.0.0.0:2381
-initial-cluster-token: {{ .Release.Namespace }}/{{ include "etcd-pd.fullname" . }}
+# It makes the cluster's id, by which agents tell an etcd that has another history.
+initial-cluster-token: {{ .Release.Namespace }}/{{ include "etcd-pd.fullname" . }}/{{ .Values.etcd.generation }}
 quota-backend-bytes: {{ include "etcd-pd.bytes" .Values.etcd.quota }}
 auto-compaction-mode: periodic
 auto-compaction-retention: {{ .Values.etcd.compactionRetention }}
@@ -53,7 +54,7 @@ env:
   - name: ETCD_PD_INITIAL_CLUSTER
     value: {{ include "etcd-pd.etcd.initialCluster" . }}
   - name: ETCD_PD_DATA_DIR
-    value: /data/etcd
+    value: /data/etcd-{{ .Values.etcd.generation }}
   - name: ETCD_PD_CONFIG_BASE
     value: /etc/etcd-pd/config/etcd.yaml
   - name: ETCD_PD_CONFIG_FILE
@@ -160,7 +161,7 @@ volumes:
   # The init Job writes it once the members have found each other: from then on an empty volume is a lost one.
   - name: formed
     configMap:
-      name: {{ include "etcd-pd.fullname" . }}-etcd-formed
+      name: {{ include "etcd-pd.fullname" . }}-etcd-formed-{{ .Values.etcd.generation }}
       optional: true
   {{- with include "etcd-pd.tls.volume" (dict "root" . "identity" "etcd") }}{{ nindent 2 . }}{{ end }}
   {{- with include "etcd-pd.tls.volume" (dict "root" . "identity" "root") }}{{ nindent 2 . }}{{ end }}

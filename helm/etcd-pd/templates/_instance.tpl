@@ -306,7 +306,7 @@ initContainers:
       - name: client
         mountPath: /etcd-pd/python
   {{- end }}
-  {{- $agent := dict "root" .root "identity" .role "name" "agent" "socket" "/run/etcd-pd/agent.sock" }}
+  {{- $agent := dict "root" .root "identity" .role "name" "agent" "socket" "/run/etcd-pd/agent.sock" "metrics" .root.Values.agent.metricsPort }}
   - {{ include "etcd-pd.agent" $agent | nindent 4 | trim }}
 containers:
   - {{ include "etcd-pd.instance.engine" . | nindent 4 | trim }}

@@ -97,6 +97,6 @@ spec:
 - name: ETCD_PD_NAMESPACE
   value: {{ .Release.Namespace }}
 - name: ETCD_PD_FORMED_CONFIG_MAP
-  value: {{ include "etcd-pd.fullname" . }}-etcd-formed
+  value: {{ include "etcd-pd.fullname" . }}-etcd-formed-{{ .Values.etcd.generation }}
 {{- end }}
 {{- end -}}

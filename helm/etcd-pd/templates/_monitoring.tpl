@@ -1,4 +1,4 @@
-{{/* Call with (dict "root" $ "component" NAME "selector" YAML). */}}
+{{/* Scrapes the port `metrics` of a component's pods. Call with (dict "root" $ "component" NAME). */}}
 {{- define "etcd-pd.podMonitor" -}}
 apiVersion: monitoring.coreos.com/v1
 kind: PodMonitor
@@ -10,7 +10,8 @@ metadata:
 spec:
   selector:
     matchLabels:
-      {{- .selector | nindent 6 }}
+      {{- include "etcd-pd.selectorLabels" .root | nindent 6 }}
+      app.kubernetes.io/component: {{ .component }}
   podMetricsEndpoints:
     - port: metrics
       interval: {{ .root.Values.podMonitor.interval }}

@@ -32,21 +32,18 @@ class ApiServer:
 
     Args:
         host: address to listen on.
-        objects: what was rendered: its Roles say who may do what.
         directory: for certificates.
     """
 
-    def __init__(self, host: str, objects: list[Object], directory: Path) -> None:
+    def __init__(self, host: str, directory: Path) -> None:
         self.host, self.store, self.refused = host, MemoryApi(), list[str]()
-        self._roles = {each["metadata"]["name"]: each["rules"] for each in objects if each["kind"] == "Role"}
-        self._bound = {
-            subject["name"]: each["roleRef"]["name"]
-            for each in objects
-            if each["kind"] == "RoleBinding"
-            for subject in each["subjects"]
-        }
+        self._roles: dict[str, list[Object]] = {}
+        self._bound: dict[str, str] = {}
         self._tokens: dict[str, str] = {}
-        self._watchers: list[tuple[dict[str, str], asyncio.Queue[Object]]] = []
+        #: What happened to pods, for watches that begin behind it.
+        self._events: list[Object] = []
+        self._happened = asyncio.Condition()
+        self._ending = asyncio.Event()
         now, valid = datetime.now(timezone.utc), timedelta(days=1)
         authority = make_authority("kubernetes", now, valid)
         self.ca = authority.certificate
@@ -65,7 +62,7 @@ class ApiServer:
 
     def stop(self) -> None:
         """End all connections."""
-        self._do(self._runner.cleanup())
+        self._do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -75,6 +72,18 @@ class ApiServer:
         token = secrets.token_hex(16)
         self._tokens[token] = account
         return token
+
+    def apply(self, objects: list[Object]) -> None:
+        """Take over Roles and ConfigMaps."""
+        for each in objects:
+            name = each["metadata"]["name"]
+            if each["kind"] == "Role":
+                self._roles[name] = each["rules"]
+            elif each["kind"] == "RoleBinding":
+                self._bound |= {subject["name"]: each["roleRef"]["name"] for subject in each["subjects"]}
+            elif each["kind"] == "ConfigMap":
+                known = self.store.get("configmaps", name)
+                (self.store.replace if known else self.store.create)("configmaps", each)
 
     def put_pod(self, kind: str, pod: Object) -> None:
         """Tell who watches: ``kind`` is ADDED, MODIFIED or DELETED."""
@@ -88,9 +97,15 @@ class ApiServer:
             stored = self.store.create("pods", pod)
         if kind == "DELETED":
             del self.store.objects[key]
-        for selector, queue in self._watchers:
-            if selector.items() <= stored["metadata"]["labels"].items():
-                queue.put_nowait({"type": kind, "object": stored})
+        async with self._happened:
+            self._events.append({"type": kind, "object": stored})
+            self._happened.notify_all()
+
+    async def _end(self) -> None:
+        async with self._happened:
+            self._ending.set()
+            self._happened.notify_all()
+        await self._runner.cleanup()
 
     def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
         done: Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -121,21 +136,25 @@ class ApiServer:
             for (held, _), each in self.store.objects.items()
             if held == kind and selector.items() <= each["metadata"].get("labels", {}).items()
         ]
-        version = {"resourceVersion": str(len(self.store.objects) + 1)}
+        version = {"resourceVersion": str(self.store.version)}
         return web.json_response({"kind": "PodList", "apiVersion": "v1", "metadata": version, "items": items})
 
     async def _watch(self, request: web.Request, selector: dict[str, str]) -> web.StreamResponse:
+        """Everything after the version that a list showed, and then what happens."""
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
-        queue: asyncio.Queue[Object] = asyncio.Queue()
-        self._watchers.append((selector, queue))
-        try:
-            while True:
-                await response.write(json.dumps(await queue.get()).encode() + b"\n")
-        except (ConnectionError, asyncio.CancelledError):
-            return response
-        finally:
-            self._watchers.remove((selector, queue))
+        version, told = int(request.query.get("resourceVersion") or 0), 0
+        while not self._ending.is_set():
+            news = self._events[told:]
+            for event in news:
+                metadata = event["object"]["metadata"]
+                if int(metadata["resourceVersion"]) > version and selector.items() <= metadata["labels"].items():
+                    await response.write(json.dumps(event).encode() + b"\n")
+            told += len(news)
+            async with self._happened:
+                while not self._ending.is_set() and told == len(self._events):
+                    await self._happened.wait()
+        return response
 
     async def _one(self, request: web.Request) -> web.Response:
         kind, name = request.match_info["kind"], request.match_info["name"]

@@ -9,10 +9,9 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import docker
-from docker.types import IPAMConfig, IPAMPool
 
 from etcd_pd.cluster.kubernetes import Object
 from tests.helm.chart import Objects
@@ -20,9 +19,9 @@ from tests.helm.cluster.api import ApiServer
 from tests.helm.cluster.pod import Pod, World
 from tests.support.etcd_server import _LABEL, _owner
 
+M = TypeVar("M", bound="Machine")
+
 STEP_SECONDS = 0.2
-#: A private network of the tests' own.
-SUBNET, GATEWAY = "10.213.77.0/24", "10.213.77.1"
 
 
 class Machine:
@@ -42,10 +41,11 @@ class Machine:
         self._network = self._docker.networks.create(
             f"etcd-pd-test-{time.monotonic_ns()}",
             driver="bridge",
-            ipam=IPAMConfig(pool_configs=[IPAMPool(subnet=SUBNET, gateway=GATEWAY)]),
             labels=labels,
         )
-        self.api = ApiServer(GATEWAY, objects.all, directory)
+        self._network.reload()
+        host = self._network.attrs["IPAM"]["Config"][0]["Gateway"].partition("/")[0]
+        self.api = ApiServer(host, directory)
         self._world = World(self._docker, self.api, self._network, namespace, directory, labels, sandbox_image)
         self.pods: dict[str, Pod] = {}
         self.lock = threading.RLock()
@@ -53,11 +53,10 @@ class Machine:
         self._kubelet = threading.Thread(target=self._run, name="kubelet", daemon=True)
         self.errors: list[str] = []
 
-    def __enter__(self) -> Machine:
+    def __enter__(self: M) -> M:
         try:
             self.api.start()
-            for each in self.objects.of("ConfigMap"):
-                self.api.store.create("configmaps", each)
+            self.api.apply(self.objects.all)
             for each in self.objects.all:
                 if each["kind"] in ("StatefulSet", "Deployment", "Job"):
                     self.apply(each)
@@ -100,20 +99,46 @@ class Machine:
             self.pods[name] = Pod(self._world, name, template, aliases, claims)
         return name
 
-    def again(self, name: str, stateful_set: Object | None = None) -> None:
-        """Make a pod that was deleted anew, under its name."""
-        self.add(name, self.pods[name].template, stateful_set)
-
     def claim(self, name: str) -> Path:
         """The directory of a pod's persistent volume."""
         return self._world.directory / "claims" / name
 
     def delete(self, name: str) -> None:
-        """Delete a pod."""
+        """Delete a pod; nothing makes another one of it."""
         with self.lock:
             pod = self.pods[name]
             pod.suspended = True
         pod.delete()
+        with self.lock:
+            del self.pods[name]
+
+    def run_to_end(self, name: str, template: Object, seconds: float) -> str:
+        """Run a pod that ends by itself; what its first container said.
+
+        Raises:
+            AssertionError: it failed, or did not end.
+        """
+        pod = self.pods[self.add(name, template)]
+        self.wait(lambda: pod.phase in ("Succeeded", "Failed"), f"{name} ends", seconds)
+        said = pod.mains[0].logs()
+        assert pod.phase == "Succeeded", said
+        self.delete(name)
+        return said
+
+    def hold_down(self, pod: Pod, container: str) -> None:
+        """Stop a container, and start it no more until :meth:`let_go`."""
+        with self.lock:
+            pod.suspended = True
+            pod.of(container).stop(1)
+
+    def let_go(self, pod: Pod) -> None:
+        """Look after a pod again."""
+        pod.suspended = False
+
+    def settled(self) -> bool:
+        """Whether everything that was applied is as it should be: pods ready, Jobs done."""
+        with self.lock:
+            return all(pod.ready or pod.phase == "Succeeded" for pod in self.pods.values())
 
     def find(self, part: str) -> Pod:
         """The pod whose name has ``part`` in it."""
@@ -138,10 +163,9 @@ class Machine:
         """The end of what every container said that is not ready."""
         parts = []
         for pod in self.pods.values():
-            for each in (*pod.inits, *pod.mains):
-                if each.container and not each.ready and each.exit_code != 0:
-                    said = "\n".join(pod.logs(each.spec["name"]).splitlines()[-lines:])
-                    parts.append(f"--- {pod.name} {each.spec['name']}\n{said}")
+            for each in pod.containers:
+                if not each.ready and each.exit_code != 0:
+                    parts.append("\n".join([f"--- {pod.name} {each.name}", *each.logs().splitlines()[-lines:]]))
         return "\n".join(parts)
 
     def _aliases(self, name: str, template: Object, stateful_set: Object | None) -> list[str]:
@@ -159,10 +183,9 @@ class Machine:
     def _run(self) -> None:
         while not self._stopped.wait(STEP_SECONDS):
             for pod in list(self.pods.values()):
-                try:
-                    with self.lock:
+                with self.lock:
+                    try:
                         pod.step()
-                except Exception:  # a test must see it, wherever it waits
-                    if not pod.suspended:
+                    except Exception:  # a test must see it, wherever it waits
                         self.errors.append(f"{pod.name}: {traceback.format_exc()}")
                         pod.suspended = True

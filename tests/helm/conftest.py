@@ -1,0 +1,27 @@
+"""Fixtures of the chart's tests."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.helm.chart import ROOT
+
+BUILD_SECONDS = 1200.0
+
+
+@pytest.fixture(scope="session")
+def images(_docker: None) -> dict[str, str]:
+    """The images of this very source: the names of `agent` and `engine`, and that of their `base`."""
+    built = [line.split()[1].rstrip(",") for line in script("images")]
+    agent, engine = built
+    return {"agent": agent, "engine": engine, "base": script("base-image")[-1]}
+
+
+def script(name: str) -> list[str]:
+    """The lines that one of scripts/ prints."""
+    command = [ROOT / "scripts" / name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()

@@ -1,0 +1,44 @@
+"""The images hold what pods need, run as nobody in particular, and bring nothing of the machine that built them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from etcd_pd import __version__
+from tests.helm.chart import run
+
+pytestmark = [pytest.mark.helm, pytest.mark.integration, pytest.mark.timeout(1500)]
+
+RUN = ("docker", "run", "--rm", "--read-only", "--network=none", "--cap-drop=ALL")
+#: What the build stages had.
+TRACES = ("/src", "/opt/etcd-pd/pip.conf", "/etc/pip.conf", "/tmp/ca.crt")
+
+
+@pytest.mark.parametrize("image", ["agent", "engine"])
+def test_images_are_labelled_and_run_as_nobody(image: str, images: dict[str, str]) -> None:
+    (found,) = json.loads(run("docker", "image", "inspect", images[image]).stdout)
+    assert found["Config"]["User"] == "65532:65532"
+    assert found["Config"]["Entrypoint"] == ["etcd-pd"]
+    assert found["Config"]["Labels"]["org.opencontainers.image.version"] == __version__
+    assert not any("PIP" in variable or "PROXY" in variable.upper() for variable in found["Config"]["Env"])
+
+
+@pytest.mark.parametrize("image", ["agent", "engine"])
+def test_images_bring_nothing_of_the_build(image: str, images: dict[str, str]) -> None:
+    program = f"import os; print([path for path in {TRACES} if os.path.exists(path)])"
+    done = run(*RUN, "--entrypoint", "python3", images[image], "-c", program)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_agent_image_has_what_agents_and_jobs_run(images: dict[str, str]) -> None:
+    for words in (["agent"], ["certs"], ["etcd-init"], ["etcd-member"], ["status"]):
+        assert run(*RUN, images["agent"], *words, "--help").returncode == 0
+    done = run(*RUN, "--entrypoint", "python3", images["agent"], "-c", "import torch")
+    assert "No module named 'torch'" in done.stderr, "it stays small"
+
+
+def test_the_engine_image_has_engine_and_router(images: dict[str, str]) -> None:
+    assert run(*RUN, images["engine"], "prefill", "--help").returncode == 0
+    assert run(*RUN, "--entrypoint", "sglang-router", images["engine"], "launch", "--help").returncode == 0
