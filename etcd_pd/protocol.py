@@ -23,7 +23,7 @@ MAX_PACKET = 65_536
 HELLO, ANNOUNCE, DECODER = b"H", b"A", b"E"
 REGISTER, RELEASE, ADOPT, FAIL, DRAIN = b"R", b"L", b"O", b"F", b"N"
 WANT, DONE, FOLLOW, PING, BYE = b"W", b"X", b"K", b"P", b"B"
-DRAIN_NODE = b"D"
+DRAIN_NODE, REGISTER_LOT = b"D", b"G"
 # agent -> client
 WELCOME, ANNOUNCED, REFUSED, RANK_ENDED, DRAINED = b"h", b"a", b"u", b"e", b"n"
 REGISTERED, REJECTED, INSTANCE, RESOLVED, ENDED, VIEW, LOST_PUSHES = b"r", b"j", b"i", b"s", b"x", b"v", b"l"
@@ -38,6 +38,9 @@ _RESOLVED = struct.Struct("<QiqqqB")
 
 #: Answers that fit one RESOLVED packet.
 RESOLVED_PER_PACKET = (MAX_PACKET - 1 - _VIEW.size) // _RESOLVED.size
+
+#: Most rooms in a lot: with the guards of its rank they fit one transaction of etcd's 128 operations.
+MAX_LOT = 120
 
 #: Where an assignment came from, by its number on the wire.
 SOURCES = ("registry", "named", "single-rank", "follow-bootstrap-room")
@@ -121,8 +124,13 @@ def encode_room(kind: bytes, room: int) -> bytes:
     return kind + _ROOM.pack(room)
 
 
+def encode_lot(rooms: Iterable[int]) -> bytes:
+    """A REGISTER_LOT packet."""
+    return REGISTER_LOT + b"".join([_ROOM.pack(room) for room in rooms])
+
+
 def decode_rooms(packet: bytes) -> list[int]:
-    """The rooms of a REGISTER or RELEASE packet."""
+    """The rooms of a REGISTER, REGISTER_LOT or RELEASE packet."""
     return [room for (room,) in _records(_ROOM, packet)]
 
 

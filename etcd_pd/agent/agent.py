@@ -109,6 +109,7 @@ class Agent:
             protocol.ANNOUNCE[0]: self._announce,
             protocol.DECODER[0]: self._decoder,
             protocol.REGISTER[0]: self._register,
+            protocol.REGISTER_LOT[0]: self._register_lot,
             protocol.RELEASE[0]: self._release,
             protocol.ADOPT[0]: self._adopt,
             protocol.FAIL[0]: self._fail,
@@ -280,16 +281,22 @@ class Agent:
     def _register(self, engine: EngineConnection, packet: bytes) -> None:
         now = time.monotonic()
         outcomes: list[Outcome] = []
-        for room in protocol.decode_rooms(packet):
-            if not 0 <= room <= MAX_ROOM:
-                raise ProtocolError(f"room {room} is out of range")
-            if engine.rank is None:
-                outcomes.append(Rejected(engine, room, EtcdPDError("the rank is not announced")))
-            elif engine.rank.draining:
-                outcomes.append(Rejected(engine, room, RankDraining(room, "the rank is draining")))
+        for room in _rooms(packet):
+            if engine.rank is None or engine.rank.draining:
+                outcomes.append(_refused(engine, room))
             else:
                 outcomes.extend(self.book.register(engine, engine.rank.ref, room, now))
         self._deliver(outcomes)
+        self.registrar.kick()
+
+    def _register_lot(self, engine: EngineConnection, packet: bytes) -> None:
+        rooms = _rooms(packet)
+        if not 0 < len(rooms) <= protocol.MAX_LOT:
+            raise ProtocolError(f"a lot of {len(rooms)} rooms")
+        if engine.rank is None or engine.rank.draining:
+            self._deliver([_refused(engine, room) for room in rooms])
+        else:
+            self._deliver(self.book.register_lot(engine, engine.rank.ref, rooms, time.monotonic()))
         self.registrar.kick()
 
     def _release(self, engine: EngineConnection, packet: bytes) -> None:
@@ -558,10 +565,23 @@ class Agent:
             engine.send(protocol.DRAINED)
 
 
+def _rooms(packet: bytes) -> list[int]:
+    rooms = protocol.decode_rooms(packet)
+    if rooms and min(rooms) < 0:
+        raise ProtocolError(f"room {min(rooms)} is out of range")
+    return rooms
+
+
+def _refused(engine: EngineConnection, room: int) -> Rejected:
+    if engine.rank is None:
+        return Rejected(engine, room, EtcdPDError("the rank is not announced"))
+    return Rejected(engine, room, RankDraining(room, "the rank is draining"))
+
+
 def _rejection(room: int, error: EtcdPDError) -> bytes:
     message: dict[str, object] = {"room": room, "error": type(error).__name__, "text": str(error)}
     if isinstance(error, RoomConflict):
-        message["holder"] = error.holder
+        message |= {"holder": error.holder, "owned": error.room}
     elif isinstance(error, RankLost):
         message["epoch"] = error.epoch
     elif isinstance(error, AgentBusy):

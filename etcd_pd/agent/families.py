@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from .. import __version__
 from ..core.lease import LeaseState
 from ..core.watch import WatchState
 from ..metrics import Metric, counter, counters, gauge, gauges, histogram, state
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 def families(agent: Agent) -> Iterator[Metric]:
     """Every metric of an agent, all at the same moment."""
+    yield gauges("etcd_pd_build_info", "1, with the version of this agent.", ["version"], {(__version__,): 1})
     yield from _rooms(agent)
     yield from _session(agent)
     yield from _watch(agent)

@@ -44,6 +44,7 @@ class Prefill:
         self._epoch = 0
         self._draining = False
         self._asked: dict[int, str | None] = {}  # not answered yet; the reason where it is to fail
+        self._lots: dict[int, tuple[int, ...]] = {}  # the lot that a room was asked for with
         self._held: dict[int, _Held] = {}
         self._releasing: dict[int, _Held] = {}  # released while no agent was there
         self._events: list[PrefillEvent] = []
@@ -142,11 +143,43 @@ class Prefill:
         self._connection.send(protocol.encode_room(protocol.REGISTER, room))
         asked[room] = None
 
+    def register_lot(self, rooms: Sequence[int]) -> None:
+        """As register(), for rooms that make sense only together, such as a request's n samples.
+
+        They are written in one transaction: Registered comes for each of them, or Rejected for each with the error of
+        the one that could not be had. Rooms that this rank has already are answered as register() would.
+
+        Args:
+            rooms: at most 120 different rooms.
+
+        Raises:
+            ConfigError: not rooms, or too many of them.
+            NotAnnounced, RankDraining, AgentBusy: as register(); nothing was queued.
+        """
+        if not 0 < len(rooms) <= protocol.MAX_LOT or len(set(rooms)) != len(rooms):
+            raise ConfigError("rooms", f"must be 1 to {protocol.MAX_LOT} different rooms, not {len(rooms)}")
+        for room in rooms:
+            check_room(room)
+        if self._announcement is None:
+            raise NotAnnounced("announce() comes before register_lot()")
+        if self._draining:
+            raise RankDraining(rooms[0], "the rank is draining")
+        lot = tuple(room for room in rooms if room not in self._asked and room not in self._held)
+        if len(self._asked) + len(lot) > self._limit:
+            raise AgentBusy(self._limit)
+        held = [(room, self._held[room]) for room in rooms if room in self._held]
+        self._events += [Registered(room, found.token, found.lease_id) for room, found in held]
+        if lot:
+            self._connection.send(protocol.encode_lot(lot))
+            self._asked.update(dict.fromkeys(lot))
+            self._lots.update(dict.fromkeys(lot, lot))
+
     def release(self, room: int) -> None:
         """The room's KV cache was handed over: delete its key. A room that is not held is no error."""
         check_room(room)
         held = self._held.pop(room, None)
         self._asked.pop(room, None)
+        self._lots.pop(room, None)
         # a new agent must be told of the room before it can release it: hello() does both
         connected = self._connection.connected
         if not (connected and self._try_send(protocol.encode_room(protocol.RELEASE, room))) and held:
@@ -164,6 +197,7 @@ class Prefill:
         if self._announcement is None:
             raise NotAnnounced("announce() comes before fail()")
         self._held.pop(room, None)
+        self._lots.pop(room, None)
         if not self._try_send(protocol.encode_json(protocol.FAIL, {"room": room, "reason": reason})):
             self._asked[room] = reason
 
@@ -208,9 +242,12 @@ class Prefill:
 
     def ask_again(self) -> Iterator[bytes]:
         """Repeat what was not answered; the agent folds repetitions."""
+        for lot in dict.fromkeys(self._lots.values()):
+            yield protocol.encode_lot(room for room in lot if room in self._lots)
         for room, reason in list(self._asked.items()):
             if reason is None:
-                yield protocol.encode_room(protocol.REGISTER, room)
+                if room not in self._lots:
+                    yield protocol.encode_room(protocol.REGISTER, room)
             else:
                 del self._asked[room]
                 yield protocol.encode_json(protocol.FAIL, {"room": room, "reason": reason})
@@ -241,6 +278,8 @@ class Prefill:
         for room, token, lease_id in protocol.decode_registered(packet):
             if room in self._asked:
                 del self._asked[room]
+                if self._lots:
+                    self._lots.pop(room, None)
                 self._held[room] = _Held(token, lease_id, self._epoch)
                 self._events.append(Registered(room, token, lease_id))
 
@@ -248,6 +287,7 @@ class Prefill:
         """REJECTED."""
         message = protocol.decode_json(packet)
         self._asked.pop(message["room"], None)
+        self._lots.pop(message["room"], None)
         self._events.append(Rejected(message["room"], _rejection(message)))
 
     def on_rank_ended(self, packet: bytes) -> None:
@@ -277,7 +317,7 @@ class Prefill:
 def _rejection(message: dict[str, Any]) -> EtcdPDError:
     room, kind, text = message["room"], message["error"], message.get("text", "")
     if kind == "RoomConflict":
-        return errors.RoomConflict(room, message["holder"])
+        return errors.RoomConflict(message.get("owned", room), message["holder"])
     if kind == "RankLost":
         return errors.RankLost(room, message["epoch"])
     if kind == "AgentBusy":

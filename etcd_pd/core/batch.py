@@ -41,6 +41,8 @@ class OwnRoom:
     """A room that a rank of this agent registered, is registering, or released a while ago.
 
     Attributes:
+        lot: the rooms that it is had together with, None where there are none, and once it is written.
+        asked_at: when it was registered or failed here first.
         token: create_revision of its key, 0 before it is written.
         lease_id: the bucket that it hangs on.
         job: what is queued or in flight, None when the key stands as it should.
@@ -64,13 +66,32 @@ class OwnRoom:
     evict_token: int = 0
     given_up: bool = False
     released: bool = False
+    lot: Lot | None = None
+    asked_at: float = 0.0
     waiters: list[object] = field(default_factory=list)
     owners: set[object] = field(default_factory=set)
+
+    @property
+    def together(self) -> list[OwnRoom]:
+        """What its place in the queue stands for."""
+        return self.lot.rooms if self.lot and self.job is Job.CREATE else [self]
 
     def value(self) -> bytes:
         """What its key holds."""
         state = ASSIGNED if self.reason is None else FAILED
         return RoomValue(self.rank.dp_rank, self.epoch, state, self.reason or "").to_json()
+
+
+@dataclass(eq=False)
+class Lot:
+    """Rooms that a rank gets in one transaction or not at all. The first stands in the queue for all of them.
+
+    Attributes:
+        evicting: how many of them must be freed of a dead epoch's key first.
+    """
+
+    rooms: list[OwnRoom]
+    evicting: int = 0
 
 
 class Batch(NamedTuple):
@@ -79,6 +100,10 @@ class Batch(NamedTuple):
     rooms: list[OwnRoom]
     guards: dict[RankRef, Guard]
     creates: int
+
+    def places(self) -> list[OwnRoom]:
+        """Its rooms as they stand in the queue: one of each lot."""
+        return [own for own in self.rooms if own.together[0] is own]
 
     def compares(self) -> list[Compare]:
         """One compare per room, after the guards."""

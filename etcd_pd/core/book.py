@@ -7,13 +7,13 @@ once; a room is written only under a guard that its rank's epoch lives; an outco
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..errors import AgentBusy, EtcdPDError, RankLost, RegistrationTimeout, RoomConflict, StoreRejected
 from ..keys import Keys
 from ..model import RoomValue
 from ..records import MAX_TXN_OPS, KeyValue, Listing
-from .batch import Batch, EpochIsDead, Guard, Job, Outcome, OwnRoom, RankRef, Registered, Rejected
+from .batch import Batch, EpochIsDead, Guard, Job, Lot, Outcome, OwnRoom, RankRef, Registered, Rejected
 from .lease import Bucket, BucketPool
 
 
@@ -64,18 +64,15 @@ class RoomBook:
 
     def register(self, owner: object, rank: RankRef, room: int, now: float) -> list[Outcome]:
         """A rank took a room. Siblings of the rank that say the same are folded into one write."""
-        own = self._rooms.get((rank.instance, room))
-        if own is None or self._is_past(own, owner, rank):
+        own = self._standing(owner, rank, room)
+        if own is None:
             if len(self) >= self._max_queue:
                 return [Rejected(owner, room, AgentBusy(self._max_queue))]
-            own = self._new(rank, room, now)
-            own.waiters.append(owner)
-            own.owners.add(owner)
+            self._queue.append(self._asked(owner, rank, room, now))
             return []
-        releasing = Job.DELETE in (own.job, own.follow_up)
-        if own.rank != rank or (releasing and owner in own.owners):
-            holder = f"{own.rank.instance}/{own.rank.dp_rank}@{own.epoch}"
-            return [Rejected(owner, room, RoomConflict(room, holder))]
+        conflict = self._conflict(own, owner, rank)
+        if conflict:
+            return [Rejected(owner, room, conflict)]
         own.owners.add(owner)
         if own.token:  # also a tombstone's: a late sibling must not bring the room back
             return [Registered(owner, room, own.token, own.lease_id)]
@@ -83,6 +80,39 @@ class RoomBook:
             own.given_up, own.deadline = False, now + self._timeout
         own.waiters.append(owner)
         return []
+
+    def register_lot(self, owner: object, rank: RankRef, rooms: Sequence[int], now: float) -> list[Outcome]:
+        """A rank took rooms that make sense only together. Those that it has already are answered as ever."""
+        standing = {room: self._standing(owner, rank, room) for room in rooms}
+        conflicts = [self._conflict(own, owner, rank) for own in standing.values() if own]
+        refusal: EtcdPDError | None = next((conflict for conflict in conflicts if conflict), None)
+        if not refusal and len(self) + len(rooms) > self._max_queue:
+            refusal = AgentBusy(self._max_queue)
+        if refusal:
+            return [Rejected(owner, room, refusal) for room in rooms]
+        lot = Lot([self._asked(owner, rank, room, now) for room, own in standing.items() if own is None])
+        for own in lot.rooms:
+            own.lot = lot
+        self._queue.extend(lot.rooms[:1])
+        known = [self.register(owner, rank, room, now) for room, own in standing.items() if own]
+        return [outcome for outcomes in known for outcome in outcomes]
+
+    def _asked(self, owner: object, rank: RankRef, room: int, now: float) -> OwnRoom:
+        own = self._new(rank, room, now)
+        own.waiters.append(owner)
+        own.owners.add(owner)
+        return own
+
+    def _standing(self, owner: object, rank: RankRef, room: int) -> OwnRoom | None:
+        """What is known of a room, unless that is past."""
+        own = self._rooms.get((rank.instance, room))
+        return None if own is None or self._is_past(own, owner, rank) else own
+
+    def _conflict(self, own: OwnRoom, owner: object, rank: RankRef) -> RoomConflict | None:
+        releasing = Job.DELETE in (own.job, own.follow_up)
+        if own.rank != rank or (releasing and owner in own.owners):
+            return RoomConflict(own.room, f"{own.rank.instance}/{own.rank.dp_rank}@{own.epoch}")
+        return None
 
     def _is_past(self, own: OwnRoom, owner: object, rank: RankRef) -> bool:
         """Whether a room is what is left of an earlier use, which a new one replaces."""
@@ -104,7 +134,9 @@ class RoomBook:
         own = self._rooms.get((rank.instance, room))
         if own is None:
             if len(self) < self._max_queue:
-                self._new(rank, room, now).reason = reason
+                own = self._new(rank, room, now)
+                own.reason = reason
+                self._queue.append(own)
         elif own.rank == rank and not own.released:
             own.reason = reason
             self._ask(own, Job.FAIL)
@@ -132,10 +164,9 @@ class RoomBook:
         return outcomes
 
     def _new(self, rank: RankRef, room: int, now: float) -> OwnRoom:
-        own = OwnRoom(rank, room, self._keys.room(rank.instance, room), now + self._timeout)
+        own = OwnRoom(rank, room, self._keys.room(rank.instance, room), now + self._timeout, asked_at=now)
         self._rooms[rank.instance, room] = own
         self._by_rank.setdefault(rank, set()).add(room)
-        self._queue.append(own)
         return own
 
     def _ask(self, own: OwnRoom, job: Job) -> None:
@@ -158,21 +189,26 @@ class RoomBook:
             own = self._queue.popleft()
             if own.job is None:
                 continue  # dropped meanwhile
+            together = own.together
+            if rooms and len(rooms) + len(together) > self._limit:
+                self._queue.appendleft(own)
+                break
             if own.job is Job.CREATE:
                 guard = guards.get(own.rank) or self._guard_of(own.rank)
                 if guard is None:
                     self._block(own, 0)
                     continue
                 extra = 0 if own.rank in guards else len(guard.compares)
-                if compares + extra + 1 > MAX_TXN_OPS:
+                if compares + extra + len(together) > MAX_TXN_OPS:
                     self._queue.appendleft(own)
                     break
                 guards[own.rank] = guard
-                own.epoch = guard.epoch
+                for one in together:
+                    one.epoch = guard.epoch
                 compares += extra
-                creates += 1
-            rooms.append(own)
-            compares += 1
+                creates += len(together)
+            rooms.extend(together)
+            compares += len(together)
         return Batch(rooms, guards, creates) if rooms else None
 
     def _block(self, own: OwnRoom, dead_epoch: int) -> None:
@@ -190,19 +226,17 @@ class RoomBook:
 
     def requeue(self, batch: Batch) -> None:
         """Nothing of the batch was written, and nothing speaks against it: first in the queue again."""
-        self._queue.extendleft(reversed(batch.rooms))
+        self._queue.extendleft(reversed(batch.places()))
 
     def refused(self, batch: Batch, error: StoreRejected) -> list[Outcome]:
         """etcd refused the batch as a whole: halve it until the culprit stands alone."""
-        if len(batch.rooms) > 1:
+        places = batch.places()
+        if len(places) > 1:
             self._limit = max(1, len(batch.rooms) // 2)
             self.requeue(batch)
             return []
         self._limit = self._max_rooms
-        own = batch.rooms[0]
-        outcomes = self._answer_error(own, error)
-        self._drop(own)
-        return outcomes
+        return self._reject(places[0].lot.rooms if places[0].lot else places, error)
 
     def give_up(self, batch: Batch, now: float) -> list[Outcome]:
         """etcd stays unreachable, so nobody knows what became of the batch: answer what is overdue.
@@ -229,7 +263,7 @@ class RoomBook:
             kept = [own for own in queue if own.job is not Job.CREATE or own.deadline > now]
             queue.clear()
             queue.extend(kept)
-            for own in late:
+            for own in [own for place in late for own in place.together]:
                 outcomes.extend(self._answer_error(own, RegistrationTimeout(own.room, "etcd took no write in time")))
                 self._drop(own)
         while self._tombstones and self._tombstones[0][0] <= now:
@@ -265,23 +299,25 @@ class RoomBook:
         outcomes: list[Outcome] = []
         again: list[OwnRoom] = []
         for own in batch.rooms:
+            if own.job is Job.CREATE and bucket:
+                kv = found.get(own.key)
+                if not (kv and kv.lease == bucket.lease_id and self._is_mine(own, kv)):
+                    self._pool.removed(bucket.lease_id, now)
+        for own in batch.places():
             kv = found.get(own.key)
             if own.job is Job.CREATE:
-                mine = kv is not None and self._is_mine(own, kv)
-                if bucket and not (mine and kv and kv.lease == bucket.lease_id):
-                    self._pool.removed(bucket.lease_id, now)
-                if mine and kv:
-                    if own.reason is not None and b'"failed"' not in kv.value:
-                        own.follow_up = own.follow_up or Job.FAIL
-                    outcomes.extend(self._written(own, kv.create_revision, kv.lease, now))
-                elif own.given_up:
-                    self._drop(own)
-                elif own.rank in broken:
-                    self._block(own, batch.guards[own.rank].epoch)
-                elif kv is None:
-                    again.append(own)
-                else:
-                    outcomes.extend(self._contested(own, kv, is_dead, again))
+                missing = [one for one in own.together if not self._is_mine(one, found.get(one.key))]
+                for one in [one for one in own.together if one not in missing]:
+                    outcomes.extend(self._found(one, found[one.key], now))
+                if own.lot:
+                    own.lot.rooms = missing
+                if missing and all(one.given_up for one in missing):
+                    for one in missing:
+                        self._drop(one)
+                elif missing and own.rank in broken:
+                    self._block(missing[0], batch.guards[own.rank].epoch)
+                elif missing:
+                    outcomes.extend(self._contested(missing, found, is_dead, again))
             elif kv is None or kv.create_revision != (own.evict_token if own.job is Job.EVICT else own.token):
                 self._finish(own, now)
             else:
@@ -289,24 +325,39 @@ class RoomBook:
         self._queue.extendleft(reversed(again))
         return outcomes
 
-    def _is_mine(self, own: OwnRoom, kv: KeyValue) -> bool:
-        value = RoomValue.from_json(kv.value)
+    def _found(self, own: OwnRoom, kv: KeyValue, now: float) -> list[Outcome]:
+        """It was written after all."""
+        if own.reason is not None and b'"failed"' not in kv.value:
+            own.follow_up = own.follow_up or Job.FAIL
+        return self._written(own, kv.create_revision, kv.lease, now)
+
+    def _is_mine(self, own: OwnRoom, kv: KeyValue | None) -> bool:
+        value = RoomValue.from_json(kv.value) if kv else None
         return value is not None and value.dp_rank == own.rank.dp_rank and value.epoch == own.epoch
 
-    def _contested(self, own: OwnRoom, kv: KeyValue, is_dead: EpochIsDead, again: list[OwnRoom]) -> list[Outcome]:
-        value = RoomValue.from_json(kv.value)
-        dead = is_dead(own.rank.instance, value, kv) if value else False
-        if dead is None:  # the view has not come that far
-            again.append(own)
-            return []
-        if dead:
-            own.job, own.evict_token = Job.EVICT, kv.create_revision
-            again.append(own)
-            return []
-        holder = f"{own.rank.instance}/{value.dp_rank}@{value.epoch}" if value else f"{own.rank.instance}/?"
-        outcomes = self._answer_error(own, RoomConflict(own.room, holder))
-        self._drop(own)
-        return outcomes
+    def _contested(
+        self, rooms: list[OwnRoom], found: dict[bytes, KeyValue], is_dead: EpochIsDead, again: list[OwnRoom]
+    ) -> list[Outcome]:
+        """A room, or what a lot still lacks: it is free, or a dead epoch's, or belongs to somebody."""
+        evicted: list[OwnRoom] = []
+        for own in [own for own in rooms if own.key in found]:
+            kv = found[own.key]
+            value = RoomValue.from_json(kv.value)
+            dead = is_dead(own.rank.instance, value, kv) if value else False
+            if dead is None:  # the view has not come that far
+                again.append(rooms[0])
+                return []
+            if not dead:
+                holder = f"{own.rank.instance}/{value.dp_rank}@{value.epoch}" if value else f"{own.rank.instance}/?"
+                return self._reject(rooms, RoomConflict(own.room, holder))
+            own.evict_token = kv.create_revision
+            evicted.append(own)
+        for own in evicted:
+            own.job = Job.EVICT
+            if own.lot:
+                own.lot.evicting += 1
+        again.extend(evicted or rooms[:1])
+        return []
 
     def _written(self, own: OwnRoom, token: int, lease_id: int, now: float) -> list[Outcome]:
         guard = self._guard_of(own.rank)
@@ -314,7 +365,7 @@ class RoomBook:
             outcomes = self._answer_error(own, RankLost(own.room, own.epoch))
             self._drop(own)
             return outcomes
-        own.token, own.lease_id, own.job = token, lease_id, None
+        own.token, own.lease_id, own.job, own.lot = token, lease_id, None, None
         self._by_lease.setdefault(lease_id, []).append(own)
         outcomes = [Registered(owner, own.room, token, lease_id) for owner in own.waiters]
         own.waiters.clear()
@@ -329,7 +380,10 @@ class RoomBook:
         """A delete, an eviction or a failure is done, or has become pointless."""
         if own.job is Job.EVICT:
             own.job = Job.CREATE
-            self._queue.appendleft(own)
+            if own.lot:
+                own.lot.evicting -= 1
+            if not own.lot or not own.lot.evicting:
+                self._queue.appendleft(own.together[0])
             return
         done, own.job = own.job, None
         if done is Job.DELETE:
@@ -354,6 +408,13 @@ class RoomBook:
     def _answer_error(self, own: OwnRoom, error: EtcdPDError) -> list[Outcome]:
         waiters, own.waiters = own.waiters, []
         return [Rejected(owner, own.room, error) for owner in waiters]
+
+    def _reject(self, rooms: list[OwnRoom], error: EtcdPDError) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for own in rooms:
+            outcomes.extend(self._answer_error(own, error))
+            self._drop(own)
+        return outcomes
 
     def _drop(self, own: OwnRoom) -> None:
         if self._rooms.get((own.rank.instance, own.room)) is own:

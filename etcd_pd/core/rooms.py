@@ -53,9 +53,10 @@ class Wait:
         named_rank: the rank that the request itself named, None where it did not.
         placed: id of the instance that it was found to mean, None before.
         assignment: set once, when the rank is known.
+        asked_at: for the owner to keep when it asked.
     """
 
-    __slots__ = ("assignment", "ended", "id", "instance", "named_rank", "owner", "placed", "room")
+    __slots__ = ("asked_at", "assignment", "ended", "id", "instance", "named_rank", "owner", "placed", "room")
 
     def __init__(self, owner: object, id: int, instance: str, room: int, named_rank: int | None = None) -> None:
         self.owner = owner
@@ -63,6 +64,7 @@ class Wait:
         self.instance = instance
         self.room = room
         self.named_rank = named_rank
+        self.asked_at = 0.0
         self.placed: str | None = None
         self.assignment: Assignment | None = None
         self.ended = False
@@ -209,8 +211,16 @@ class View:
         """etcd has another history: nothing of what was known holds, and every wait that it answered is lost.
 
         Epochs of another history are other numbers only by luck, so the next snapshot must not be compared with this.
+        Waits that were not answered go on: their rooms may yet be registered in the new history.
         """
-        return self.changes(revision, [Event(key, revision, None) for key in list(self._known_keys())])
+        unanswered = [wait for index in (self._pending, self._for_rank) for waits in index.values() for wait in waits]
+        for index in (self._pending, self._for_rank):
+            index.clear()
+        notices = self.changes(revision, [Event(key, revision, None) for key in list(self._known_keys())])
+        for wait in unanswered:
+            wait.placed = None
+            self._unplaced.setdefault(wait.instance, set()).add(wait)
+        return notices
 
     def _known_keys(self) -> Iterator[bytes]:
         for id, instance in self.instances.items():

@@ -34,7 +34,7 @@ from etcd_pd.records import Delete, Put
 from tests.support.agent_in_memory import InMemory, running, until
 from tests.support.memory_etcd import MemoryEtcd
 from tests.support.memory_store import MemoryStore
-from tests.support.raw_engine import HELLO, heard, packets, raw
+from tests.support.raw_engine import HELLO, heard, is_closed, packets, raw
 
 pytestmark = pytest.mark.asyncio
 
@@ -367,11 +367,11 @@ class TestWatch:
         await until(lambda: key in world.store.etcd.keys, "the rank is announced there before that is known")
         assert world.store.etcd.keys[key].create_revision == before
         gate.set()
-        lost = {(await world.event(client, Ended)).error.room for _ in range(2)}
-        assert lost == {7, 8}
+        assert (await world.event(client, Ended)).error.room == 7
         assert (await world.event(prefill, RankEnded)).epoch == before
         await world.event(prefill, Announced)
-        await world.registered(prefill, 9)
+        await world.registered(prefill, 8)
+        assert (await world.event(client, Resolved)).assignment.room == 8, "nothing was known of it, so nothing was lost"
 
     async def test_an_engine_that_ends_amid_another_history_leaves_nothing(self, world: InMemory) -> None:
         prefill = await world.prefill()
@@ -444,6 +444,26 @@ class TestTheEnd:
         with pytest.raises(ZeroDivisionError):
             async with running(tmp_path, Broken(), session_ttl_seconds=5) as world:
                 await until(lambda: not os.path.exists(world.settings.socket_path), "the agent ended")
+
+
+class TestLots:
+    async def test_all_or_nothing(self, world: InMemory) -> None:
+        one, two = await world.prefill(0), await world.prefill(1)
+        one.prefill.register_lot(range(120))
+        assert len({(await world.event(one, Registered)).token for _ in range(120)}) == 1
+        two.prefill.register_lot([200, 119, 201])
+        for _ in range(3):
+            error = (await world.event(two, Rejected)).error
+            assert isinstance(error, RoomConflict) and error.room == 119
+        assert world.room(200) is None and world.room(201) is None
+        two.prefill.register_lot([200, 201])
+        assert (await world.event(two, Registered)).token == (await world.event(two, Registered)).token
+
+    async def test_a_lot_beyond_its_bound_is_no_protocol_of_ours(self, world: InMemory) -> None:
+        with raw(world.settings.socket_path) as sock:
+            sock.send(HELLO)
+            sock.send(protocol.encode_lot(range(121)))
+            await until(lambda: is_closed(sock), "it is shown the door")
 
 
 class TestBounds:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+import etcd_pd
 from etcd_pd import (
     AgentBusy,
     Announced,
@@ -28,7 +30,7 @@ from etcd_pd import (
     protocol,
 )
 from etcd_pd.protocol import RegisteredRoom
-from tests.support.fake_agent import FakeEngineSocket
+from tests.support.fake_agent import FakeAgent, FakeEngineSocket
 
 ANNOUNCEMENT: dict[str, Any] = {
     "rank": Rank(1),
@@ -174,6 +176,47 @@ class TestRegister:
         client.prefill.register(1)
         assert client.prefill.poll() == [Registered(1, 101, 7)]
         assert announced.packets() == []
+
+    def test_a_lot_is_one_packet_and_asked_for_again_as_one(
+        self, agent: FakeAgent, client: Client, announced: FakeEngineSocket
+    ) -> None:
+        registered(client, announced, 1)
+        client.prefill.register(2)
+        announced.packets()
+        client.prefill.register_lot([1, 2, 3, 4, 5])
+        assert client.prefill.poll() == [Registered(1, 101, 7)], "it is held already"
+        assert announced.packets() == [protocol.encode_lot([3, 4, 5])]
+        client.prefill.release(4)
+        agent.stop()
+        client.prefill.poll()
+        agent.start()
+        client.prefill.poll()
+        again = agent.accept()
+        assert [p for p in again.packets() if p[:1] == protocol.REGISTER_LOT] == [protocol.encode_lot([3, 5])]
+        again.say(protocol.REJECTED, room=3, error="RoomConflict", holder="p/0@9", owned=5)
+        [event] = client.prefill.poll()
+        assert isinstance(event, Rejected) and isinstance(event.error, RoomConflict)
+        assert (event.room, event.error.room) == (3, 5)
+
+    @pytest.mark.parametrize("rooms", [[], [1, 1], range(121)])
+    def test_a_lot_has_bounds(self, client: Client, announced: FakeEngineSocket, rooms: Sequence[int]) -> None:
+        with pytest.raises(ConfigError) as caught:
+            client.prefill.register_lot(rooms)
+        assert caught.value.field == "rooms"
+        assert announced.packets() == []
+
+    def test_a_lot_that_is_too_much_is_not_asked_for_in_part(self, agent: FakeAgent, socket_path: str) -> None:
+        with etcd_pd.connect(socket_path, queue_limit=3) as client:
+            with pytest.raises(NotAnnounced):
+                client.prefill.register_lot([1])
+            client.prefill.announce("p", **ANNOUNCEMENT)
+            client.prefill.register(1)
+            with pytest.raises(AgentBusy):
+                client.prefill.register_lot([2, 3, 4])
+            client.prefill.register_lot([2, 3])
+            client.prefill.drain()
+            with pytest.raises(RankDraining):
+                client.prefill.register_lot([9])
 
     @pytest.mark.parametrize(
         ("message", "kind", "attributes"),

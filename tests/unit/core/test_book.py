@@ -446,6 +446,106 @@ class TestFail:
         assert owners(desk.work(), Registered) == ["e"]
 
 
+class TestLots:
+    def test_all_are_written_in_one_transaction_and_each_is_answered(self, desk: Desk) -> None:
+        assert desk.book.register_lot("e", RANK, range(100, 220), 0.0) == []
+        batch, bucket = desk.take()
+        assert len(batch.rooms) == 120
+        outcomes = desk.write(batch, bucket)
+        assert sorted(outcome.room for outcome in outcomes if isinstance(outcome, Registered)) == [*range(100, 220)]
+        assert len({desk.token(room) for room in range(100, 220)}) == 1
+        desk.book.release(RANK, 100)
+        desk.work()
+        assert (desk.value(100), desk.book.live(RANK)) == (None, 119)
+
+    def test_one_that_does_not_fit_waits_for_the_next_batch_whole(self, desk: Desk) -> None:
+        for room in range(10):
+            desk.book.register("e", RANK, room, 0.0)
+        desk.book.register_lot("e", OTHER, range(100, 220), 0.0)
+        desk.book.register("e", RANK, 10, 0.0)
+        first, bucket = desk.take()
+        desk.write(first, bucket)
+        second, bucket = desk.take()
+        assert [len(first.rooms), len(second.rooms)] == [10, 120]
+
+    def test_a_room_held_elsewhere_refuses_all_of_them_and_nothing_is_written(self, desk: Desk) -> None:
+        holder = desk.guards[OTHER].epoch
+        desk.etcd.txn([], [Put(KEYS.room("p", 8), RoomValue(3, holder).to_json(), 0)])
+        desk.book.register("e", RANK, 1, 0.0)
+        desk.book.register_lot("e", RANK, [7, 8, 9], 0.0)
+        outcomes = desk.work()
+        assert [o.room for o in outcomes if isinstance(o, Registered)] == [1], "others of the batch are not concerned"
+        refused = {o.room: o.error for o in outcomes if isinstance(o, Rejected)}
+        assert set(refused) == {7, 8, 9}
+        assert all(isinstance(error, RoomConflict) and error.room == 8 for error in refused.values())
+        assert (desk.value(7), desk.value(9), desk.book.live(RANK)) == (None, None, 1)
+
+    def test_a_room_that_another_rank_here_has_refuses_all_at_once(self, desk: Desk) -> None:
+        registered(desk, 8)
+        outcomes = desk.book.register_lot("e", OTHER, [7, 8, 9], 0.0)
+        assert [o.room for o in outcomes if isinstance(o, Rejected)] == [7, 8, 9]
+        assert len(desk.book) == 0
+
+    def test_no_place_in_the_queue_refuses_all(self) -> None:
+        desk = Desk(max_queue=2)
+        outcomes = desk.book.register_lot("e", RANK, [7, 8, 9], 0.0)
+        assert all(isinstance(o, Rejected) and isinstance(o.error, AgentBusy) for o in outcomes) and len(outcomes) == 3
+        assert len(desk.book) == 0
+
+    def test_siblings_are_folded_and_rooms_that_the_rank_has_are_answered(self, desk: Desk) -> None:
+        had = registered(desk, 7)
+        for sibling in ("s1", "s2"):
+            [outcome] = desk.book.register_lot(sibling, RANK, [7, 8, 9], 0.0)
+            assert outcome == Registered(sibling, 7, had.token, had.lease_id)
+        assert sorted(map(str, owners(desk.work(), Registered))) == ["s1", "s1", "s2", "s2"]
+
+    def test_what_a_dead_epoch_left_is_taken_over_first(self, desk: Desk) -> None:
+        dead = desk.guards[OTHER].epoch
+        for room in (8, 9):
+            desk.etcd.txn([], [Put(KEYS.room("p", room), RoomValue(3, dead).to_json(), 0)])
+        desk.dies(OTHER)
+        desk.book.register_lot("e", RANK, [7, 8, 9], 0.0)
+        assert sorted(o.room for o in desk.work() if isinstance(o, Registered)) == [7, 8, 9]
+        assert len({desk.token(room) for room in (7, 8, 9)}) == 1, "together"
+
+    def test_nothing_is_known_of_the_outcome_and_it_happened_or_not(self, desk: Desk) -> None:
+        for happened, rooms in ((True, [1, 2, 3]), (False, [4, 5, 6])):
+            desk.book.register_lot("e", RANK, rooms, 0.0)
+            batch, bucket = desk.take()
+            if happened:
+                desk.etcd.txn(batch.compares(), batch.operations(bucket))
+            found = desk.book.examined(batch, bucket, desk.etcd.read(batch.keys()), desk.is_dead, 0.0)
+            assert len(found) == (3 if happened else 0)
+            assert len(found + desk.work()) == 3
+            assert len({desk.token(room) for room in rooms}) == 1
+
+    def test_one_that_etcd_refuses_is_refused_whole(self, desk: Desk) -> None:
+        desk.book.register_lot("e", RANK, [7, 8, 9], 0.0)
+        batch, _ = desk.take()
+        assert len(owners(desk.book.refused(batch, REFUSED), Rejected)) == 3
+        assert desk.book.live(RANK) == 0
+
+    def test_its_deadline_passes_for_all(self, desk: Desk) -> None:
+        desk.guards.clear()
+        desk.book.register_lot("e", RANK, [7, 8, 9], 0.0)
+        assert desk.book.take(0.0) is None
+        assert len(owners(desk.book.expire(TIMEOUT), Rejected)) == 3
+        assert desk.book.live(RANK) == 0 and len(desk.book) == 0
+
+    def test_its_rank_goes(self, desk: Desk) -> None:
+        desk.book.register_lot("e", RANK, [7, 8, 9], 0.0)
+        assert len(owners(desk.dies(RANK, gone=True), Rejected)) == 3
+        assert desk.book.take(0.0) is None
+
+    def test_one_of_them_may_be_released_or_failed_before_it_is_written(self, desk: Desk) -> None:
+        desk.book.register_lot("e", RANK, [7, 8, 9], 0.0)
+        desk.book.release(RANK, 8)
+        desk.book.fail(RANK, 9, "r", 0.0)
+        assert len(owners(desk.work(), Registered)) == 3
+        value = desk.value(9)
+        assert desk.value(8) is None and value is not None and value.state == FAILED
+
+
 class TestLeaseEnds:
     def test_its_rooms_are_forgotten_and_no_longer_keep_the_rank_from_draining(self, desk: Desk) -> None:
         found = registered(desk, 7)

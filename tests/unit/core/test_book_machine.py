@@ -41,6 +41,7 @@ class Agent:
         self.seen = 0
         self.present: set[int] = set()
         self.flight: tuple[Batch, Bucket | None] | None = None
+        self.unsure = False  # whether the flight may have landed
         self.book = RoomBook(
             KEYS,
             self.pool,
@@ -85,8 +86,22 @@ class TwoAgents(RuleBasedStateMachine):
     def register(self, dp: int, room: int, sibling: int) -> None:
         owner = (dp, sibling, self.lives[dp])
         self.owed[owner, room] += 1
-        use, users = (dp, room), self.users.setdefault((dp, room), set())
         outcomes = self.agents[RANKS[dp]].book.register(owner, RankRef("p", dp), room, self.now)
+        self.asks(owner, room, outcomes)
+        self.hear(dp, outcomes)
+
+    @rule(dp=st.sampled_from([*RANKS]), rooms=st.sets(ROOMS, min_size=2), sibling=st.integers(0, 1))
+    def register_lot(self, dp: int, rooms: set[int], sibling: int) -> None:
+        owner = (dp, sibling, self.lives[dp])
+        self.owed.update((owner, room) for room in rooms)
+        outcomes = self.agents[RANKS[dp]].book.register_lot(owner, RankRef("p", dp), sorted(rooms), self.now)
+        for room in rooms:
+            self.asks(owner, room, outcomes)
+        self.hear(dp, outcomes)
+
+    def asks(self, owner: Owner, room: int, outcomes: list[Outcome]) -> None:
+        dp = owner[0]
+        use, users = (dp, room), self.users.setdefault((dp, room), set())
         is_late_sibling = use in self.over and owner not in users
         if use not in self.failed and not is_late_sibling and not any(isinstance(o, Rejected) for o in outcomes):
             self.wanted[dp].add(room)
@@ -94,7 +109,6 @@ class TwoAgents(RuleBasedStateMachine):
                 self.over.discard(use)
                 users.clear()
         users.add(owner)
-        self.hear(dp, outcomes)
 
     @rule(dp=st.sampled_from([*RANKS]), room=ROOMS)
     def release(self, dp: int, room: int) -> None:
@@ -170,7 +184,7 @@ class TwoAgents(RuleBasedStateMachine):
                 granted = self.etcd.grant(40)
                 bucket = agent.pool.opened(granted.lease_id, granted.ttl, self.now)
             agent.pool.written(bucket, batch.creates)
-        agent.flight = (batch, bucket)
+        agent.flight, agent.unsure = (batch, bucket), False
 
     @rule(which=st.integers(0, 1), happens=st.booleans(), answered=st.booleans())
     def arrives(self, which: int, happens: bool, answered: bool) -> None:
@@ -197,7 +211,7 @@ class TwoAgents(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1))
     def is_refused(self, which: int) -> None:
         agent = self.agents[which]
-        if agent.flight:
+        if agent.flight and not agent.unsure:  # it would be read back
             (batch, _), agent.flight = agent.flight, None
             self.hear_all(agent.book.refused(batch, StoreRejected("txn", "no")))
 
@@ -212,6 +226,7 @@ class TwoAgents(RuleBasedStateMachine):
                     self.etcd.txn(batch.compares(), batch.operations(bucket))
                 except LeaseNotFound:
                     pass
+            agent.unsure = True
             self.hear_all(agent.book.give_up(batch, self.now))
 
     def examine(self, agent: Agent) -> None:

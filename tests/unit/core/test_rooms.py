@@ -246,6 +246,25 @@ class TestEpochs:
         assert found is not None and found.ranks == ()
 
 
+class TestAnotherHistory:
+    def test_what_was_answered_is_lost_and_what_was_not_goes_on(self, cell: Cell) -> None:
+        """etcd was restored or built anew, and the engines announce themselves again."""
+        cell.room(7, 2, epoch_of(cell, 2))
+        cell.follow()
+        (answered, _), (waiting, _), (named, _) = cell.want(7), cell.want(8), cell.want(9, "host:8998", named_rank=9)
+        old = epoch_of(cell, 2)
+        assert news(cell.view.void(0)) == [WaitLost(answered, 2, old, 0)]
+        cell.etcd = MemoryEtcd()
+        assert cell.relist() == []
+        cell.instance(topology=Topology(dp=10), incarnation="i2")
+        epoch, other = cell.rank(2, incarnation="i2"), cell.rank(9, incarnation="i2")
+        revision = cell.room(8, 2, epoch)
+        assert cell.follow() == [
+            Resolved(named, Assignment("p", 9, 9, other, other, 0, "named")),
+            Resolved(waiting, Assignment("p", 8, 2, epoch, revision, 0, "registry")),
+        ]
+
+
 class TestSeveralProcessesPerRank:
     @pytest.fixture
     def cell(self) -> Cell:
