@@ -100,6 +100,9 @@ class AgentSettings:
     idle_exit_seconds: float = _option(0.0, "end this long after the last engine left; 0: never")
     socket_mode: int = _option(0o600, "mode of the socket, 0600 or 0660", octal=True)
     allowed_uids: tuple[int, ...] = _option((), "users beside its own whose processes the agent serves")
+    metrics_listen: str = _option(
+        "127.0.0.1:9479", "HOST:PORT that answers Prometheus at /metrics; port 0: any, see the log; empty: none"
+    )
 
     def __post_init__(self) -> None:
         check_name("agent_id", self.agent_id)
@@ -123,6 +126,8 @@ class AgentSettings:
             raise ConfigError("socket_mode", "must be 0600 or 0660")
         if self.allowed_uids and self.socket_mode != 0o660:
             raise ConfigError("allowed_uids", "needs socket_mode 0660")
+        if self.metrics_listen:
+            split_address("metrics_listen", self.metrics_listen)
 
     def _check_renewal(self) -> None:
         """A keepalive that fails once, by a time-out, must still be repeated in time."""
@@ -161,12 +166,26 @@ def describe(settings: Any) -> dict[str, Any]:
     return found
 
 
+def split_address(field: str, address: str, lowest_port: int = 0) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT`` (``[HOST]:PORT`` for IPv6).
+
+    Raises:
+        ConfigError: it is not of this form.
+    """
+    host, _, port = check_name(field, address).rpartition(":")
+    if not host or not port.isdecimal() or not lowest_port <= int(port) < 65536:
+        raise ConfigError(field, f"must be HOST:PORT, not {address!r}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
 def _check_endpoint(endpoint: str) -> str:
     parts = urlsplit(endpoint)
     try:
         port = parts.port
     except ValueError:
         port = None
+    if parts.username is not None:  # endpoints are shown and logged
+        raise ConfigError("etcd", "an endpoint holds no user: set etcd_username and etcd_password")
     if parts.scheme not in ("http", "https") or not parts.hostname or not port or parts.path not in ("", "/"):
         raise ConfigError("etcd", f"an endpoint is http://HOST:PORT or https://HOST:PORT, not {endpoint!r}")
     return parts.scheme

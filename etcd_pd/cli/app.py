@@ -9,13 +9,18 @@ from typing import Any
 import click
 
 from ..errors import EtcdPDError
+from .act import drain, fail
 from .agent import agent, run
 from .certs import certs
+from .dashboard import dashboard
+from .doctor import doctor
 from .engine import decode, prefill
 from .etcd_init import etcd_init
 from .etcd_member import etcd_member
 from .gateway import gateway
-from .look import instances, rooms
+from .hints import next_step
+from .live import top, watch
+from .look import instances, room, rooms, status
 from .up import up
 from .version import version
 
@@ -35,11 +40,12 @@ class Commands(click.Group):
 
 @contextmanager
 def errors_as_messages() -> Iterator[None]:
-    """Turn a typed error into a message and exit status 1, and a missing extra into what to install."""
+    """Turn a typed error into a message, a next step and exit status 1, and a missing extra into what to install."""
     try:
         yield
     except EtcdPDError as error:
-        raise click.ClickException(str(error)) from error
+        step = next_step(error)
+        raise click.ClickException(f"{error}\nNext: {step}" if step else str(error)) from error
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
@@ -68,11 +74,18 @@ def cli() -> None:
     \b
       etcd-pd up                                      a whole serving stack on this machine, with curl lines to try
       etcd-pd run --etcd http://HOST:2379 -- COMMAND  an engine of your own with an agent beside it
-      etcd-pd rooms --etcd http://HOST:2379           the rooms in flight: rank, lease, time left
+      etcd-pd status --etcd http://HOST:2379          etcd, agents, ranks, rooms
+      etcd-pd watch --etcd http://HOST:2379           rooms and ranks as they come and go
+      etcd-pd doctor --fix-hints                      what is wrong on this node, and what to do about it
 
-    Every flag is also an environment variable; each command's --help names it.
+    Every setting is also an environment variable; each command's --help names it.
     """
 
 
-for command in (up, agent, run, prefill, decode, gateway, rooms, instances, etcd_init, certs, etcd_member, version):
+for command in (
+    *(up, agent, run, prefill, decode, gateway),
+    *(status, instances, rooms, room, watch, top, dashboard, doctor),
+    *(drain, fail),
+    *(etcd_init, certs, etcd_member, version),
+):
     cli.add_command(command)

@@ -1,4 +1,4 @@
-"""``etcd-pd rooms`` and ``etcd-pd instances``: what etcd holds at this moment."""
+"""``etcd-pd status``, ``instances``, ``rooms`` and ``room``: what etcd holds at this moment."""
 
 from __future__ import annotations
 
@@ -6,43 +6,111 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..config import AgentSettings, EtcdSettings
+from ..model import MAX_PARALLEL, MAX_ROOM
 from .options import settings_options
+from .views import ROOM_STATES
 
 if TYPE_CHECKING:
-    from ..store.base import Store
-
-_T = TypeVar("_T")
+    from ..store.admin import EtcdAdmin
 
 
 @dataclass(frozen=True)
-class LookSettings:
-    """Where to look, and how to show it."""
+class CellSettings:
+    """Which cell, in which etcd."""
 
     etcd: EtcdSettings = field(default_factory=EtcdSettings)
     root: str = field(default=AgentSettings.root, metadata={"help": "key prefix of the cell"})
+
+
+@dataclass(frozen=True)
+class LookSettings(CellSettings):
+    """Where to look, and how to show it."""
+
     output: str = field(default="table", metadata={"help": "for people, or for programs", "choices": ("table", "json")})
 
 
 @click.command()
 @settings_options("settings", LookSettings)
-def rooms(settings: LookSettings) -> None:
+def status(settings: LookSettings) -> None:
+    """Show etcd and the cell in one screen.
+
+    Members of etcd with leader, version and size, alarms, leases; agents; prefill ranks with their epochs, states and
+    rooms in flight; decode instances.
+
+    \b
+      etcd-pd status --etcd http://127.0.0.1:2379
+      etcd-pd status --output json | jq '.etcd.members[] | select(.leader)'
+    """
+    from .tables import status_tables
+    from .views import describe_cell
+
+    _show(settings, lambda store: describe_cell(store, settings.etcd, settings.root), status_tables)
+
+
+@click.command()
+@settings_options("settings", LookSettings)
+@click.option("--instance", default="", help="only this prefill instance's rooms")
+@click.option("--rank", type=click.IntRange(0, MAX_PARALLEL - 1), help="only rooms of this data-parallel rank")
+@click.option("--state", type=click.Choice(ROOM_STATES), help="only rooms in this state")
+@click.option(
+    "--min-age",
+    type=click.FloatRange(0),
+    default=0.0,
+    metavar="SECONDS",
+    help="only rooms whose lease is at least this old; a room is younger by at most a sixteenth of the lease's TTL",
+)
+def rooms(settings: LookSettings, instance: str, rank: int | None, state: str | None, min_age: float) -> None:
     """Show the rooms in flight.
 
-    Which rank holds each, under which lease, and how long that lease has left.
+    Which rank holds each, under which lease, and how long that lease has left. A room is assigned, failed by its
+    prefill engine, lost with its rank, or unreadable.
 
     \b
       etcd-pd rooms --etcd http://127.0.0.1:2379
-      etcd-pd rooms --output json | jq '.rooms[] | select(.state == "failed")'
+      etcd-pd rooms --instance prefill-0 --rank 2
+      etcd-pd rooms --min-age 120 --output json | jq '.rooms[] | select(.state == "failed")'
     """
     from .tables import room_table
     from .views import list_rooms
 
-    _show(settings, lambda store: list_rooms(store, settings.root), room_table)
+    async def read(store: EtcdAdmin) -> dict[str, Any]:
+        found = await list_rooms(store, settings.root, instance)
+        found["rooms"] = [
+            room
+            for room in found["rooms"]
+            if (rank is None or room["dp_rank"] == rank)
+            and (state is None or room["state"] == state)
+            and room["lease_age_seconds"] >= min_age
+        ]
+        return found
+
+    _show(settings, read, room_table)
+
+
+@click.command()
+@click.argument("room", type=click.IntRange(0, MAX_ROOM))
+@settings_options("settings", LookSettings)
+def room(settings: LookSettings, room: int) -> None:
+    """Show the life of one room so far.
+
+    When it was registered and last changed (as revisions of etcd), by which rank in which epoch, under which lease,
+    and how long that has left. Exit status 1 where no such key exists: it was released, ended with its lease, or never
+    registered.
+
+    \b
+      etcd-pd room 4611686018427387904 --etcd http://127.0.0.1:2379
+    """
+    from .tables import room_life
+    from .views import find_room
+
+    found = _show(settings, lambda store: find_room(store, settings.root, room), room_life)
+    if not found["lives"]:
+        raise SystemExit(1)
 
 
 @click.command()
@@ -61,13 +129,16 @@ def instances(settings: LookSettings) -> None:
 
 
 def _show(
-    settings: LookSettings, read: Callable[[Store], Awaitable[dict[str, Any]]], render: Callable[[dict[str, Any]], Any]
-) -> None:
+    settings: LookSettings,
+    read: Callable[[EtcdAdmin], Awaitable[dict[str, Any]]],
+    render: Callable[[dict[str, Any]], Any],
+) -> dict[str, Any]:
+    """Read, print, and return what was read."""
     from ..console import make_console
-    from ..store.etcd import EtcdStore
+    from ..store.admin import EtcdAdmin
 
     async def look() -> dict[str, Any]:
-        async with EtcdStore(settings.etcd) as store:
+        async with EtcdAdmin(settings.etcd) as store:
             return await read(store)
 
     found = asyncio.run(look())
@@ -75,3 +146,4 @@ def _show(
         click.echo(json.dumps(found, indent=2))
     else:
         make_console().print(render(found))
+    return found

@@ -22,20 +22,70 @@ def room_table(found: dict[str, Any]) -> RenderableType:
     return table
 
 
+def room_life(found: dict[str, Any]) -> RenderableType:
+    """What became of one room, a line for each step."""
+    if not found["lives"]:
+        gone = "released, ended with its lease, or never registered"
+        watch = f"etcd-pd watch --room {found['room']} shows what happens to it next"
+        return f"room {found['room']} has no key in {found['root']}: {gone}; {watch}"
+    return Group(*(_life(life) for life in found["lives"]))
+
+
+def _life(life: dict[str, Any]) -> RenderableType:
+    table = plain_table(f"room {life['room']} of {life['instance']}", "what", "value")
+    table.add_row("state", life["state"])
+    table.add_row("registered", f"at revision {life['revision']} (its fencing token)")
+    table.add_row("by", f"dp_rank {life['dp_rank']}, in its epoch {life['epoch']}")
+    if life["changed_revision"] != life["revision"]:
+        table.add_row(life["state"], f"at revision {life['changed_revision']} {life['reason']}".rstrip())
+    left = f"{life['seconds_left']} s left" if life["seconds_left"] else "expired"
+    table.add_row("lease", f"{life['lease']}, {left}, {life['lease_age_seconds']} s old")
+    return table
+
+
+def status_tables(found: dict[str, Any]) -> RenderableType:
+    """etcd, then the cell."""
+    rooms = ", ".join(f"{count} {state}" for state, count in found["rooms"].items() if count) or "none"
+    return Group(_members(found["etcd"]), instance_tables(found), f"rooms: {rooms}\n")
+
+
+def _members(etcd: dict[str, Any]) -> RenderableType:
+    leases = "not permitted" if etcd["leases"] is None else etcd["leases"]
+    title = f"etcd cluster {etcd['cluster_id']} at revision {etcd['revision']}, {leases} leases"
+    table = plain_table(title, "member", "role", "version", "database:", "in use:", "term:")
+    for member in etcd["members"]:
+        name = member["name"] or member["id"]
+        if "error" in member:
+            table.add_row(name, f"no answer: {member['error']}", "", "", "", "")
+            continue
+        role = "leader" if member["leader"] else "learner" if member["learner"] else "follower"
+        sizes = (_megabytes(member["db_size_bytes"]), _megabytes(member["db_size_in_use_bytes"]))
+        table.add_row(name, role, member["version"], *sizes, str(member["raft_term"]))
+    alarms = ["alarms: not permitted"] if etcd["alarms"] is None else []
+    alarms += [f"ALARM {alarm['alarm']} at {alarm['member']}" for alarm in etcd["alarms"] or ()]
+    return Group(table, *alarms)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.2f} MB"
+
+
 def instance_tables(found: dict[str, Any]) -> RenderableType:
-    """Prefill ranks, then decode instances and agents."""
-    prefill = plain_table(
-        f"prefill instances in {found['root']}", "instance", "policy", "rank:", "epoch:", "state", "address"
-    )
+    """Prefill ranks, with the rooms that they hold where that was counted, then decode instances and agents."""
+    columns = ["instance", "policy", "rank:", "epoch:", "state", "address", "rooms:"]
+    counted = any("rooms" in rank for instance in found["prefill"] for rank in instance["ranks"])
+    prefill = plain_table(f"prefill instances in {found['root']}", *columns[: 7 if counted else 6])
     for instance in found["prefill"]:
         name, policy = instance["id"], instance.get("policy", "")
         if not instance["ranks"]:
-            prefill.add_row(name, policy, "none", "", instance["state"], "")
+            prefill.add_row(name, policy, "none", "", instance["state"])
         for rank in instance["ranks"]:
-            prefill.add_row(name, policy, rank["rank"], str(rank["epoch"]), rank["state"], rank["address"])
+            rooms = [str(rank["rooms"])] if counted else []
+            prefill.add_row(name, policy, rank["rank"], str(rank["epoch"]), rank["state"], rank["address"], *rooms)
             name = policy = ""
-    others = plain_table("decode instances and agents", "kind", "id", "address", "session lease:")
+    others = plain_table("decode instances and agents", "kind", "id", "address", "session lease:", "time left:")
     for kind, entries in (("decode", found["decode"]), ("agent", found["agents"])):
         for entry in entries:
-            others.add_row(kind, entry["id"], str(entry.get("address", "")), entry["lease"])
+            left = f"{entry['seconds_left']} s"
+            others.add_row(kind, entry["id"], str(entry.get("address", "")), entry["lease"], left)
     return Group(prefill, others)

@@ -4,37 +4,76 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..keys import AgentKey, DecodeKey, Keys, PrefillKey, RankKey, RoomKey
-from ..model import ASSIGNED, InstanceInfo, RankEndpoint, RoomValue
+from ..model import ASSIGNED, FAILED, InstanceInfo, RankEndpoint, RoomValue
+from ..records import MAX_TXN_OPS
+from .etcd_view import describe_etcd
 
 if TYPE_CHECKING:
+    from ..config import EtcdSettings
     from ..records import KeyValue
-    from ..store.base import Store
+    from ..store.admin import EtcdAdmin, LeaseTimes
 
 #: State of a key whose value is not of this version.
 UNREADABLE = "unreadable"
 #: State of a room whose rank is gone: nobody follows its key, which ends with its lease.
 LOST = "lost"
+#: All states that a room is shown in.
+ROOM_STATES = (ASSIGNED, FAILED, LOST, UNREADABLE)
 
 
-async def list_rooms(store: Store, root: str) -> dict[str, Any]:
-    """The rooms in etcd at one revision, each with the time its lease had left a moment later."""
+async def list_rooms(store: EtcdAdmin, root: str, instance: str = "") -> dict[str, Any]:
+    """The rooms in etcd at one revision, or one instance's, each with the time its lease had left a moment later."""
     keys = Keys(root)
-    listing, ranks = await asyncio.gather(store.list(keys.rooms()), store.list(keys.prefill("")))
-    leases = sorted({kv.lease for kv in listing.kvs if kv.lease})
-    seconds = dict(zip(leases, await asyncio.gather(*map(store.time_to_live, leases)), strict=True))
-    epochs = {(key.instance, kv.create_revision) for kv in ranks.kvs if isinstance(key := keys.parse(kv.key), RankKey)}
-    rooms = []
-    for kv in listing.kvs:
-        key = keys.parse(kv.key)
-        if isinstance(key, RoomKey):
-            rooms.append(_room(key, kv, seconds.get(kv.lease, 0), epochs))
+    listing, ranks = await asyncio.gather(store.list(keys.rooms(instance)), store.list(keys.prefill("")))
+    rooms = await _rooms(store, keys, listing.kvs, ranks.kvs)
     return {"root": root, "revision": listing.header.revision, "rooms": rooms}
 
 
-async def list_instances(store: Store, root: str) -> dict[str, Any]:
+async def find_room(store: EtcdAdmin, root: str, room: int) -> dict[str, Any]:
+    """Every key of one room: room numbers are an instance's own, so there may be several."""
+    keys = Keys(root)
+    ranks = await store.list(keys.prefill(""))
+    instances = sorted({key.instance for kv in ranks.kvs if isinstance(key := keys.parse(kv.key), PrefillKey)})
+    found: list[KeyValue] = []
+    for start in range(0, len(instances), MAX_TXN_OPS):
+        chunk = instances[start : start + MAX_TXN_OPS]
+        found += (await store.read([keys.room(instance, room) for instance in chunk])).kvs
+    if not found:  # what is left of an instance that is gone
+        listing = await store.list(keys.rooms())
+        found = [kv for kv in listing.kvs if isinstance(key := keys.parse(kv.key), RoomKey) and key.room == room]
+    return {"root": root, "room": room, "lives": await _rooms(store, keys, found, ranks.kvs)}
+
+
+async def describe_cell(store: EtcdAdmin, settings: EtcdSettings, root: str) -> dict[str, Any]:
+    """etcd, instances with the number of rooms that each rank holds, agents, and rooms by state."""
+    etcd, cell, rooms = await asyncio.gather(
+        describe_etcd(store, settings), list_instances(store, root), list_rooms(store, root)
+    )
+    held = Counter((room["instance"], room["dp_rank"]) for room in rooms["rooms"] if room["state"] == ASSIGNED)
+    for instance in cell["prefill"]:
+        for rank in instance["ranks"]:
+            rank["rooms"] = held[instance["id"], int(rank["rank"].partition(".")[0])]
+    states = Counter(room["state"] for room in rooms["rooms"])
+    return {**cell, "etcd": etcd, "rooms": {state: states[state] for state in ROOM_STATES}}
+
+
+async def _rooms(
+    store: EtcdAdmin, keys: Keys, rooms: Iterable[KeyValue], ranks: Iterable[KeyValue]
+) -> list[dict[str, Any]]:
+    leases = sorted({kv.lease for kv in rooms if kv.lease})
+    times = dict(zip(leases, await asyncio.gather(*map(store.lease_times, leases)), strict=True))
+    epochs = {(key.instance, kv.create_revision) for kv in ranks if isinstance(key := keys.parse(kv.key), RankKey)}
+    return [
+        _room(key, kv, times.get(kv.lease), epochs) for kv in rooms if isinstance(key := keys.parse(kv.key), RoomKey)
+    ]
+
+
+async def list_instances(store: EtcdAdmin, root: str) -> dict[str, Any]:
     """Prefill instances with their ranks, decode instances and agents."""
     keys = Keys(root)
     prefill: dict[str, dict[str, Any]] = {}
@@ -56,10 +95,15 @@ async def list_instances(store: Store, root: str) -> dict[str, Any]:
                 decode.append({**_fields(kv), "id": instance, "lease": f"{kv.lease:x}"})
             case AgentKey(agent):
                 agents.append({**_fields(kv), "id": agent, "lease": f"{kv.lease:x}"})
+    leases = sorted({int(entry["lease"], 16) for entry in (*decode, *agents)})
+    times = dict(zip(leases, await asyncio.gather(*map(store.lease_times, leases)), strict=True))
+    for entry in (*decode, *agents):
+        lease = times[int(entry["lease"], 16)]
+        entry["seconds_left"], entry["ttl_seconds"] = lease.left, lease.granted
     return {"root": root, "prefill": list(prefill.values()), "decode": decode, "agents": agents}
 
 
-def _room(key: RoomKey, kv: KeyValue, seconds_left: int, epochs: set[tuple[str, int]]) -> dict[str, Any]:
+def _room(key: RoomKey, kv: KeyValue, lease: LeaseTimes | None, epochs: set[tuple[str, int]]) -> dict[str, Any]:
     value = RoomValue.from_json(kv.value)
     if value is None:
         state = UNREADABLE
@@ -75,8 +119,11 @@ def _room(key: RoomKey, kv: KeyValue, seconds_left: int, epochs: set[tuple[str, 
         "state": state,
         "reason": value.reason if value else "",
         "revision": kv.create_revision,
+        "changed_revision": kv.mod_revision,
         "lease": f"{kv.lease:x}",
-        "seconds_left": seconds_left,
+        "seconds_left": lease.left if lease else 0,
+        # etcd keeps no times: a room is younger than its lease, by at most a sixteenth of the lease's TTL
+        "lease_age_seconds": lease.granted - lease.left if lease else 0,
     }
 
 

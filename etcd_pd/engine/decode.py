@@ -17,7 +17,7 @@ from etcd_pd import Assignment, Client, Described, Ended, EtcdPDError, PrefillIn
 
 from .card import ModelCard
 from .emulated import EmulatedModel
-from .errors import BadRequest, RequestFailed, from_registry
+from .errors import ABORTED, BadRequest, RequestFailed, from_registry
 from .generation import Generation
 from .kv import KVCache, KVFormatError
 from .link import Link, RankSpec
@@ -46,6 +46,7 @@ class _Task:
         self.resolved_ns = 0
         # the prefill rank that was asked for the cache, empty before
         self.peer = ""
+        self.asked_at = 0.0
         self.generation: Generation | None = None
 
 
@@ -105,13 +106,13 @@ class DecodeLoop:
             return
         self._tasks[work.id] = task
         self._id_of[work.room] = work.id
-        _log.debug("accepted room=%d instance=%s", work.room, work.instance)
+        _log.debug("accepted room=%d instance=%s request=%s", work.room, work.instance, work.request_id)
 
     def abort(self, id: int, reason: str) -> None:
         """The HTTP client has gone."""
         task = self._tasks.get(id)
         if task is not None:
-            self._fail(task, RequestFailed(499, "Aborted", reason))
+            self._fail(task, RequestFailed(499, ABORTED, reason))
 
     def drain(self) -> None:
         """No further requests will come."""
@@ -170,7 +171,7 @@ class DecodeLoop:
         if task is not None and task.assignment is None:
             task.assignment, task.resolved_ns = found, time.monotonic_ns()
             self._queue.append(task)
-            _log.debug("resolved room=%d dp_rank=%d", found.room, found.dp_rank)
+            _log.debug("resolved room=%d dp_rank=%d request=%s", found.room, found.dp_rank, task.work.request_id)
 
     def _on_ended(self, event: Ended) -> None:
         task = self._task_of(event.error.room)
@@ -195,6 +196,7 @@ class DecodeLoop:
                 self._fail(task, RequestFailed(500, "FingerprintMismatch", message, room=found.room))
             else:
                 self._fetching += 1
+                task.asked_at = time.monotonic()
                 task.peer = self._transfer.ask(endpoints[0].ip, endpoints[0].port, found.room)
 
     def _on_refusal(self, refusal: Refusal) -> None:
@@ -219,8 +221,9 @@ class DecodeLoop:
         task.generation.push(answer.first_token, answer.first_logprob)
         if not task.generation.finished:
             self._running.join(task.generation, cache)
-        self._report(task.generation, self._account(task, answer))
-        _log.debug("fetched room=%d kv_bytes=%d", answer.room, len(arrival.data))
+        kv = {"kv_bytes": len(arrival.data), "kv_seconds": time.monotonic() - task.asked_at}
+        self._report(task.generation, self._account(task, answer) | kv)
+        _log.debug("fetched room=%d kv_bytes=%d request=%s", answer.room, len(arrival.data), task.work.request_id)
 
     def _account(self, task: _Task, answer: Answer) -> dict[str, Any]:
         """How the request found its KV cache."""
@@ -264,7 +267,7 @@ class DecodeLoop:
             self._running.leave(task.generation)
         self._forget(task)
         self._link.fail(task.work.id, error)
-        _log.debug("failed room=%d type=%s", task.work.room, error.type)
+        _log.debug("failed room=%d type=%s request=%s", task.work.room, error.type, task.work.request_id)
 
     def _expire(self) -> None:
         now = time.monotonic()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Iterable
 
 from etcd_pd.balance import Load, NoServingRank, Request, create
 
-from .errors import RequestFailed
+from .errors import ABORTED, RequestFailed
 from .messages import Update
+from .metrics import Served
 from .requests import PREFILL, Item
 
 
@@ -40,6 +42,7 @@ class _Ticket:
         self.index = index
         self.tokens = tokens
         self.replies = replies
+        self.waits_since: float | None = time.perf_counter()  # until its first token is here
 
 
 class Dispatcher:
@@ -49,6 +52,9 @@ class Dispatcher:
         role: ``prefill`` or ``decode``.
         policy: name of the dispatch policy.
         dp_size: how many ranks there are.
+
+    Attributes:
+        served: what is counted of the prompts.
     """
 
     def __init__(self, role: str, policy: str, dp_size: int) -> None:
@@ -58,6 +64,7 @@ class Dispatcher:
         self._serving = [False] * dp_size
         self._ids = itertools.count(1)
         self._sequence = 0
+        self.served = Served()
 
     @property
     def loads(self) -> list[Load]:
@@ -100,6 +107,10 @@ class Dispatcher:
         if ticket is None:
             return
         ticket.tokens += len(update.token_ids)
+        first_of = ticket.waits_since if update.token_ids else None
+        self.served.update(dp_rank, update, first_of)
+        if first_of is not None:
+            ticket.waits_since = None
         ticket.replies.put(ticket.index, update)
         if update.finish_reason is not None:
             del self._tickets[dp_rank][update.id]
@@ -109,6 +120,7 @@ class Dispatcher:
         for id in ids:
             ticket = self._tickets[dp_rank].pop(id, None)
             if ticket is not None:
+                self.served.end(dp_rank, error.type)
                 ticket.replies.put(ticket.index, error)
 
     def lose(self, dp_rank: int, error: RequestFailed) -> None:
@@ -118,4 +130,7 @@ class Dispatcher:
 
     def give_up(self, dp_rank: int, id: int) -> bool:
         """Nobody waits for a prompt any more; True where its rank must be told."""
-        return self._tickets[dp_rank].pop(id, None) is not None
+        if self._tickets[dp_rank].pop(id, None) is None:
+            return False
+        self.served.end(dp_rank, ABORTED)
+        return True

@@ -15,6 +15,9 @@ from etcd_pd import (
     ViewStale,
 )
 
+#: Type of the failure of a request whose client has gone.
+ABORTED = "Aborted"
+
 
 class RequestFailed(EtcdPDError):
     """A request that ends without a result.

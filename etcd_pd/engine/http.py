@@ -11,10 +11,13 @@ from typing import Any, Protocol
 import msgspec
 from aiohttp import web
 
+from etcd_pd.metrics import CONTENT_TYPE, render
+
 from .answers import Answer, GenerateShape
 from .card import ModelCard
 from .dispatch import Dispatcher, Replies
 from .errors import RequestFailed
+from .metrics import families
 from .openai import ChatShape, CompletionShape
 from .ranks import RankPool
 from .requests import Limits, Plan, plan_chat, plan_completion, plan_generate
@@ -25,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 #: Largest body: a prompt of a million token ids fits.
 _MAX_BODY_BYTES = 16 << 20
+#: Longest request id that is taken up.
+_MAX_REQUEST_ID = 128
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -83,6 +88,7 @@ class Front:
                 web.get("/get_model_info", self._model_info),
                 web.get("/v1/models", self._models),
                 web.get("/get_load", self._get_load),
+                web.get("/metrics", self._metrics),
                 web.post("/flush_cache", self._flush_cache),
                 web.post("/generate", self._generate),
                 web.post("/v1/completions", self._completions),
@@ -142,6 +148,10 @@ class Front:
             ]
         )
 
+    async def _metrics(self, request: web.Request) -> web.Response:
+        body = render(lambda: families(self._dispatcher.served, self._dispatcher.loads))
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
+
     async def _flush_cache(self, request: web.Request) -> web.Response:
         return web.Response(text="nothing is cached between requests\n")
 
@@ -170,12 +180,19 @@ class Front:
             Answer(item, id, index, self._limits.role, started, self._emulated)
             for index, (item, id) in enumerate(zip(plan.items, ids, strict=True))
         ]
-        async with self._pool.request(plan.items) as replies:
+        async with self._pool.request(plan.items, request_id(request)) as replies:
             if plan.stream:
                 return await _stream(request, shape, answers, replies)
             while not _finished(answers):
                 await _next(answers, replies)
         return _json(shape.whole(answers))
+
+
+def request_id(request: web.Request) -> str:
+    """The router's name for a request, from ``X-Request-ID``; empty where that is missing or no word for a log."""
+    given = request.headers.get("X-Request-ID", "")
+    is_word = given.isascii() and given.isprintable() and " " not in given
+    return given if is_word and len(given) <= _MAX_REQUEST_ID else ""
 
 
 async def _stream(
@@ -216,12 +233,13 @@ async def _errors_as_json(request: web.Request, handler: _Handler) -> web.Stream
     try:
         return await handler(request)
     except RequestFailed as error:
-        _log.debug("request failed path=%s status=%d type=%s", request.path, error.status, error.type)
+        known = (request.path, error.status, error.type, request_id(request))
+        _log.debug("request failed path=%s status=%d type=%s request=%s", *known)
         return _json(error.to_json(), error.status)
     except web.HTTPException as error:
         return _json(RequestFailed(error.status, "HTTPError", error.reason).to_json(), error.status)
     except Exception:
-        _log.exception("request crashed path=%s", request.path)
+        _log.exception("request crashed path=%s request=%s", request.path, request_id(request))
         return _json(RequestFailed(500, "InternalError", "see the instance's log").to_json(), 500)
 
 

@@ -45,6 +45,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, tag="work"):
         input_ids: the prompt.
         sampling: how to go on.
         logprobs: whether each token's log probability is wanted.
+        request_id: what the router calls the request, for the log; empty where it does not.
     """
 
     id: int
@@ -55,6 +56,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, tag="work"):
     prefill_dp_rank: int | None = None
     routed_dp_rank: int | None = None
     logprobs: bool = False
+    request_id: str = ""
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):

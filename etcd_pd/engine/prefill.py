@@ -29,7 +29,7 @@ from etcd_pd import (
 from . import messages
 from .card import ModelCard
 from .emulated import EmulatedModel
-from .errors import RequestFailed, from_registry
+from .errors import ABORTED, RequestFailed, from_registry
 from .link import Link, RankSpec
 from .messages import Fatal, Update, Work
 from .model import Model
@@ -126,13 +126,14 @@ class PrefillLoop:
         self._tasks[room] = task
         self._room_of[work.id] = room
         self._queue.add(work)
-        _log.debug("accepted room=%d tokens=%d registers=%s", room, len(work.input_ids), registers)
+        known = (room, len(work.input_ids), registers, work.request_id)
+        _log.debug("accepted room=%d tokens=%d registers=%s request=%s", *known)
 
     def abort(self, id: int, reason: str) -> None:
         """The HTTP client has gone."""
         room = self._room_of.get(id)
         if room is not None:
-            self._fail(self._tasks[room], RequestFailed(499, "Aborted", reason, room=room))
+            self._fail(self._tasks[room], RequestFailed(499, ABORTED, reason, room=room))
 
     def drain(self) -> None:
         """No further requests will come."""
@@ -173,7 +174,8 @@ class PrefillLoop:
         task = self._tasks[work.room]
         task.computed = computed
         self._held_tokens += computed.tokens
-        _log.debug("computed room=%d tokens=%d kv_bytes=%d", work.room, computed.tokens, len(computed.data))
+        known = (work.room, computed.tokens, len(computed.data), work.request_id)
+        _log.debug("computed room=%d tokens=%d kv_bytes=%d request=%s", *known)
         self._hand_over(task)
 
     def _expire(self) -> None:
@@ -194,7 +196,8 @@ class PrefillLoop:
             task = self._tasks.get(event.room)
             if task is not None:
                 task.token, task.lease_id = event.token, event.lease_id
-                _log.debug("registered room=%d lease=%x token=%d", event.room, event.lease_id, event.token)
+                known = (event.room, event.lease_id, event.token, task.work.request_id)
+                _log.debug("registered room=%d lease=%x token=%d request=%s", *known)
                 self._finish_if_known(task)
         elif isinstance(event, Rejected):
             self._on_rejected(event)
@@ -294,7 +297,7 @@ class PrefillLoop:
                 meta={"dp_rank": self._dp_rank, "room": room, "lease_id": task.lease_id, "token": task.token},
             )
         )
-        _log.debug("handed over room=%d", room)
+        _log.debug("handed over room=%d request=%s", room, task.work.request_id)
 
     # --- ends without a result
 
@@ -317,7 +320,7 @@ class PrefillLoop:
             self._held_tokens -= task.computed.tokens
         self._forget(task)
         self._link.fail(task.work.id, error)
-        _log.debug("failed room=%d type=%s", task.work.room, error.type)
+        _log.debug("failed room=%d type=%s request=%s", task.work.room, error.type, task.work.request_id)
 
     def _forget(self, task: _Task) -> None:
         del self._tasks[task.work.room]

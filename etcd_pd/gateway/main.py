@@ -10,13 +10,13 @@ import ssl
 from aiohttp import web
 
 from .. import aio
-from ..config import describe
+from ..config import describe, split_address
 from ..errors import ConfigError
 from .health import EngineWatch
 from .ranks import Ranks
 from .rooms import Rooms
 from .routes import make_app
-from .settings import GatewaySettings, split_address
+from .settings import GatewaySettings
 
 log = logging.getLogger(__name__)
 

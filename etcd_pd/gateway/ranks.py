@@ -66,8 +66,8 @@ class Ranks:
         self._launch_id = ""
         self._lock = asyncio.Lock()
 
-    def __bool__(self) -> bool:
-        return bool(self._ranks)
+    def __len__(self) -> int:
+        return len(self._ranks)
 
     @property
     def http_port(self) -> int | None:

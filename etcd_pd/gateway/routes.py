@@ -24,6 +24,7 @@ from ..errors import (
 from ..integrations.sglang_route import is_complete, parse_row, rank_info, registered, server_info
 from ..model import Rank, check_int, check_room
 from .health import EngineState, EngineWatch
+from .metrics import GatewayMetrics
 from .ranks import Contradiction, NotInEtcdYet, RankHeld, Ranks
 from .rooms import Rooms
 
@@ -60,12 +61,13 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def make_app(ranks: Ranks, rooms: Rooms, engine: EngineWatch, token: str) -> web.Application:
     """The application; every request but GET /health needs the token where one is set."""
-    routes = Routes(ranks, rooms, engine)
-    app = web.Application(middlewares=[_authorised(token), _refusals], client_max_size=MAX_BODY)
+    routes, metrics = Routes(ranks, rooms, engine), GatewayMetrics(ranks, engine)
+    app = web.Application(middlewares=[metrics.count, _authorised(token), _refusals], client_max_size=MAX_BODY)
     app.router.add_route("*", "/route", routes.route)
     app.router.add_post("/register_dp_rank", routes.register)
     app.router.add_post("/query_dp_ranks", routes.query)
     app.router.add_get("/health", routes.health)
+    app.router.add_get("/metrics", metrics.answer)
     return app
 
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..config import default_socket_path
+from ..config import default_socket_path, split_address
 from ..errors import ConfigError
 from ..model import check_int, check_name
 
@@ -43,9 +43,9 @@ class GatewaySettings:
 
     def __post_init__(self) -> None:
         check_name("instance", self.instance)
-        split_address("listen", self.listen)
+        split_address("listen", self.listen, 1)
         for address in self.addresses:
-            split_address("addresses", address)
+            split_address("addresses", address, 1)
         check_int("engine_health_failures", self.engine_health_failures, 1, 1000)
         for name in ("engine_health_interval_seconds", "linger_seconds", "bootstrap_timeout_seconds"):
             _check_seconds(name, getattr(self, name), 0.01, 3600)
@@ -64,18 +64,6 @@ class GatewaySettings:
         host, _ = split_address("listen", self.listen)
         own = () if host in ("0.0.0.0", "::") else (self.listen,)
         return tuple(dict.fromkeys((*own, *self.addresses)))
-
-
-def split_address(field: str, address: str) -> tuple[str, int]:
-    """Host and port of ``HOST:PORT`` (``[HOST]:PORT`` for IPv6).
-
-    Raises:
-        ConfigError: it is not of this form.
-    """
-    host, _, port = check_name(field, address).rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigError(field, f"must be HOST:PORT, not {address!r}")
-    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _check_seconds(name: str, value: float, low: float, high: float) -> None:

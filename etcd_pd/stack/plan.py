@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from ..process import free_ports
 from .settings import StackSettings
@@ -45,6 +46,7 @@ class Addresses:
         bootstrap_port: port half of its bootstrap address; the host half is 127.0.0.1.
         decode: URL of each decode instance, by its id.
         sockets: the agents' sockets, by the id of the instance that each serves.
+        metrics: where agents and instances answer Prometheus, by the name of the process.
     """
 
     etcd: tuple[str, ...]
@@ -54,12 +56,16 @@ class Addresses:
     bootstrap_port: int
     decode: dict[str, str]
     sockets: dict[str, str]
+    metrics: dict[str, str]
 
 
 def choose_addresses(settings: StackSettings, etcd: Sequence[str], socket_dir: Path) -> Addresses:
     """Free ports and socket paths for everything but etcd."""
     decode = [f"decode-{number}" for number in range(settings.decode_instances)]
-    router_port, prefill_port, bootstrap_port, *decode_ports = free_ports(3 + len(decode))
+    router_port, prefill_port, bootstrap_port, *others = free_ports(3 + len(decode) + len(decode) + 1)
+    decode_ports, metrics_ports = others[: len(decode)], others[len(decode) :]
+    instances = {PREFILL: prefill_port, **dict(zip(decode, decode_ports, strict=True))}
+    agents = dict(zip((f"agent-{name}" for name in instances), metrics_ports, strict=True))
     return Addresses(
         etcd=tuple(etcd),
         root=settings.root,
@@ -67,7 +73,8 @@ def choose_addresses(settings: StackSettings, etcd: Sequence[str], socket_dir: P
         prefill=f"http://{HOST}:{prefill_port}",
         bootstrap_port=bootstrap_port,
         decode={name: f"http://{HOST}:{port}" for name, port in zip(decode, decode_ports, strict=True)},
-        sockets={name: str(socket_dir / f"{name}.sock") for name in (PREFILL, *decode)},
+        sockets={name: str(socket_dir / f"{name}.sock") for name in instances},
+        metrics={name: f"http://{HOST}:{port}/metrics" for name, port in {**agents, **instances}.items()},
     )
 
 
@@ -85,7 +92,9 @@ def _etcd_pd(*arguments: str) -> list[str]:
 def _agent(instance: str, socket_path: str, at: Addresses) -> Service:
     # one agent an instance, as in production, where each pod has its own
     command = _etcd_pd("agent", "--etcd", ",".join(at.etcd), "--root", at.root, "--agent-id", f"agent-{instance}")
-    return Service(f"agent-{instance}", [*command, "--socket", socket_path], socket_path)
+    name = f"agent-{instance}"
+    command += ["--socket", socket_path, "--metrics-listen", urlsplit(at.metrics[name]).netloc]
+    return Service(name, command, socket_path)
 
 
 def _prefill(settings: StackSettings, at: Addresses) -> Service:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from ..console import plain_table
 from .demo import Comparison, Outcome, load_by_rank
-from .plan import Addresses
+from .plan import PREFILL, Addresses
 from .requests import Answer
 
 _REQUEST_COLUMNS = (
@@ -65,14 +65,18 @@ def what_to_try(at: Addresses) -> str:
     """Commands for another terminal."""
     body = '{"text": "The harbour wakes before the town does.", "sampling_params": {"max_new_tokens": 24}'
     header = "-H 'Content-Type: application/json'"
-    etcd = ",".join(at.etcd)
-    root = "" if at.root == "/etcd_pd/default" else f" --root {at.root}"
+    cell = f"--etcd {','.join(at.etcd)}" + ("" if at.root == "/etcd_pd/default" else f" --root {at.root}")
     return "\n".join(
         (
             f"  curl -s {at.router}/generate {header} -d '{body}}}'",
             f"  curl -sN {at.router}/generate {header} -d '{body}, \"stream\": true}}'",
-            f"  etcd-pd rooms --etcd {etcd}{root}",
-            f"  etcd-pd instances --etcd {etcd}{root}",
+            f"  etcd-pd status {cell}",
+            f"  etcd-pd watch {cell}",
+            f"  etcd-pd top {cell}",
+            f"  etcd-pd dashboard {cell}",
+            f"  etcd-pd doctor {cell} --socket {at.sockets[PREFILL]}",
+            f"  etcd-pd fail rank {PREFILL} 2 {cell} --yes",
+            f"  curl -s {at.metrics[f'agent-{PREFILL}']}",
         )
     )
 

@@ -1,4 +1,4 @@
-"""What an administrator asks of etcd: members, roles, users. On the store's own channels."""
+"""What an administrator asks of etcd: members, their health, leases, roles, users. On the store's own channels."""
 
 from __future__ import annotations
 
@@ -32,8 +32,39 @@ class Member:
         return bool(self.client_urls)
 
 
+@dataclass(frozen=True)
+class MemberStatus:
+    """What one member says of itself; sizes in bytes.
+
+    Attributes:
+        leader: id of the member that it takes for the leader, 0 where it sees none.
+        db_size: size of its database's file.
+        db_size_in_use: what of that holds data; the rest is free until a defragmentation.
+    """
+
+    id: int
+    version: str
+    leader: int
+    revision: int
+    raft_term: int
+    db_size: int
+    db_size_in_use: int
+    is_learner: bool
+
+
+@dataclass(frozen=True)
+class LeaseTimes:
+    """A lease's whole seconds: left (0 in the last one), and granted; granted is 0 where the lease is gone."""
+
+    left: int
+    granted: int
+
+
 class EtcdAdmin(EtcdStore):
-    """An :class:`EtcdStore` that can also change members, roles and users; it must be etcd's root where auth is on."""
+    """An :class:`EtcdStore` that also looks at the cluster, and changes members, roles and users.
+
+    Where authentication is on, changes need etcd's root, and so may some of the looks.
+    """
 
     async def __aenter__(self) -> EtcdAdmin:
         return self
@@ -63,6 +94,38 @@ class EtcdAdmin(EtcdStore):
         """Let a member in that is about to start; one that is in already is no error."""
         request = rpc.MemberAddRequest(peerURLs=[peer_url])
         await self._unless("member add", "Cluster", "MemberAdd", request, "Peer URLs already exists")
+
+    # --- health
+
+    async def status(self) -> MemberStatus:
+        """What the member at the endpoint in use says of itself; asked once, of no other."""
+        found = await self._call("status", "Maintenance", "Status", rpc.StatusRequest())
+        return MemberStatus(
+            id=found.header.member_id,
+            version=found.version,
+            leader=found.leader,
+            revision=found.header.revision,
+            raft_term=found.raftTerm,
+            db_size=found.dbSize,
+            db_size_in_use=found.dbSizeInUse,
+            is_learner=found.isLearner,
+        )
+
+    async def alarms(self) -> list[tuple[int, str]]:
+        """Alarms that are raised, as member id and name: ``NOSPACE``, ``CORRUPT``."""
+        found = await self._repeat("alarm", "Maintenance", "Alarm", rpc.AlarmRequest())
+        return [(alarm.memberID, rpc.AlarmType.Name(alarm.alarm)) for alarm in found.alarms]
+
+    async def leases(self) -> list[int]:
+        """Ids of all leases, of this cell and others."""
+        found = await self._repeat("leases", "Lease", "LeaseLeases", rpc.LeaseLeasesRequest())
+        return [lease.ID for lease in found.leases]
+
+    async def lease_times(self, lease_id: int) -> LeaseTimes:
+        """What a lease was granted, and what it has left."""
+        request = rpc.LeaseTimeToLiveRequest(ID=lease_id)
+        found = await self._repeat("timetolive", "Lease", "LeaseTimeToLive", request)
+        return LeaseTimes(max(int(found.TTL), 0), int(found.grantedTTL))
 
     # --- roles and users
 

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -86,17 +87,23 @@ def test_an_instance_that_dies_is_reported_and_when_up_itself_is_killed_all_of_i
 
 def test_what_it_prints_works(stack: RunningStack) -> None:
     lines = [shlex.split(line) for line in stack.output.read_text().splitlines() if line.startswith("  ")]
-    curls = [words for words in lines if words[0] == "curl"]
+    curls = [words for words in lines if words[0] == "curl" and "-d" in words]
+    (scrape,) = [words[-1] for words in lines if words[0] == "curl" and "-d" not in words]
     commands = [words[1:] for words in lines if words[0] == "etcd-pd"]
     bodies = [json.loads(words[words.index("-d") + 1]) for words in curls]
     assert [body.get("stream", False) for body in bodies] == [False, True]
     assert all(words[2] == f"{stack.router}/generate" for words in curls)
     assert post(curls[0][2], bodies[0]).body["text"]
-    assert [words[0] for words in commands] == ["rooms", "instances"]
+    assert [words[0] for words in commands] == ["status", "watch", "top", "dashboard", "doctor", "fail"]
+    commands.pop(3)  # it serves until Ctrl-C, and has tests of its own
+    with urllib.request.urlopen(scrape, timeout=10) as answer:
+        assert b"etcd_pd_registrations_total" in answer.read()
     for words in commands:
+        # the live ones end after one look here
+        words = [*words, "--count", "1"] if words[0] in ("watch", "top") else words
         done = subprocess.run([sys.executable, "-m", "etcd_pd", *words], capture_output=True, text=True, timeout=30)
-        assert done.returncode == 0
-        assert "/etcd_pd/default" in done.stdout
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+    wait_until(lambda: len(stack.show("instances")["prefill"][0]["ranks"]) == 4, "the failed rank is back")
 
 
 def test_rooms_and_instances_show_what_is_there(stack: RunningStack) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import aiohttp
 import pytest
@@ -94,6 +95,52 @@ def stack(tmp_path_factory: pytest.TempPathFactory, model_path: str) -> Iterator
     assert list((directory / "registry").glob("rank-*")) == []
     # the stand-in keeps what it was told to fail
     assert all("failed" in path.read_text() for path in (directory / "registry").glob("room-*"))
+
+
+def scraped(instance: InstanceProcess) -> dict[str, float]:
+    """Samples of its /metrics, by ``name{label="value"}``."""
+    with urlopen(f"{instance.url}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+def test_metrics_count_prompts_tokens_and_transfers(stack: Stack) -> None:
+    before = scraped(stack.decode), scraped(stack.prefill)
+    body = {"text": "count me", "sampling_params": {"max_new_tokens": 5, "ignore_eos": True}}
+    assert {status for both in stack.send_all(*[body] * 4) for status, _ in both} == {200}
+    decode, prefill = (
+        {name: value - earlier.get(name, 0) for name, value in scraped(instance).items()}
+        for instance, earlier in zip((stack.decode, stack.prefill), before, strict=True)
+    )
+    finished = 'etcd_pd_engine_prompts_total{dp_rank="%d",outcome="Finished"}'
+    assert decode[finished % 0] == 4 and decode['etcd_pd_engine_tokens_total{dp_rank="0"}'] == 20
+    assert prefill[finished % 0] + prefill[finished % 1] == 4
+    assert decode["etcd_pd_engine_ttft_seconds_count"] == prefill["etcd_pd_engine_ttft_seconds_count"] == 4
+    assert decode["etcd_pd_engine_kv_transfer_seconds_count"] == 4
+    assert decode["etcd_pd_engine_kv_transfer_bytes_total"] > 0 == prefill["etcd_pd_engine_kv_transfer_bytes_total"]
+    assert scraped(stack.decode)['etcd_pd_engine_rank_prompts{dp_rank="0"}'] == 0
+    assert scraped(stack.decode)['etcd_pd_engine_rank_serving{dp_rank="0"}'] == 1
+
+
+def test_the_router_s_request_id_is_in_the_log_of_both_legs(stack: Stack) -> None:
+    room, id = stack.room(), f"req-{stack.room()}"
+    body = {"bootstrap_host": "127.0.0.1", "bootstrap_port": BOOTSTRAP_PORT, "bootstrap_room": room}
+    body |= {"text": "who asks", "sampling_params": {"max_new_tokens": 2}}
+
+    async def run(id: str) -> None:
+        async with aiohttp.ClientSession(headers={"X-Request-ID": id}) as session:
+            await asyncio.gather(*(post(session, instance, body) for instance in (stack.prefill, stack.decode)))
+
+    asyncio.run(run(id))
+    for instance, steps in (
+        (stack.prefill, ("accepted", "computed", "registered", "handed over")),
+        (stack.decode, ("accepted", "resolved", "fetched")),
+    ):
+        lines = [line for line in instance.log.splitlines() if line.endswith(f" request={id}")]
+        assert [step for step in steps if any(f" {step} room={room} " in line for line in lines)] == list(steps)
+    body["bootstrap_room"] = stack.room()
+    asyncio.run(run("two words"))
+    assert "two words" not in stack.prefill.log
 
 
 def test_what_an_instance_says_of_itself(stack: Stack, model_path: str) -> None:

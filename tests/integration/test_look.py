@@ -1,4 +1,4 @@
-"""``etcd-pd rooms`` and ``etcd-pd instances`` against keys that the test wrote itself."""
+"""``etcd-pd status``, ``instances``, ``rooms`` and ``room`` against keys that the test wrote itself."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from etcd_pd.cli.app import cli
 from etcd_pd.embedded import EmbeddedEtcd
+from tests.support.etcd_server import EtcdCluster
 from tests.support.etcdctl import EtcdCtl
 
 INSTANCE = {
@@ -41,16 +42,16 @@ class Cell:
         """Write a key below the cell's version; its revision."""
         return self.ctl.put(f"{self._root}/v1/{key}", value if isinstance(value, str) else json.dumps(value), lease)
 
-    def show(self, what: str) -> dict[str, Any]:
+    def show(self, *what: str) -> dict[str, Any]:
         """The command's JSON."""
-        result = CliRunner().invoke(cli, [what, *self._flags, "--output", "json"])
+        result = CliRunner().invoke(cli, [*what, *self._flags, "--output", "json"])
         assert result.exit_code == 0, result.output
         found: dict[str, Any] = json.loads(result.output)
         return found
 
-    def table(self, what: str) -> str:
+    def table(self, *what: str) -> str:
         """The command's table."""
-        return CliRunner().invoke(cli, [what, *self._flags]).output
+        return CliRunner().invoke(cli, [*what, *self._flags]).output
 
 
 @pytest.fixture
@@ -63,7 +64,8 @@ def test_rooms_show_rank_state_lease_and_time_left(cell: Cell) -> None:
     lease = cell.ctl.grant(100)
     revision = cell.put(f"rooms/p/{2**63 - 1}", {"dp_rank": 1, "epoch": epoch, "state": "assigned"}, lease)
     (room,) = cell.show("rooms")["rooms"]
-    assert 90 < room.pop("seconds_left") <= 100
+    assert 90 < room["seconds_left"] <= 100
+    assert room.pop("seconds_left") + room.pop("lease_age_seconds") == 100
     assert room == {
         "instance": "p",
         "room": 2**63 - 1,
@@ -72,6 +74,7 @@ def test_rooms_show_rank_state_lease_and_time_left(cell: Cell) -> None:
         "state": "assigned",
         "reason": "",
         "revision": revision,
+        "changed_revision": revision,
         "lease": f"{lease:x}",
     }
     table = cell.table("rooms")
@@ -116,8 +119,109 @@ def test_an_empty_cell_is_shown_as_such(cell: Cell) -> None:
     assert "0 rooms" in cell.table("rooms")
 
 
-def test_an_etcd_that_does_not_answer_is_one_line(root: str) -> None:
+def test_rooms_are_filtered_by_instance_rank_state_and_age(cell: Cell) -> None:
+    epoch = cell.put("prefill/p/ranks/1.0.0.0", RANK)
+    lease = cell.ctl.grant(100)
+    cell.put("rooms/p/1", {"dp_rank": 1, "epoch": epoch, "state": "assigned"}, lease)
+    cell.put("rooms/p/2", {"dp_rank": 0, "epoch": 1, "state": "assigned"}, lease)
+    cell.put("rooms/q/3", {"dp_rank": 1, "epoch": 1, "state": "failed", "reason": "no"}, lease)
+
+    def shown(*filters: str) -> list[int]:
+        return [room["room"] for room in cell.show("rooms", *filters)["rooms"]]
+
+    assert shown() == [1, 2, 3]
+    assert shown("--instance", "p") == [1, 2]
+    assert shown("--rank", "1") == [1, 3]
+    assert shown("--rank", "0") == [2]
+    assert shown("--state", "lost") == [2]
+    assert shown("--state", "failed", "--rank", "1") == [3]
+    assert shown("--min-age", "99") == []
+    assert shown("--instance", "nobody") == []
+
+
+def test_a_room_s_life_is_told_step_by_step(cell: Cell) -> None:
+    cell.put("prefill/p", INSTANCE)
+    epoch = cell.put("prefill/p/ranks/1.0.0.0", RANK)
+    lease = cell.ctl.grant(100)
+    registered = cell.put("rooms/p/7", {"dp_rank": 1, "epoch": epoch, "state": "assigned"}, lease)
+    (life,) = cell.show("room", "7")["lives"]
+    assert (life["revision"], life["changed_revision"], life["state"]) == (registered, registered, "assigned")
+    failed = cell.put("rooms/p/7", {"dp_rank": 1, "epoch": epoch, "state": "failed", "reason": "no memory"}, lease)
+    (life,) = cell.show("room", "7")["lives"]
+    assert (life["revision"], life["changed_revision"], life["reason"]) == (registered, failed, "no memory")
+    told = cell.table("room", "7")
+    for shown in (
+        f"revision {registered}",
+        f"revision {failed} no memory",
+        f"epoch {epoch}",
+        f"{lease:x}",
+        "dp_rank 1",
+    ):
+        assert shown in told
+
+
+def test_a_room_of_an_instance_that_is_gone_is_found_too(cell: Cell) -> None:
+    cell.put("rooms/gone/7", {"dp_rank": 1, "epoch": 5, "state": "assigned"})
+    cell.put("prefill/p", INSTANCE)
+    (life,) = cell.show("room", "7")["lives"]
+    assert (life["instance"], life["state"]) == ("gone", "lost")
+
+
+def test_a_room_without_a_key_is_status_1_and_says_where_to_look(cell: Cell, endpoint: str, root: str) -> None:
+    result = CliRunner().invoke(cli, ["room", "7", "--etcd", endpoint, "--root", root])
+    assert result.exit_code == 1
+    assert "never registered" in result.output and "etcd-pd watch --room 7" in result.output
+
+
+def test_status_shows_members_alarms_leases_and_the_cell(cell: Cell, endpoint: str) -> None:
+    cell.put("prefill/p", INSTANCE)
+    epoch = cell.put("prefill/p/ranks/1.0.0.0", RANK)
+    lease = cell.ctl.grant(100)
+    cell.put("agents/a", {"version": 1}, lease)
+    for room in (1, 2):
+        cell.put(f"rooms/p/{room}", {"dp_rank": 1, "epoch": epoch, "state": "assigned"}, lease)
+    cell.put("rooms/p/3", {"dp_rank": 0, "epoch": 1, "state": "assigned"}, lease)
+    found, server = cell.show("status"), cell.ctl.status()
+    (member,) = found["etcd"]["members"]
+    assert member["leader"] and member["id"] == f"{server.member_id:x}" and member["version"] == server.version
+    assert 0 < member["db_size_in_use_bytes"] <= member["db_size_bytes"]
+    assert found["etcd"]["leases"] == len(cell.ctl.leases())
+    assert found["etcd"]["alarms"] == []
+    assert found["prefill"][0]["ranks"][0]["rooms"] == 2
+    assert found["rooms"] == {"assigned": 2, "failed": 0, "lost": 1, "unreadable": 0}
+    assert found["agents"][0]["id"] == "a" and 90 < found["agents"][0]["seconds_left"] <= 100
+    told = cell.table("status")
+    for shown in ("leader", server.version, "1.0.0.0", "2 assigned, 1 lost", f"{lease:x}"):
+        assert shown in told
+
+
+def test_status_shows_alarms(cell: Cell) -> None:
+    cell.ctl.alarm("CORRUPT", active=True)
+    try:
+        assert cell.show("status")["etcd"]["alarms"] == [{"member": "embedded", "alarm": "CORRUPT"}]
+        assert "ALARM CORRUPT at embedded" in cell.table("status")
+    finally:
+        cell.ctl.alarm("CORRUPT", active=False)
+
+
+def test_status_tells_leader_followers_and_who_does_not_answer(etcd_cluster: EtcdCluster, root: str) -> None:
+    down = etcd_cluster.followers()[0]
+    up = etcd_cluster.others(down)
+    down.kill()
+    # from one endpoint it finds the others
+    flags = ["--etcd", up[0].endpoint, "--root", root, "--etcd-request-timeout-seconds", "3", "--output", "json"]
+    result = CliRunner().invoke(cli, ["status", *flags])
+    assert result.exit_code == 0, result.output
+    members = {member["name"]: member for member in json.loads(result.output)["etcd"]["members"]}
+    assert len(members) == 3
+    assert "error" in members[down.name]
+    assert [name for name, member in members.items() if member.get("leader")] == [etcd_cluster.leader(up).name]
+
+
+def test_an_etcd_that_does_not_answer_is_one_line_and_a_next_step(root: str) -> None:
     flags = ["--etcd", "http://127.0.0.1:1", "--etcd-request-timeout-seconds", "0.2"]
     result = CliRunner().invoke(cli, ["rooms", *flags])
     assert result.exit_code == 1
-    assert result.output.startswith("Error: list: ") and result.output.count("\n") == 1
+    error, step = result.output.splitlines()
+    assert error.startswith("Error: list: ")
+    assert step.startswith("Next: ") and "etcd-pd doctor" in step

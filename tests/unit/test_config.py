@@ -120,3 +120,18 @@ def test_the_socket_lies_where_only_its_user_can_reach(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("endpoint", ["http://[::1]:2379", "http://etcd-0.etcd:2379", "https://10.0.0.1:2379/"])
 def test_endpoints(endpoint: str) -> None:
     assert EtcdSettings(endpoints=(endpoint,)).tls == endpoint.startswith("https")
+
+
+@pytest.mark.parametrize("endpoint", ["http://root:hunter2@127.0.0.1:2379", "https://user@etcd:2379"])
+def test_an_endpoint_with_a_user_is_refused_without_being_shown(endpoint: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        EtcdSettings(endpoints=(endpoint,))
+    assert "etcd_password" in str(refused.value) and "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("listen", ["9479", "localhost", "host:port", "127.0.0.1:65536", "a b:1"])
+def test_a_metrics_address_has_a_host_and_a_port(listen: str) -> None:
+    with pytest.raises(ConfigError, match="metrics_listen"):
+        AgentSettings(metrics_listen=listen)
+    assert AgentSettings(metrics_listen="").metrics_listen == ""
+    assert AgentSettings(metrics_listen="[::1]:0").metrics_listen == "[::1]:0"

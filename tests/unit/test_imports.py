@@ -18,7 +18,7 @@ ROOT = Path(etcd_pd.__file__).parent
 #: What everybody may build on: values, errors, settings, and the client.
 PUBLIC = {"aio", "balance", "client", "config", "errors", "model"}
 #: Processes and terminals, for what starts or shows something.
-TOOLS = {"console", "embedded", "process", "probe", "tether"}
+TOOLS = {"console", "embedded", "metrics", "process", "probe", "tether"}
 
 #: By part of the package, the parts that it may import. The core's half is design, the rest keeps it from growing back.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -32,12 +32,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"errors", "keys", "records", "config"},
     "client": {"errors", "model", "protocol"},
     "aio": {"errors", "model", "client"},
-    "agent": {"errors", "model", "keys", "records", "protocol", "config", "core", "store"},
+    "plain_http": set(),
+    "metrics": {"config", "plain_http"},
+    "agent": {"errors", "model", "keys", "records", "protocol", "config", "core", "store", "metrics"},
     "__init__": {"errors", "model", "client"},
     "balance": PUBLIC,
     "engine": PUBLIC | TOOLS,
     "integrations": PUBLIC,
-    "gateway": PUBLIC | {"integrations"},
+    "gateway": PUBLIC | {"integrations", "metrics"},
     "visit": {"errors", "protocol"},
     "drain": {"config", "errors", "protocol", "visit"},
     "health": {"config", "errors", "visit"},
@@ -59,11 +61,12 @@ ONLY_IN: dict[str, str | tuple[str, ...]] = {
     "grpc": "store/",
     "google": "store/etcdrpc/",
     "tenacity": "store/",
+    "prometheus_client": "metrics.py",
     "sglang": "integrations/",
 }
 STANDARD_LIBRARY_ONLY = [
     *("__init__", "aio", "balance", "client", "config", "core", "errors", "keys", "model"),
-    *("probe", "process", "protocol", "records", "tether", "visit"),
+    *("plain_http", "probe", "process", "protocol", "records", "tether", "visit"),
 ]
 
 #: What would make the core wait, look at a clock, or speak.

@@ -10,11 +10,20 @@ import pytest
 from click.testing import CliRunner
 
 from etcd_pd.cli.app import Commands, cli
-from etcd_pd.errors import StoreUnavailable
+from etcd_pd.errors import (
+    AgentUnavailable,
+    ConfigError,
+    EtcdPDError,
+    InstanceConflict,
+    StoreRejected,
+    StoreTimeout,
+    StoreUnavailable,
+)
 
 COMMANDS = list(cli.commands)
 #: What a newcomer uses: their help shows how.
-WITH_EXAMPLES = ["up", "agent", "run", "prefill", "decode", "rooms", "instances"]
+WITH_EXAMPLES = ["up", "agent", "run", "prefill", "decode", "status", "instances", "rooms", "room", "watch", "top"]
+WITH_EXAMPLES += ["dashboard", "doctor", "drain"]
 
 
 def test_help_says_what_it_is_and_gives_examples() -> None:
@@ -32,20 +41,49 @@ def test_every_command_explains_itself(command: str) -> None:
     assert result.exit_code == 0
     if command in WITH_EXAMPLES:
         assert f"etcd-pd {command}" in result.output.partition("Usage:")[2].partition("\n")[2]
-        assert "env var: ETCD_PD_" in result.output
+        assert "env var: ETCD_PD_" in " ".join(result.output.split())
 
 
-def test_an_error_of_ours_is_one_line_and_status_1() -> None:
+@pytest.mark.parametrize(
+    ("error", "step"),
+    [
+        (StoreUnavailable("list", "no answer"), "doctor --fix-hints"),
+        (StoreTimeout("list", "no answer"), "which member is slow"),
+        (StoreRejected("list", "permission denied"), "what these credentials may do"),
+        (AgentUnavailable("no agent answers"), "etcd-pd run"),
+        (InstanceConflict("p", "another start"), "etcd-pd instances"),
+    ],
+)
+def test_an_error_of_ours_is_a_line_a_next_step_and_status_1(error: EtcdPDError, step: str) -> None:
+    result = CliRunner().invoke(failing(error), ["fails"])
+    assert result.exit_code == 1
+    first, second = result.output.splitlines()
+    assert first == f"Error: {error}"
+    assert second.startswith("Next: ") and step in second
+
+
+def test_an_error_that_says_it_all_is_one_line() -> None:
+    assert CliRunner().invoke(failing(ConfigError("room", "must be a number")), ["fails"]).output == (
+        "Error: room: must be a number\n"
+    )
+
+
+def failing(error: EtcdPDError) -> click.Group:
     @click.group(cls=Commands)
     def group() -> None: ...
 
     @group.command()
     def fails() -> None:
-        raise StoreUnavailable("list", "no answer from http://127.0.0.1:1")
+        raise error
 
-    result = CliRunner().invoke(group, ["fails"])
-    assert result.exit_code == 1
-    assert result.output == "Error: list: no answer from http://127.0.0.1:1\n"
+    return group
+
+
+def test_completion_knows_commands_and_flags() -> None:
+    for words, expected in (("etcd-pd ro", {"rooms", "room"}), ("etcd-pd rooms --inst", {"--instance"})):
+        environ = {"_ETCD_PD_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        result = CliRunner().invoke(cli, prog_name="etcd-pd", env=environ)
+        assert {line.partition(",")[2] for line in result.output.split()} == expected
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,21 @@ def test_loads_follow_what_happens() -> None:
     assert dispatcher.idle
 
 
+def test_how_prompts_end_is_counted_once() -> None:
+    dispatcher, replies = serving(DECODE, "round_robin", 2), Replies()
+    ids = [dispatcher.take(item(), 0, replies)[1] for _ in range(4)]
+    dispatcher.update(0, Update(id=ids[0], token_ids=[1], meta={"kv_bytes": 100, "kv_seconds": 0.5}))
+    dispatcher.update(0, Update(id=ids[0], token_ids=[2, 3], finish_reason={"type": "length"}))
+    dispatcher.update(0, Update(id=ids[0], token_ids=[4]))
+    dispatcher.fail(1, [ids[1], ids[1]], RequestFailed(500, "PrefillLost", "gone"))
+    assert dispatcher.give_up(0, ids[2]) and not dispatcher.give_up(0, ids[2])
+    dispatcher.lose(1, RequestFailed(500, "RankDied", "gone"))
+    served = dispatcher.served
+    assert served.ended == {("0", "Finished"): 1, ("1", "PrefillLost"): 1, ("0", "Aborted"): 1, ("1", "RankDied"): 1}
+    assert served.tokens == {"0": 3}
+    assert (served.ttft_seconds.count, served.kv_seconds.count, served.kv_bytes) == (1, 1, 100)
+
+
 def test_the_dead_get_nothing_and_lose_what_they_had() -> None:
     dispatcher, replies = serving(PREFILL, "round_robin", 3), Replies()
     _, id = dispatcher.take(item(routed=1), 4, replies)

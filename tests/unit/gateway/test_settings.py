@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from etcd_pd import ConfigError
-from etcd_pd.gateway.settings import GatewaySettings, split_address
+from etcd_pd.config import split_address
+from etcd_pd.gateway.settings import GatewaySettings
 
 
 @pytest.mark.parametrize(

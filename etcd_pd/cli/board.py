@@ -1,0 +1,105 @@
+"""How busy each prefill rank is, kept up to date from what happens in a cell."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .happenings import Happening
+
+#: Rates are taken over this long, seconds.
+WINDOW_SECONDS = 5.0
+#: From how many of its last rooms a rank's quantiles are taken.
+LAST_ROOMS = 1000
+
+
+@dataclass
+class RankLoad:
+    """One data-parallel rank, as seen since the board began."""
+
+    state: str = "gone"
+    epoch: int = 0
+    registered: int = 0
+    failed: int = 0
+    rooms: dict[int, float] = field(default_factory=dict)  # with the time at which each was seen first
+    held: deque[float] = field(default_factory=lambda: deque(maxlen=LAST_ROOMS))
+    marks: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def rate(self, now: float) -> float:
+        """Rooms registered a second, since the last mark older than the window or the oldest there is."""
+        self.marks.append((now, self.registered))
+        while len(self.marks) > 2 and self.marks[1][0] <= now - WINDOW_SECONDS:
+            self.marks.popleft()
+        since, before = self.marks[0]
+        return (self.registered - before) / (now - since) if now > since else 0.0
+
+
+class Board:
+    """All ranks of a cell. Times are of the caller's own clock: etcd knows none."""
+
+    def __init__(self) -> None:
+        self._ranks: dict[tuple[str, int], RankLoad] = {}
+        self.watch = "stale"
+
+    def tell(self, happenings: Iterable[Happening], now: float, *, counts: bool = True) -> None:
+        """Take in what happened; ``counts``: it happened just now, rather than before the board began."""
+        for happening in happenings:
+            if happening.kind == "watch":
+                self.watch = happening.what
+            elif happening.dp_rank is not None:
+                load = self._ranks.setdefault((happening.name, happening.dp_rank), RankLoad())
+                if happening.kind == "rank":
+                    _rank(load, happening)
+                elif happening.room is not None:
+                    _room(load, happening, happening.room, now, counts)
+
+    def rows(self, now: float) -> list[dict[str, Any]]:
+        """A row for each rank; for how many seconds its last rooms were held, None where none has ended yet."""
+        busiest = max((len(load.rooms) for load in self._ranks.values()), default=0)
+        return [
+            {
+                "instance": instance,
+                "dp_rank": dp_rank,
+                "state": load.state,
+                "epoch": load.epoch,
+                "rooms": len(load.rooms),
+                "load": len(load.rooms) / busiest if busiest else 0.0,
+                "rooms_per_second": load.rate(now),
+                "held_seconds_p50": quantile(load.held, 0.5),
+                "held_seconds_p99": quantile(load.held, 0.99),
+                "registered": load.registered,
+                "failed": load.failed,
+            }
+            for (instance, dp_rank), load in sorted(self._ranks.items())
+        ]
+
+
+def quantile(values: Iterable[float], q: float) -> float | None:
+    """The smallest value that at least this share of them does not exceed; None of none."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(q * len(ordered)) - 1)] if ordered else None
+
+
+def _rank(load: RankLoad, happening: Happening) -> None:
+    if happening.what == "gone":
+        load.state = "gone"  # of any of its processes: the rank needs them all
+        load.rooms.clear()
+        return
+    load.epoch = max(load.epoch, happening.epoch)
+    load.state = "draining" if happening.what == "draining" else "serving"
+
+
+def _room(load: RankLoad, happening: Happening, room: int, now: float, counts: bool) -> None:
+    if happening.what == "registered":
+        load.rooms[room] = now
+        load.registered += counts
+    elif happening.what == "failed":
+        load.rooms.pop(room, None)
+        load.failed += counts
+    elif happening.what == "gone":
+        since = load.rooms.pop(room, None)
+        if since is not None:
+            load.held.append(now - since)

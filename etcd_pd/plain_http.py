@@ -1,0 +1,81 @@
+"""As much of HTTP as a page and a scrape need, on asyncio alone: GET of fixed paths, and streams of events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+#: How long a client may take to say what it wants, seconds, and how much it may say.
+REQUEST_SECONDS = 5.0
+REQUEST_BYTES = 8192
+
+
+class Answer(NamedTuple):
+    """What a GET is answered."""
+
+    content_type: str
+    body: bytes
+    headers: tuple[str, ...] = ()
+
+
+#: Writes server-sent events until the client has gone, which is an OSError.
+Stream = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+
+async def serve(
+    host: str,
+    port: int,
+    answers: Mapping[str, Callable[[], Answer]],
+    streams: Mapping[str, Stream] | None = None,
+    hosts: Collection[str] = (),
+) -> asyncio.Server:
+    """Serve on this event loop.
+
+    Args:
+        host, port: where; port 0: any.
+        answers: by path, what makes the answer.
+        streams: by path, what writes events.
+        hosts: where not empty, the only names in a request's Host: a stranger's page cannot reach a loopback address
+            under a name of its own then.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            request = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), REQUEST_SECONDS)
+            path = _path(request, hosts)
+            if path in answers:
+                await _send(writer, "200 OK", answers[path]())
+            elif streams and path in streams:
+                head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n\r\n"
+                writer.write(head.encode())
+                await streams[path](writer)
+            else:
+                await _send(writer, "404 Not Found", Answer("text/plain", b"not here\n"))
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.TimeoutError, OSError, ValueError):
+            pass  # it has gone, or speaks no HTTP
+        finally:
+            writer.close()
+
+    return await asyncio.start_server(talk, host, port, limit=REQUEST_BYTES)
+
+
+def _path(request: bytes, hosts: Collection[str]) -> str:
+    """The path that a GET asks for; empty where it is none, or is meant for another host."""
+    line, *headers = request.decode("latin-1").split("\r\n")
+    method, path, _ = line.split(" ", 2)
+    named = [value.strip() for name, _, value in (text.partition(":") for text in headers) if name.lower() == "host"]
+    if hosts and [urlsplit(f"//{name}").hostname for name in named] not in [[host] for host in hosts]:
+        return ""
+    return path.partition("?")[0] if method == "GET" else ""
+
+
+async def _send(writer: asyncio.StreamWriter, status: str, answer: Answer) -> None:
+    lines = [f"HTTP/1.1 {status}", f"Content-Type: {answer.content_type}", f"Content-Length: {len(answer.body)}"]
+    lines += [*answer.headers, "Connection: close", "", ""]
+    writer.write("\r\n".join(lines).encode() + answer.body)
+    await writer.drain()
