@@ -155,12 +155,12 @@ class RoomBook:
         outcomes: list[Outcome] = []
         for room in list(self._by_rank.get(rank, ())):
             own = self._rooms[rank.instance, room]
-            if own.token or gone:
+            if own.job is not Job.DELETE and (own.token or gone):  # what was released is deleted all the same
                 outcomes.extend(self._answer_error(own, RankLost(room, own.epoch)))
                 self._drop(own)
         if gone:
             self._blocked.pop(rank, None)
-            self._queue = deque(own for own in self._queue if own.rank != rank)
+            self._queue = deque(own for own in self._queue if own.rank != rank or own.job is Job.DELETE)
         return outcomes
 
     def _new(self, rank: RankRef, room: int, now: float) -> OwnRoom:

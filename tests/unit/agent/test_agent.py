@@ -371,7 +371,7 @@ class TestWatch:
         assert (await world.event(prefill, RankEnded)).epoch == before
         await world.event(prefill, Announced)
         await world.registered(prefill, 8)
-        assert (await world.event(client, Resolved)).assignment.room == 8, "nothing was known of it, so nothing was lost"
+        assert (await world.event(client, Resolved)).assignment.room == 8, "nothing of it was lost"
 
     async def test_an_engine_that_ends_amid_another_history_leaves_nothing(self, world: InMemory) -> None:
         prefill = await world.prefill()

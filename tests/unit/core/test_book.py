@@ -367,6 +367,15 @@ class TestRelease:
         assert isinstance(again, Registered) and again.token > first.token
         assert desk.value(7) == RoomValue(2, desk.guards[RANK].epoch)
 
+    @pytest.mark.parametrize("gone", [True, False])
+    def test_a_rank_that_ends_right_after_it_leaves_no_key(self, desk: Desk, gone: bool) -> None:
+        registered(desk, 7)
+        desk.book.release(RANK, 7)
+        desk.dies(RANK, gone=gone)
+        desk.work()
+        assert desk.value(7) is None
+        assert desk.book.live(RANK) == 0
+
 
 class TestFail:
     def test_the_key_says_so_with_its_reason_under_the_same_token(self, desk: Desk) -> None:
