@@ -210,8 +210,10 @@ def _is_right(facts: Facts, wait: Wait, end: Event, bounds: Bounds) -> bool:
     if end.error == "RoomFailed":
         return facts.failed_at.get((wait.instance, wait.room), math.inf) <= now
     if end.error == "PrefillLost" and end.dp_rank >= 0:
+        # a restored etcd may bring the very epoch back: the life that this wait knew counts
+        known = wait.answers[-1].t if wait.answers else now
         # the witness's own stream may lag behind an agent's
-        died_at = facts.died_at((wait.instance, end.dp_rank, end.epoch), now)
+        died_at = facts.died_at((wait.instance, end.dp_rank, end.epoch), known)
         return -math.inf < died_at <= now + bounds.late
     if end.error in ("PrefillLost", "InstanceUnknown"):
         return not facts.someone_lived(wait.instance, now - bounds.late, now + bounds.late)

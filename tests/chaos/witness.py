@@ -124,8 +124,6 @@ class _Watch:
             with suppress(OSError, http.client.HTTPException, ValueError):
                 for events in self._follow():
                     self._witness.apply(events)
-                    if self._witness.stopped:  # though etcd goes on
-                        break
             self._witness.wait_stopped(_RETRY_SECONDS)
 
     def _follow(self) -> Iterator[Sequence[dict[str, Any]]]:

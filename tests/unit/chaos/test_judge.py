@@ -183,6 +183,16 @@ INNOCENT: dict[str, Callable[[], Story]] = {
         .rank(5.1, 1, 11)
         .register(6.0, 1, 11, token=20)
     ),
+    "an epoch is lost with its history, though another brings its number back": lambda: (
+        Story()
+        .want(1.0)
+        .register(1.0)
+        .resolved(1.1)
+        .at(5.0, "witness", "void")
+        .rank(5.1, 0, 10)
+        .lost(5.2)
+        .rank(9.0, 0, 10, alive=False, revision=30)
+    ),
 }
 
 
