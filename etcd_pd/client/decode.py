@@ -7,7 +7,7 @@ import itertools
 import select
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .. import protocol
 from ..errors import (
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 
 #: Shortest and longest wait for a room, seconds: bounds on typing errors.
 MIN_TIMEOUT, MAX_TIMEOUT = 0.001, 86_400.0
+#: Entries for waits that are done, beyond as many as there are waits, before they are looked for.
+SPARE_ENTRIES = 64
+
+Entry = TypeVar("Entry", tuple[float, int], tuple[int, int, int])
 
 
 class Admission(NamedTuple):
@@ -139,7 +143,7 @@ class Decode:
         self._connection.send(self._want_packet(want, timeout))
         self._wants[key] = self._by_id[want.id] = want
         self._last_want = want.id
-        heapq.heappush(self._deadlines, (deadline, want.id))
+        self._remember(self._deadlines, (deadline, want.id))
 
     def resolve_nowait(self, instance: str, room: int) -> Assignment | None:
         """The room's assignment, None while nobody has registered it. Never blocks.
@@ -219,6 +223,23 @@ class Decode:
             if want:
                 found.append(want)
         return found
+
+    def _remember(self, heap: list[Entry], entry: Entry) -> None:
+        heapq.heappush(heap, entry)
+        if len(heap) > 2 * len(self._by_id) + SPARE_ENTRIES:  # most are of waits that are done, or nobody calls admit()
+            heap[:] = [entry for entry in heap if entry[-1] in self._by_id]
+            heapq.heapify(heap)
+
+    def _tell(self, event: Resolved | Ended) -> None:
+        self._events.append(event)
+        if len(self._events) > 2 * len(self._by_id) + SPARE_ENTRIES:  # nobody calls poll()
+            self._events = [event for event in self._events if self._concerns(event)]
+
+    def _concerns(self, event: DecodeEvent) -> bool:
+        """Whether an event is about a wait that is not done."""
+        if isinstance(event, Resolved):
+            return (event.instance, event.assignment.room) in self._wants
+        return not isinstance(event, Ended) or (event.error.instance, event.error.room) in self._wants
 
     def done(self, instance: str, room: int) -> None:
         """Forget a wait: its KV cache was fetched, or its request was aborted. Unknown waits are no error."""
@@ -308,11 +329,11 @@ class Decode:
             found = Assignment(instance, want.room, dp_rank, epoch, revision, lease_id, protocol.SOURCES[source])
             earlier = want.assignment
             if earlier is None:
-                heapq.heappush(self._arrivals, (revision, want.room, id))
-                self._events.append(Resolved(found, want.instance))
+                self._remember(self._arrivals, (revision, want.room, id))
+                self._tell(Resolved(found, want.instance))
                 want.assignment = found
             elif earlier.epoch != epoch:  # asked again by a new connection, and the KV cache went with the old epoch
-                heapq.heappush(self._endings, (revision, want.room, id))
+                self._remember(self._endings, (revision, want.room, id))
                 self._end(want, PrefillLost(want.instance, want.room, earlier.dp_rank, earlier.epoch))
                 self._say_done(id)
 
@@ -322,7 +343,7 @@ class Decode:
         want = self._by_id.get(message["id"])
         if want is not None and want.error is None:
             if "revision" in message:  # else the agent's clock decided, and other ranks' agents have other clocks
-                heapq.heappush(self._endings, (message["revision"], want.room, want.id))
+                self._remember(self._endings, (message["revision"], want.room, want.id))
             self._end(want, _error(want, message))
 
     def on_instance(self, packet: bytes) -> None:
@@ -340,7 +361,7 @@ class Decode:
 
     def _end(self, want: _Want, error: ResolveError) -> None:
         want.error = error
-        self._events.append(Ended(error))
+        self._tell(Ended(error))
 
     def _time_out(self, want: _Want) -> None:
         self._end(want, RoomTimeout(want.instance, want.room))

@@ -296,6 +296,23 @@ class TestDone:
         client.decode.done("p", 77)
         assert engine.packets() == []
 
+    @pytest.mark.parametrize("polled", [True, False])
+    def test_nothing_grows_with_the_rooms_that_are_done(
+        self, client: Client, engine: FakeEngineSocket, polled: bool
+    ) -> None:
+        """Whether the engine asks with poll() or with resolve_nowait(), and though it never calls admit()."""
+        for room in range(2_000):
+            [id] = wanted(client, engine, room)
+            engine.resolved([answer(id, 100 + room)], 100 + room)
+            client.decode.poll() if polled else client.decode.resolve_nowait("p", room)
+            if room % 2:
+                engine.lost(id, 100 + room, 2, 40)
+                client.decode.poll() if polled else None
+            client.decode.done("p", room)
+            engine.packets()
+        kept = vars(client.decode)
+        assert {name: len(held) for name, held in kept.items() if hasattr(held, "__len__") and len(held) > 200} == {}
+
 
 class TestRevision:
     def test_it_is_not_known_before_the_agent_has_looked_at_every_want(
