@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from ..core.batch import Guard, RankRef
 from ..core.rooms import View
-from ..errors import AnnounceError, InstanceConflict, StoreError
+from ..errors import AnnounceError, InstanceConflict, StoreError, StoreRejected
 from ..keys import Keys
 from ..model import DRAINING, InstanceInfo, Rank, RankEndpoint
 from ..records import Compare, Delete, KeyValue, Operation, Put
@@ -197,7 +197,7 @@ class Announcer:
 
     async def _claim_until_done(self, local: LocalRank) -> None:
         """Claim the rank's key; wait for a predecessor's to vanish, for as long as its session may last."""
-        deadline = 0.0
+        deadline, refusal = 0.0, ""
         while True:
             lease_id = await self._session.lease()
             try:
@@ -206,6 +206,9 @@ class Announcer:
                 self._refuse(local, exc)
                 return
             except StoreError as exc:
+                if isinstance(exc, StoreRejected) and str(exc) != refusal:  # once, not once an attempt
+                    log.warning("etcd refuses to announce instance=%s rank=%s: %s", local.instance, local.rank, exc)
+                    refusal = str(exc)
                 log.debug("rank %s/%s not announced yet: %s", local.instance, local.rank, exc)
                 obstacle, deadline = None, 0.0
             else:

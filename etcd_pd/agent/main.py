@@ -11,6 +11,7 @@ from ..config import AgentSettings, describe
 from ..errors import StoreUnavailable
 from ..metrics import serve
 from ..store.etcd import EtcdStore
+from ..store.tls import trouble
 from .agent import Agent
 from .families import families
 
@@ -78,9 +79,11 @@ async def _until_synced(settings: AgentSettings, store: EtcdStore, agent: Agent)
             return
         except asyncio.TimeoutError:
             waited = time.monotonic() - started
-            log.warning("waiting for etcd endpoints=%s waited=%.0fs", endpoints, waited)
+            log.warning("waiting for etcd endpoints=%s waited=%.0fs: %s", endpoints, waited, agent.watcher.trouble)
             if waited >= settings.startup_timeout_seconds:
-                raise StoreUnavailable("start", f"no answer from {endpoints} in {waited:.0f} s") from None
+                why = await asyncio.to_thread(trouble, settings.etcd) or agent.watcher.trouble
+                message = f"no answer from {endpoints} in {waited:.0f} s: {why}"
+                raise StoreUnavailable("start", message) from None
 
 
 async def _stop_when_idle(settings: AgentSettings, agent: Agent, stop: asyncio.Event) -> None:

@@ -28,6 +28,11 @@ class Watcher:
         on_snapshot: called with the whole content, first and after every gap.
         on_changes: called with complete revisions, in order.
         on_state: called whenever the state changes.
+
+    Attributes:
+        synced: set once the view was whole for the first time.
+        resyncs: lists so far.
+        trouble: what went wrong last.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class Watcher:
         self._heard_at = time.monotonic()
         self.synced = asyncio.Event()
         self.resyncs = 0
+        self.trouble = ""
 
     def __repr__(self) -> str:
         return f"<Watcher {self.state.value} revision={self._machine.revision} silent={self.silent_seconds:.1f}s>"
@@ -70,7 +76,8 @@ class Watcher:
                     await self._follow()
                 except StoreError as exc:
                     self._machine.disconnected()
-                    self._tell(str(exc))
+                    self.trouble = str(exc)
+                    self._tell(self.trouble)
                     await asyncio.sleep(random.uniform(self._pause / 2, self._pause))
                     self._pause = min(self._pause * 2, LONGEST_PAUSE)
         finally:

@@ -20,6 +20,7 @@ from ..errors import AgentUnavailable, ConfigError, EtcdPDError, LeaseNotFound, 
 from ..keys import Keys
 from ..model import MAX_ROOM
 from ..records import Compare, Put
+from ..store.tls import handshake
 from ..visit import visit
 from .etcd_view import ask, ask_members
 
@@ -153,18 +154,11 @@ def _tls(settings: EtcdSettings) -> Finding:
             return Finding("tls", OK, "none, and etcd is on this machine")
         hint = "serve etcd over https:// with client certificates; the Helm chart's etcd.tls does it"
         return Finding("tls", WARN, "none: whoever reaches etcd's port may change which rank holds a room", hint)
-    context = ssl.create_default_context(cafile=settings.ca_file or None)
-    if settings.cert_file:
-        context.load_cert_chain(settings.cert_file, settings.key_file)
-    parts = urlsplit(settings.endpoints[0])
     try:
-        with (
-            socket.create_connection((str(parts.hostname), parts.port or 0), timeout=PATIENCE_SECONDS) as plain,
-            context.wrap_socket(plain, server_hostname=parts.hostname) as wrapped,
-        ):
-            found = wrapped.getpeercert() or {}
+        found = handshake(settings, PATIENCE_SECONDS)
     except ssl.SSLError as exc:
-        return Finding("tls", FAIL, str(exc), "is --etcd-ca-file the authority that signed etcd's certificate?")
+        hint = "did --etcd-ca-file sign both etcd's certificate and --etcd-cert-file, and are both in date?"
+        return Finding("tls", FAIL, str(exc), hint)
     except OSError as exc:
         return Finding("tls", FAIL, str(exc), _why_unreachable(settings.endpoints[0]))
     days = (ssl.cert_time_to_seconds(str(found["notAfter"])) - time.time()) / 86400

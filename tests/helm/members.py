@@ -116,6 +116,15 @@ class Cell:
         """What a member says."""
         return str(self._containers[name].logs(tail=60).decode())
 
+    def etcdctl(self, name: str, *arguments: str) -> str:
+        """etcdctl as root, in a member's container."""
+        root, endpoint = self.directory / "root", self.endpoints[self.names.index(name)]
+        files = [f"--cacert={root}/ca.crt", f"--cert={root}/tls.crt", f"--key={root}/tls.key"] if self.tls else []
+        command = ["/usr/local/bin/etcdctl", f"--endpoints={endpoint}", *files, *arguments]
+        done = self._containers[name].exec_run(command, environment={"ETCDCTL_API": "3"})
+        assert done.exit_code == 0, done.output
+        return str(done.output.decode())
+
     def member_ids(self) -> dict[str, int]:
         """The ids of the started members, once all are."""
 
@@ -158,7 +167,7 @@ class Cell:
 
     def make_certificates(self) -> None:
         """An authority and everybody's certificates, in place of those that are there."""
-        api = MemoryApi()
+        self.secrets = api = MemoryApi()
         settings = CertSettings(
             authority_secret="ca",
             server_secret="etcd",
