@@ -57,13 +57,13 @@ def _add(cost: Cost, history: Sequence[Event], start: float, end: float) -> None
     cost.stall.append(max(b - a for a, b in zip(sorted(times), sorted(times)[1:], strict=False)))
     cost.wait.append(max((e.t - asked[e.dp_rank, e.room] for e in acked), default=0.0))
     holding = {(e.who, e.room) for e in history if e.what == "resolved" and e.t < start}
-    told = [
-        e.t
-        for e in history
-        if e.what == "ended" and e.error == "PrefillLost" and start <= e.t <= end + 1.0 and (e.who, e.room) in holding
-    ]
-    if told:
-        cost.news.append(max(told) - start)
+    told: dict[tuple[str, int], float] = {}  # the first word counts: the decodes ask again, to see that lost is final
+    for e in history:
+        if e.what == "ended" and e.error == "PrefillLost" and start <= e.t <= end + 1.0:
+            told.setdefault((e.who, e.room), e.t)
+    news = [t for who_and_room, t in told.items() if who_and_room in holding]
+    if news:
+        cost.news.append(max(news) - start)
 
 
 def table(all_costs: Iterable[dict[str, Cost]]) -> str:
