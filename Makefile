@@ -55,7 +55,7 @@ docker: ## a Docker engine with an etcd image, for the tests
 	@echo "docker: tests run etcd from $$(scripts/etcd-image)"
 
 .PHONY: images
-images: docker ## the images of the Helm chart: agent and engine
+images: $(READY) docker ## the images of the Helm chart: agent and engine
 	@scripts/images
 
 .PHONY: push
