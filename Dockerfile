@@ -32,7 +32,7 @@ FROM dependencies AS agent-dependencies
 RUN pip install --quiet --constraint constraints.txt '.[agent,cluster]' && pip uninstall --quiet --yes etcd-pd pip setuptools
 
 FROM dependencies AS engine-dependencies
-RUN pip install --quiet --constraint constraints.txt '.[engine,router]' && pip uninstall --quiet --yes etcd-pd pip
+RUN pip install --quiet --constraint constraints.txt '.[engine,router,tracing]' && pip uninstall --quiet --yes etcd-pd pip
 
 FROM ${BASE} AS runtime
 ARG VERSION=0.0.0

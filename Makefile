@@ -104,7 +104,7 @@ test-sglang: $(READY) $(SGLANG) docker ## plug-in and gateway against SGLang's o
 .PHONY: test-chaos
 test-chaos: $(READY) docker ## every fault, under load, judged; about a quarter of an hour
 	@echo "test-chaos: CHAOS_SEED=N repeats a run, CHAOS_HISTORIES=DIR keeps the histories"
-	@$(BIN)/python -m pytest -q -rP -o faulthandler_timeout=0 tests/chaos
+	@$(BIN)/python -m pytest -q -rP tests/chaos
 
 .PHONY: soak
 soak: $(READY) docker ## an hour of load: does anything grow?

@@ -99,3 +99,24 @@ class LeaseGrant(NamedTuple):
 
 
 Operation = Put | Delete
+
+
+class MemberStatus(NamedTuple):
+    """What one member says of itself; sizes in bytes.
+
+    Attributes:
+        leader: id of the member that it takes for the leader, 0 where it sees none.
+        db_size: size of its database's file; what etcd holds against its quota.
+        db_size_in_use: what of that holds data; the rest is free until a defragmentation.
+        alarms: names of the alarms that are raised, each as often as members raised it: ``NOSPACE``, ``CORRUPT``.
+    """
+
+    id: int
+    version: str
+    leader: int
+    revision: int
+    raft_term: int
+    db_size: int
+    db_size_in_use: int
+    is_learner: bool
+    alarms: tuple[str, ...] = ()

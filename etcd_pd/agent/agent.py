@@ -45,6 +45,7 @@ from ..records import KeyValue
 from ..store.base import Store
 from .announcer import Announcer, LocalRank
 from .connection import EngineConnection
+from .etcd_health import EtcdHealth
 from .lingering import Lingering
 from .registrar import Registrar
 from .server import Server
@@ -104,6 +105,7 @@ class Agent:
         )
         self.server = Server(settings, self._on_packet, self._on_closed)
         self.lingering = Lingering(self._withdraw)
+        self.etcd_health = EtcdHealth(store)
         self._handlers: dict[int, Callable[[EngineConnection, bytes], None]] = {
             protocol.HELLO[0]: self._hello,
             protocol.ANNOUNCE[0]: self._announce,
@@ -132,6 +134,7 @@ class Agent:
         self.announcer.keep(self._keys.agent(self._settings.agent_id), json.dumps({"version": 1}).encode())
         work = [asyncio.create_task(part) for part in (self.session.run(), self.watcher.run(), self.registrar.run())]
         work.append(asyncio.create_task(self._report()))
+        work.append(asyncio.create_task(self.etcd_health.run(self.watcher.synced)))
         stopped = asyncio.create_task(stop.wait())
         try:
             done, _ = await asyncio.wait([*work, stopped], return_when=asyncio.FIRST_COMPLETED)

@@ -9,6 +9,8 @@ from .. import __version__
 from ..core.lease import LeaseState
 from ..core.watch import WatchState
 from ..metrics import Metric, counter, counters, gauge, gauges, histogram, state
+from .etcd_health import ALARMS
+from .stats import CONFLICT
 
 if TYPE_CHECKING:
     from .agent import Agent
@@ -21,11 +23,13 @@ def families(agent: Agent) -> Iterator[Metric]:
     yield from _session(agent)
     yield from _watch(agent)
     yield from _engines(agent)
+    yield from _etcd(agent)
 
 
 def _rooms(agent: Agent) -> Iterator[Metric]:
     stats = agent.stats
-    outcomes = {"Registered": stats.registered, **stats.rejected}
+    # conflicts are there from the start: no increase is seen of a counter that begins above 0
+    outcomes = {"Registered": stats.registered, CONFLICT: 0, **stats.rejected}
     yield counters(
         "etcd_pd_registrations_total",
         "Registrations answered, by the answer: Registered or an error.",
@@ -83,3 +87,14 @@ def _engines(agent: Agent) -> Iterator[Metric]:
     yield counter("etcd_pd_socket_received_bytes_total", "Bytes from engines.", server.received_bytes)
     yield counter("etcd_pd_socket_sent_bytes_total", "Bytes to engines.", server.sent_bytes)
     yield counter("etcd_pd_protocol_errors_total", "Engines put out for what they sent.", agent.stats.protocol_errors)
+
+
+def _etcd(agent: Agent) -> Iterator[Metric]:
+    """No sample where etcd did not say: a zero would be read as good news."""
+    alarms, status = agent.etcd_health.alarms, agent.etcd_health.status
+    raised: dict[tuple[str, ...], float] = {} if alarms is None else {(name,): alarms[name] for name in ALARMS}
+    yield gauges("etcd_pd_etcd_alarms", "Members of etcd that raised an alarm.", ["alarm"], raised)
+    size: dict[tuple[str, ...], float] = {} if status is None else {(): status.db_size}
+    yield gauges("etcd_pd_etcd_database_bytes", "Size of the database's file at the member in use.", [], size)
+    used: dict[tuple[str, ...], float] = {} if status is None else {(): status.db_size_in_use}
+    yield gauges("etcd_pd_etcd_database_in_use_bytes", "What of that file holds data.", [], used)

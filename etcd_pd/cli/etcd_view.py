@@ -11,7 +11,8 @@ from ..errors import ConfigError, StoreError, StoreRejected
 
 if TYPE_CHECKING:
     from ..config import EtcdSettings
-    from ..store.admin import EtcdAdmin, Member, MemberStatus
+    from ..records import MemberStatus
+    from ..store.admin import EtcdAdmin, Member
 
 _T = TypeVar("_T")
 

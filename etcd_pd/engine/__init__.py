@@ -10,6 +10,7 @@ One instance is an HTTP front and one process per data-parallel rank. In the dat
     model.py       the language model                       batch.py      decode's running batch
     kv.py          a request's KV cache as tensors          transfer.py   how it travels between ranks
     sampling.py    from logits to a token                   text.py       from tokens to text
+    tracing.py     whether requests are traced              spans.py     how: OpenTelemetry
     tiny.py        the default model, made at first use     emulated.py   a stated cost model in its place
     reference.py   the same model without disaggregation, to compare with
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
@@ -27,6 +27,9 @@ from .running import Running
 from .settings import FOLLOW_BOOTSTRAP_ROOM, DecodeSettings
 from .text import Tokenizer
 from .transfer import Answer, Arrival, KVClient, Refusal, boot_id
+
+if TYPE_CHECKING:
+    from .spans import Spans
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +49,12 @@ class _Task:
         self.resolved_ns = 0
         # the prefill rank that was asked for the cache, empty before
         self.peer = ""
-        self.asked_at = 0.0
         self.generation: Generation | None = None
+        self.begin("resolve")
+
+    def begin(self, step: str) -> None:
+        """What is done now, as traces call it; empty: nothing, it waits for its place."""
+        self.step, self.began_ns = step, time.monotonic_ns()
 
 
 class DecodeLoop:
@@ -64,6 +71,7 @@ class DecodeLoop:
         registry: Client,
         transfer: KVClient,
         link: Link,
+        spans: Spans | None = None,
     ) -> None:
         self.registry = registry
         self._settings = settings
@@ -71,6 +79,7 @@ class DecodeLoop:
         self._layout = model.layout
         self._transfer = transfer
         self._link = link
+        self._spans = spans
         self._tokenizer = Tokenizer(card.path)
         self._boot_id = boot_id()
         self._running = Running(model.batch())
@@ -170,6 +179,9 @@ class DecodeLoop:
         task = self._task_of(found.room)
         if task is not None and task.assignment is None:
             task.assignment, task.resolved_ns = found, time.monotonic_ns()
+            if self._spans:
+                _trace(self._spans, task, source=found.source)
+            task.begin("")
             self._queue.append(task)
             _log.debug("resolved room=%d dp_rank=%d request=%s", found.room, found.dp_rank, task.work.request_id)
 
@@ -196,7 +208,7 @@ class DecodeLoop:
                 self._fail(task, RequestFailed(500, "FingerprintMismatch", message, room=found.room))
             else:
                 self._fetching += 1
-                task.asked_at = time.monotonic()
+                task.begin("kv_transfer")
                 task.peer = self._transfer.ask(endpoints[0].ip, endpoints[0].port, found.room)
 
     def _on_refusal(self, refusal: Refusal) -> None:
@@ -221,7 +233,10 @@ class DecodeLoop:
         task.generation.push(answer.first_token, answer.first_logprob)
         if not task.generation.finished:
             self._running.join(task.generation, cache)
-        kv = {"kv_bytes": len(arrival.data), "kv_seconds": time.monotonic() - task.asked_at}
+        kv = {"kv_bytes": len(arrival.data), "kv_seconds": (time.monotonic_ns() - task.began_ns) / 1e9}
+        if self._spans:
+            _trace(self._spans, task, kv_bytes=len(arrival.data))
+        task.begin("decode")
         self._report(task.generation, self._account(task, answer) | kv)
         _log.debug("fetched room=%d kv_bytes=%d request=%s", answer.room, len(arrival.data), task.work.request_id)
 
@@ -251,7 +266,10 @@ class DecodeLoop:
         """Tell the front what is new, and let go of a request that has ended."""
         self._link.send(generation.take(meta or {}))
         if generation.finished:
-            self._forget(self._tasks[generation.work.id])
+            task = self._tasks[generation.work.id]
+            if self._spans:
+                _trace(self._spans, task, tokens=generation.count)
+            self._forget(task)
 
     # --- ends without a result
 
@@ -265,6 +283,8 @@ class DecodeLoop:
                 self._queue.remove(task)
         else:
             self._running.leave(task.generation)
+        if self._spans and task.step:
+            _trace(self._spans, task, error.type)
         self._forget(task)
         self._link.fail(task.work.id, error)
         _log.debug("failed room=%d type=%s request=%s", task.work.room, error.type, task.work.request_id)
@@ -290,6 +310,15 @@ class DecodeLoop:
     def _forget(self, task: _Task) -> None:
         del self._tasks[task.work.id]
         del self._id_of[task.work.room]
+
+
+def _trace(spans: Spans, task: _Task, error: str = "", **facts: int | str) -> None:
+    """The step that the request is at has ended."""
+    found = task.assignment
+    place: dict[str, int | str] = {"instance": task.work.instance}
+    if found is not None:
+        place = {"instance": found.instance, "dp_rank": found.dp_rank, "revision": found.revision}
+    spans.record(task.step, task.work, task.began_ns, error, **place, **facts)
 
 
 def _check_named_rank(work: Work, instance: PrefillInstance) -> None:

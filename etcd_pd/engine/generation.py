@@ -35,6 +35,11 @@ class Generation:
         self.last_token = -1
 
     @property
+    def count(self) -> int:
+        """How many tokens there are so far."""
+        return self._count
+
+    @property
     def finished(self) -> bool:
         """Whether no token follows."""
         return self._finish_reason is not None

@@ -6,17 +6,18 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from etcd_pd.metrics import CONTENT_TYPE, render
 
 from .answers import Answer, GenerateShape
 from .card import ModelCard
 from .dispatch import Dispatcher, Replies
-from .errors import RequestFailed
+from .errors import ABORTED, RequestFailed
 from .metrics import families
 from .openai import ChatShape, CompletionShape
 from .ranks import RankPool
@@ -24,12 +25,19 @@ from .requests import Limits, Plan, plan_chat, plan_completion, plan_generate
 from .settings import EMULATED, EngineSettings
 from .text import Tokenizer
 
+if TYPE_CHECKING:
+    from .spans import RequestSpan, Spans
+
 _log = logging.getLogger(__name__)
 
 #: Largest body: a prompt of a million token ids fits.
 _MAX_BODY_BYTES = 16 << 20
 #: Longest request id that is taken up.
 _MAX_REQUEST_ID = 128
+#: The routes whose requests are traced.
+_GENERATION = ("/generate", "/v1/completions", "/v1/chat/completions")
+#: What a request keeps for its trace: its span, and the type of what went wrong.
+_SPAN, _ERROR = "etcd_pd.span", "etcd_pd.error"
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -57,6 +65,7 @@ class Front:
         dispatcher: knows the ranks' loads.
         pool: its ranks.
         limits: what requests are checked against.
+        spans: where traces of requests go; None: nowhere.
     """
 
     def __init__(
@@ -67,6 +76,7 @@ class Front:
         dispatcher: Dispatcher,
         pool: RankPool,
         limits: Limits,
+        spans: Spans | None = None,
     ) -> None:
         self._settings = settings
         self._card = card
@@ -74,11 +84,13 @@ class Front:
         self._pool = pool
         self._limits = limits
         self._tokenizer = tokenizer
+        self._spans = spans
         self._emulated = settings.compute == EMULATED
 
     def application(self) -> web.Application:
         """The routes."""
-        app = web.Application(middlewares=[_errors_as_json], client_max_size=_MAX_BODY_BYTES)
+        tracing = [_traced(self._spans)] if self._spans else []
+        app = web.Application(middlewares=[*tracing, _errors_as_json], client_max_size=_MAX_BODY_BYTES)
         app.add_routes(
             [
                 web.get("/health", self._health),
@@ -180,7 +192,8 @@ class Front:
             Answer(item, id, index, self._limits.role, started, self._emulated)
             for index, (item, id) in enumerate(zip(plan.items, ids, strict=True))
         ]
-        async with self._pool.request(plan.items, request_id(request)) as replies:
+        traceparent = _tell_trace(request, plan) if self._spans else ""
+        async with self._pool.request(plan.items, request_id(request), traceparent) as replies:
             if plan.stream:
                 return await _stream(request, shape, answers, replies)
             while not _finished(answers):
@@ -207,6 +220,7 @@ async def _stream(
         while not _finished(answers):
             await response.write(_event(shape.event(await _next(answers, replies))))
     except RequestFailed as error:
+        request[_ERROR] = error.type
         await response.write(_event(error.to_json()))
         # a stream that ends properly would count as a success
         if request.transport is not None:
@@ -228,17 +242,46 @@ def _finished(answers: Sequence[Answer]) -> bool:
     return all(answer.finish_reason is not None for answer in answers)
 
 
+def _traced(spans: Spans) -> Middleware:
+    """Makes a span of each request for generation."""
+
+    @web.middleware
+    async def traced(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        if request.path not in _GENERATION:
+            return await handler(request)
+        span = request[_SPAN] = spans.request(request.method, request.path, request.headers)
+        # if the handler is cancelled, the client has gone
+        status, error = 499, ABORTED
+        try:
+            response = await handler(request)
+            status, error = response.status, request.get(_ERROR, "")
+            return response
+        finally:
+            span.end(status, error)
+
+    return traced
+
+
+def _tell_trace(request: web.Request, plan: Plan) -> str:
+    """The ``traceparent`` of what ranks do for the request."""
+    span: RequestSpan = request[_SPAN]
+    span.tell([item.room for item in plan.items], request_id(request))
+    return span.traceparent
+
+
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: _Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except RequestFailed as error:
+        request[_ERROR] = error.type
         known = (request.path, error.status, error.type, request_id(request))
         _log.debug("request failed path=%s status=%d type=%s request=%s", *known)
         return _json(error.to_json(), error.status)
     except web.HTTPException as error:
         return _json(RequestFailed(error.status, "HTTPError", error.reason).to_json(), error.status)
     except Exception:
+        request[_ERROR] = "InternalError"
         _log.exception("request crashed path=%s request=%s", request.path, request_id(request))
         return _json(RequestFailed(500, "InternalError", "see the instance's log").to_json(), 500)
 

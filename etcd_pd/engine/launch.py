@@ -7,7 +7,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
@@ -15,7 +15,7 @@ from aiohttp.http_exceptions import BadHttpMessage
 import etcd_pd
 from etcd_pd import Client, ConfigError
 
-from . import tiny
+from . import tiny, tracing
 from .card import go_offline
 from .dispatch import Dispatcher
 from .http import Front
@@ -23,6 +23,9 @@ from .ranks import RankPool, StartFailed
 from .requests import DECODE, PREFILL, Limits
 from .settings import DecodeSettings, EngineSettings, PrefillSettings
 from .text import Tokenizer
+
+if TYPE_CHECKING:
+    from .spans import Spans
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +61,12 @@ def _run(role: str, settings: EngineSettings, connect: Connect, addresses: tuple
     try:
         go_offline()
         tokenizer = Tokenizer(settings.model_path or tiny.ensure())
-        asyncio.run(_serve(role, settings, connect, tokenizer, addresses, listener))
+        spans = tracing.start(role, settings.instance_id)
+        try:
+            asyncio.run(_serve(role, settings, connect, tokenizer, addresses, listener, spans))
+        finally:
+            if spans:
+                spans.close()
     finally:
         listener.close()
 
@@ -86,6 +94,7 @@ async def _serve(
     tokenizer: Tokenizer,
     addresses: tuple[str, ...],
     listener: socket.socket,
+    spans: Spans | None,
 ) -> None:
     stopped: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -96,7 +105,7 @@ async def _serve(
         card = await _before(stopped, pool.start())
         if card is not None:
             limits = Limits(role, card.vocabulary, card.context, settings.dp_size, settings.policy, addresses)
-            front = Front(settings, card, tokenizer, dispatcher, pool, limits)
+            front = Front(settings, card, tokenizer, dispatcher, pool, limits, spans)
             runner = await _listen(front, listener, settings)
             _log.info("%s ready instance=%s url=http://%s:%d", role, settings.instance_id, settings.host, settings.port)
             await stopped

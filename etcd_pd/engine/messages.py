@@ -46,6 +46,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, tag="work"):
         sampling: how to go on.
         logprobs: whether each token's log probability is wanted.
         request_id: what the router calls the request, for the log; empty where it does not.
+        traceparent: W3C trace context that the rank's spans belong below; empty where the front traces nothing.
     """
 
     id: int
@@ -57,6 +58,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, tag="work"):
     routed_dp_rank: int | None = None
     logprobs: bool = False
     request_id: str = ""
+    traceparent: str = ""
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import zmq
 
@@ -36,6 +37,9 @@ from .model import Model
 from .prompts import Computed, PromptQueue
 from .settings import PrefillSettings
 from .transfer import Ack, Answer, Ask, Cancel, KVServer, boot_id
+
+if TYPE_CHECKING:
+    from .spans import Spans
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +76,7 @@ class PrefillLoop:
         registry: Client,
         server: KVServer,
         link: Link,
+        spans: Spans | None = None,
     ) -> None:
         self.registry = registry
         self.kv_port = server.port
@@ -80,6 +85,7 @@ class PrefillLoop:
         self._queue = PromptQueue(model, settings.chunk_tokens)
         self._server = server
         self._link = link
+        self._spans = spans
         self._boot_id = boot_id()
         self._tasks: dict[int, _Task] = {}
         self._room_of: dict[int, int] = {}
@@ -176,6 +182,8 @@ class PrefillLoop:
         self._held_tokens += computed.tokens
         known = (work.room, computed.tokens, len(computed.data), work.request_id)
         _log.debug("computed room=%d tokens=%d kv_bytes=%d request=%s", *known)
+        if self._spans:
+            self._trace(self._spans, "prefill", task, computed.began_ns, tokens=computed.tokens)
         self._hand_over(task)
 
     def _expire(self) -> None:
@@ -198,6 +206,9 @@ class PrefillLoop:
                 task.token, task.lease_id = event.token, event.lease_id
                 known = (event.room, event.lease_id, event.token, task.work.request_id)
                 _log.debug("registered room=%d lease=%x token=%d request=%s", *known)
+                if self._spans:
+                    # the transaction that created the key is what made the room visible
+                    self._trace(self._spans, "register", task, task.registered_ns, revision=event.token)
                 self._finish_if_known(task)
         elif isinstance(event, Rejected):
             self._on_rejected(event)
@@ -215,6 +226,8 @@ class PrefillLoop:
         task = self._tasks.get(event.room)
         if task is None:
             return
+        if self._spans and not task.token:
+            self._trace(self._spans, "register", task, task.registered_ns, type(event.error).__name__)
         if task.handed_over:
             self._finish(task)
         else:
@@ -321,6 +334,10 @@ class PrefillLoop:
         self._forget(task)
         self._link.fail(task.work.id, error)
         _log.debug("failed room=%d type=%s request=%s", task.work.room, error.type, task.work.request_id)
+
+    def _trace(self, spans: Spans, step: str, task: _Task, began_ns: int, error: str = "", **facts: int) -> None:
+        place: dict[str, int | str] = {"instance": self._settings.instance_id, "dp_rank": self._dp_rank}
+        spans.record(step, task.work, began_ns, error, **place, **facts)
 
     def _forget(self, task: _Task) -> None:
         del self._tasks[task.work.room]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ class Computed:
         first_logprob: that token's log probability.
         seed: of the request's draws.
         data: the KV cache as it travels.
+        began_ns: monotonic time, in nanoseconds, when its computation began.
     """
 
     tokens: int
@@ -29,6 +31,7 @@ class Computed:
     first_logprob: float
     seed: int
     data: bytes = field(repr=False)
+    began_ns: int
 
 
 class PromptQueue:
@@ -45,6 +48,7 @@ class PromptQueue:
         self._chunk_tokens = chunk_tokens
         self._waiting: deque[Work] = deque()
         self._prompt: Any = None
+        self._began_ns = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -67,7 +71,7 @@ class PromptQueue:
             return None
         work = self._waiting[0]
         if self._prompt is None:
-            self._prompt = self._model.start()
+            self._prompt, self._began_ns = self._model.start(), time.monotonic_ns()
         done = self._prompt.tokens
         logits = self._model.extend(self._prompt, work.input_ids[done : done + self._chunk_tokens])
         if self._prompt.tokens < len(work.input_ids):
@@ -77,4 +81,6 @@ class PromptQueue:
         self._prompt = None
         seed = draw_seed() if work.sampling.seed is None else work.sampling.seed
         first = choose(logits, work.sampling, seed, 0)
-        return work, Computed(len(work.input_ids), first, logprob(logits, first), seed, cache.to_bytes())
+        return work, Computed(
+            len(work.input_ids), first, logprob(logits, first), seed, cache.to_bytes(), self._began_ns
+        )

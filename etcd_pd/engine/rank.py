@@ -8,13 +8,14 @@ import shutil
 import signal
 import sys
 from multiprocessing import parent_process
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import zmq
 
 from etcd_pd import Client, EtcdPDError
 
+from . import tracing
 from .card import ModelCard, read_card
 from .decode import DecodeLoop
 from .emulated import EmulatedModel
@@ -22,8 +23,12 @@ from .link import Link, RankSpec
 from .messages import Abort, Drain, Fatal, Ready, Stop, ToRank, Work
 from .model import Model
 from .prefill import PrefillLoop
+from .requests import DECODE, PREFILL
 from .settings import REAL, DecodeSettings, EngineSettings, PrefillSettings
 from .transfer import KVClient, KVServer
+
+if TYPE_CHECKING:
+    from .spans import Spans
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +80,8 @@ def main(spec: RankSpec) -> None:
     link = Link(context, spec.link, spec.dp_rank)
     try:
         card = read_card(spec.model_path, spec.settings)
-        loop = _make_loop(spec, card, context, link)
+        spans = _start_tracing(spec)
+        loop = _make_loop(spec, card, context, link, spans)
     except EtcdPDError as error:
         link.send(Fatal(dp_rank=spec.dp_rank, message=str(error)))
         context.destroy(linger=1000)
@@ -91,6 +97,8 @@ def main(spec: RankSpec) -> None:
         loop.registry.close()
         sys.exit(1)
     finally:
+        if spans:
+            spans.close()
         context.destroy(linger=1000)
 
 
@@ -131,15 +139,21 @@ def _wait(loop: Loop, link: Link, front: int, busy: bool) -> set[Any]:
     return {source for source, _ in poller.poll(int(seconds * 1000))}
 
 
-def _make_loop(spec: RankSpec, card: ModelCard, context: zmq.Context[zmq.Socket[bytes]], link: Link) -> Loop:
+def _start_tracing(spec: RankSpec) -> Spans | None:
+    role = PREFILL if isinstance(spec.settings, PrefillSettings) else DECODE
+    return tracing.start(role, spec.settings.instance_id, spec.dp_rank)
+
+
+def _make_loop(
+    spec: RankSpec, card: ModelCard, context: zmq.Context[zmq.Socket[bytes]], link: Link, spans: Spans | None
+) -> Loop:
     model = _make_model(spec.settings, card)
     registry = spec.connect(spec.settings.socket_path)
     if isinstance(spec.settings, PrefillSettings):
-        return PrefillLoop(
-            spec, spec.settings, card, model, registry, KVServer(context, spec.settings.kv_address), link
-        )
+        server = KVServer(context, spec.settings.kv_address)
+        return PrefillLoop(spec, spec.settings, card, model, registry, server, link, spans)
     assert isinstance(spec.settings, DecodeSettings)
-    return DecodeLoop(spec, spec.settings, card, model, registry, KVClient(context), link)
+    return DecodeLoop(spec, spec.settings, card, model, registry, KVClient(context), link, spans)
 
 
 def _make_model(settings: EngineSettings, card: ModelCard) -> Model | EmulatedModel:

@@ -190,8 +190,12 @@ class RankPool:
         ]
 
     @asynccontextmanager
-    async def request(self, items: Sequence[Item], request_id: str = "") -> AsyncIterator[Replies]:
-        """Hand prompts to ranks, with what their logs shall call the request. Leaving the context early gives them up.
+    async def request(
+        self, items: Sequence[Item], request_id: str = "", traceparent: str = ""
+    ) -> AsyncIterator[Replies]:
+        """Hand prompts to ranks, with what their logs and traces shall call the request.
+
+        Leaving the context early gives them up.
 
         Raises:
             RequestFailed: no rank can take one of them.
@@ -204,7 +208,7 @@ class RankPool:
             for index, item in enumerate(items):
                 dp_rank, id = self._dispatcher.take(item, index, replies)
                 taken.append((self._ranks[dp_rank], id))
-                self._send(self._ranks[dp_rank], _work(id, item, request_id))
+                self._send(self._ranks[dp_rank], _work(id, item, request_id, traceparent))
             yield replies
         finally:
             for rank, id in taken:
@@ -262,7 +266,7 @@ class RankPool:
             self._socket.send_multipart([str(rank.dp_rank).encode(), encode(message)])
 
 
-def _work(id: int, item: Item, request_id: str) -> Work:
+def _work(id: int, item: Item, request_id: str, traceparent: str) -> Work:
     return Work(
         id=id,
         room=item.room,
@@ -273,6 +277,7 @@ def _work(id: int, item: Item, request_id: str) -> Work:
         routed_dp_rank=item.routed_dp_rank,
         logprobs=item.logprobs,
         request_id=request_id,
+        traceparent=traceparent,
     )
 
 

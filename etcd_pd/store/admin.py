@@ -33,26 +33,6 @@ class Member:
 
 
 @dataclass(frozen=True)
-class MemberStatus:
-    """What one member says of itself; sizes in bytes.
-
-    Attributes:
-        leader: id of the member that it takes for the leader, 0 where it sees none.
-        db_size: size of its database's file.
-        db_size_in_use: what of that holds data; the rest is free until a defragmentation.
-    """
-
-    id: int
-    version: str
-    leader: int
-    revision: int
-    raft_term: int
-    db_size: int
-    db_size_in_use: int
-    is_learner: bool
-
-
-@dataclass(frozen=True)
 class LeaseTimes:
     """A lease's whole seconds: left (0 in the last one), and granted; granted is 0 where the lease is gone."""
 
@@ -95,26 +75,7 @@ class EtcdAdmin(EtcdStore):
         request = rpc.MemberAddRequest(peerURLs=[peer_url])
         await self._unless("member add", "Cluster", "MemberAdd", request, "Peer URLs already exists")
 
-    # --- health
-
-    async def status(self) -> MemberStatus:
-        """What the member at the endpoint in use says of itself; asked once, of no other."""
-        found = await self._call("status", "Maintenance", "Status", rpc.StatusRequest())
-        return MemberStatus(
-            id=found.header.member_id,
-            version=found.version,
-            leader=found.leader,
-            revision=found.header.revision,
-            raft_term=found.raftTerm,
-            db_size=found.dbSize,
-            db_size_in_use=found.dbSizeInUse,
-            is_learner=found.isLearner,
-        )
-
-    async def alarms(self) -> list[tuple[int, str]]:
-        """Alarms that are raised, as member id and name: ``NOSPACE``, ``CORRUPT``."""
-        found = await self._repeat("alarm", "Maintenance", "Alarm", rpc.AlarmRequest())
-        return [(alarm.memberID, rpc.AlarmType.Name(alarm.alarm)) for alarm in found.alarms]
+    # --- leases
 
     async def leases(self) -> list[int]:
         """Ids of all leases, of this cell and others."""

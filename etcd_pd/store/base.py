@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from ..records import Compare, LeaseGrant, Listing, Operation, TxnResult, WatchResponse
+from ..records import Compare, LeaseGrant, Listing, MemberStatus, Operation, TxnResult, WatchResponse
 
 
 class Watch(Protocol):
@@ -47,6 +47,12 @@ class Store(Protocol):
 
     async def time_to_live(self, lease_id: int) -> int:
         """Whole seconds left, 0 in the last one and where the lease is gone."""
+
+    async def status(self) -> MemberStatus:
+        """What the member at the endpoint in use says of itself; asked once, of no other."""
+
+    async def alarms(self) -> Sequence[tuple[int, str]]:
+        """Alarms that are raised, as member id and name: ``NOSPACE``, ``CORRUPT``. It costs an entry in etcd's log."""
 
     async def watch(self, prefix: bytes, start_revision: int) -> Watch:
         """Open a watch over a prefix from a revision on."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
+import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from types import TracebackType
@@ -29,6 +30,7 @@ from ..records import (
     KeyValue,
     LeaseGrant,
     Listing,
+    MemberStatus,
     Operation,
     Put,
     TxnResult,
@@ -63,6 +65,9 @@ CHANNEL_OPTIONS = (
 #: A member that has lost its leader refuses calls and ends streams. Without it, such a member goes on answering
 #: progress requests, and a watch that learns nothing more looks alive.
 REQUIRE_LEADER = (("hasleader", "true"),)
+
+#: A status tells alarms among its errors, in protobuf's text format: ``memberID:1 alarm:NOSPACE``.
+_ALARM = re.compile(r"\balarm:\s*(\w+)")
 
 
 class EtcdStore:
@@ -183,6 +188,28 @@ class EtcdStore:
         request = rpc.LeaseTimeToLiveRequest(ID=lease_id)
         response = await self._repeat("timetolive", "Lease", "LeaseTimeToLive", request)
         return max(int(response.TTL), 0)
+
+    # --- health
+
+    async def status(self) -> MemberStatus:
+        """What the member at the endpoint in use says of itself; asked once, of no other."""
+        found = await self._call("status", "Maintenance", "Status", rpc.StatusRequest())
+        return MemberStatus(
+            id=found.header.member_id,
+            version=found.version,
+            leader=found.leader,
+            revision=found.header.revision,
+            raft_term=found.raftTerm,
+            db_size=found.dbSize,
+            db_size_in_use=found.dbSizeInUse,
+            is_learner=found.isLearner,
+            alarms=tuple(_ALARM.findall(" ".join(found.errors))),
+        )
+
+    async def alarms(self) -> Sequence[tuple[int, str]]:
+        """Alarms that are raised, as member id and name: ``NOSPACE``, ``CORRUPT``. It costs an entry in etcd's log."""
+        found = await self._repeat("alarm", "Maintenance", "Alarm", rpc.AlarmRequest())
+        return [(alarm.memberID, rpc.AlarmType.Name(alarm.alarm)) for alarm in found.alarms]
 
     # --- watch
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -31,10 +32,15 @@ class Subject:
     """A store under test, a prefix of its own, and what only a server's owner can do."""
 
     def __init__(
-        self, store: Store, root: str, compact: Callable[[], object], expire: Callable[[int], Awaitable[None]]
+        self,
+        store: Store,
+        root: str,
+        compact: Callable[[], object],
+        expire: Callable[[int], Awaitable[None]],
+        alarm: Callable[[str, bool], None],
     ) -> None:
         self.store, self.root = store, root
-        self.compact, self.expire = compact, expire
+        self.compact, self.expire, self.alarm = compact, expire, alarm
 
     def key(self, name: str) -> bytes:
         return f"{self.root}/{name}".encode()
@@ -65,7 +71,10 @@ async def subject(request: pytest.FixtureRequest, root: str) -> AsyncIterator[Su
         async def jump(lease_id: int) -> None:
             now[0] += 3600
 
-        yield Subject(store, root, etcd.compact, jump)
+        def turn(name: str, active: bool) -> None:
+            (store.raised.append if active else store.raised.remove)((1, name))
+
+        yield Subject(store, root, etcd.compact, jump, turn)
         await store.close()
         return
     server: EtcdServer = request.getfixturevalue("etcd")
@@ -75,7 +84,10 @@ async def subject(request: pytest.FixtureRequest, root: str) -> AsyncIterator[Su
             while server.ctl.lease(lease_id).ttl != -1:
                 await asyncio.sleep(0.1)
 
-        yield Subject(real, root, server.ctl.compact, wait)
+        def alarm(name: str, active: bool) -> None:
+            server.ctl.alarm(name, active=active)
+
+        yield Subject(real, root, server.ctl.compact, wait, alarm)
 
 
 class Reader:
@@ -438,6 +450,26 @@ class TestWatch:
         await reader.watch.close()
 
 
+class TestHealth:
+    async def test_a_member_tells_its_size_and_alarms(self, subject: Subject) -> None:
+        await subject.put("a")
+        status = await subject.store.status()
+        assert 0 < status.db_size_in_use <= status.db_size
+        assert status.leader == status.id and status.revision > 0 and re.match(r"3\.\d+\.\d+", status.version)
+        assert status.alarms == () and await subject.store.alarms() == []
+
+    @pytest.mark.parametrize("name", ["NOSPACE", "CORRUPT"])
+    async def test_an_alarm_is_told_while_it_is_raised(self, subject: Subject, name: str) -> None:
+        subject.alarm(name, True)
+        try:
+            status = await subject.store.status()
+            assert status.alarms == (name,)
+            assert await subject.store.alarms() == [(status.id, name)]
+        finally:
+            subject.alarm(name, False)
+        assert (await subject.store.status()).alarms == ()
+
+
 CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "txn": lambda store: store.txn([], [Put(b"/k", b"", 0)]),
     "read": lambda store: store.read([b"/k"]),
@@ -446,6 +478,8 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "keep_alive": lambda store: store.keep_alive(1),
     "revoke": lambda store: store.revoke(1),
     "time_to_live": lambda store: store.time_to_live(1),
+    "status": lambda store: store.status(),
+    "alarms": lambda store: store.alarms(),
 }
 
 

@@ -11,11 +11,12 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -178,9 +179,9 @@ def generation(prompt: str | list[int], max_new_tokens: int = 8, **more: Any) ->
     return {prompt_field: prompt, "sampling_params": {"max_new_tokens": max_new_tokens, "temperature": 0}, **more}
 
 
-def post(url: str, body: dict[str, Any]) -> Reply:
+def post(url: str, body: dict[str, Any], headers: Mapping[str, str] = MappingProxyType({})) -> Reply:
     """One JSON request."""
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json", **headers})
     try:
         with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as answer:
             return Reply(answer.status, json.load(answer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -18,6 +19,8 @@ NAMESPACE, RELEASE = "prod", "cell"
 KUBERNETES = tuple(f"1.{minor}.0" for minor in range(29, 38))
 
 Object = dict[str, Any]
+
+DASHBOARD: Object = json.loads((CHART / "files" / "dashboard.json").read_text())
 
 
 @cache
@@ -106,6 +109,15 @@ class Objects:
     def instances(self) -> dict[str, Object]:
         """The templates of the engine pods, by role."""
         return {role: self.one("Deployment", role)["spec"]["template"] for role in ("prefill", "decode")}
+
+
+def dashboard_queries() -> Iterator[str]:
+    """What Grafana's dashboard asks Prometheus for: every panel's expressions, and the variables' queries."""
+    for panel in DASHBOARD["panels"]:
+        yield from (target["expr"] for target in panel.get("targets", ()))
+    for variable in DASHBOARD["templating"]["list"]:
+        if variable["type"] == "query":
+            yield variable["definition"]
 
 
 def containers(pod: Object) -> list[Object]:

@@ -42,3 +42,9 @@ def test_the_agent_image_has_what_agents_and_jobs_run(images: dict[str, str]) ->
 def test_the_engine_image_has_engine_and_router(images: dict[str, str]) -> None:
     assert run(*RUN, images["engine"], "prefill", "--help").returncode == 0
     assert run(*RUN, "--entrypoint", "sglang-router", images["engine"], "launch", "--help").returncode == 0
+
+
+def test_the_engine_image_can_trace(images: dict[str, str]) -> None:
+    program = "from etcd_pd.engine import spans; print(spans.exporter('otlp'))"
+    done = run(*RUN, "--entrypoint", "python3", images["engine"], "-c", program)
+    assert "OTLPSpanExporter" in done.stdout, done.stderr

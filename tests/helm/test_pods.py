@@ -18,7 +18,7 @@ import pytest
 
 from etcd_pd.model import MAX_ROOM
 from tests.e2e.running import Reply, generation, get_json, post
-from tests.helm.chart import NAMESPACE, RELEASE, Objects, template
+from tests.helm.chart import NAMESPACE, RELEASE, Objects, dashboard_queries, template
 from tests.helm.cluster.machine import Machine
 from tests.helm.cluster.pod import Pod
 from tests.support.etcd_server import image as etcd_image, remove_leftovers
@@ -240,6 +240,15 @@ def test_alerts_ask_for_metrics_that_are_there(cell: Cell) -> None:
         assert names and names <= there[group]
     states = set(re.findall(r"(\w+\{state=\"\w+\")", asked["etcd-pd-agents"]))
     assert states <= {line.partition("}")[0] for pod in cell.agents for line in scrape(f"http://{pod.ip}:9479/metrics")}
+
+
+def test_the_dashboard_asks_for_metrics_that_are_there(cell: Cell) -> None:
+    ports = {9479: cell.agents, 30000: cell.agents, 2381: cell.members}
+    there = {
+        name for port, pods in ports.items() for pod in pods for name in metrics_of(f"http://{pod.ip}:{port}/metrics")
+    }
+    asked = {name for query in dashboard_queries() for name in re.findall(r"\b(\w+)\{", query)}
+    assert asked and asked <= there
 
 
 def test_etcd_down_turns_no_pod_not_ready_and_the_agents_logs_tell_what_broke(cell: Cell) -> None:

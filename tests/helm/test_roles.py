@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from etcd_pd.agent.etcd_health import EtcdHealth
 from etcd_pd.cluster.roles import initialize
 from etcd_pd.cluster.settings import InitSettings
 from etcd_pd.config import EtcdSettings
@@ -59,6 +60,10 @@ async def _check_roles(prefill: EtcdSettings, decode: EtcdSettings) -> None:
         with pytest.raises(StoreRejected, match="permission denied"):
             await reader.list(b"/etcd_pd/prod/other/v1/")
         assert (await reader.read([ROOM])).kvs[0].value == b"{}"
+        for store in (writer, reader):
+            health = EtcdHealth(store)
+            await health.look()
+            assert health.alarms == {}, "agents may ask for alarms"
 
 
 def test_an_instance_of_its_own_writes_its_own_keys_alone(tmp_path: Path, _docker: None) -> None:

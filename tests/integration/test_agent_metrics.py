@@ -96,6 +96,19 @@ def test_a_lost_session_is_counted(agent: AgentProcess, etcd: EtcdServer) -> Non
     wait_until(lambda: value(scrape(agent), "etcd_pd_session_state", state="live"), "there is another lease")
 
 
+def test_an_alarm_of_etcd_is_shown_and_so_is_its_size(fresh_etcd: EtcdServer, root: str) -> None:
+    fresh_etcd.ctl.alarm("NOSPACE", active=True)
+    with AgentProcess(fresh_etcd.endpoint, root, "agent", "--metrics-listen=127.0.0.1:0") as agent:
+        name = "etcd_pd_etcd_alarms"
+        wait_until(lambda: any(f.samples for f in scrape(agent) if f.name == name), "etcd was asked")
+        found = scrape(agent)
+        assert value(found, name, alarm="NOSPACE") == 1 and value(found, name, alarm="CORRUPT") == 0
+        status = fresh_etcd.ctl.status()
+        assert value(found, "etcd_pd_etcd_database_bytes") == status.db_size
+        assert 0 < value(found, "etcd_pd_etcd_database_in_use_bytes") <= status.db_size
+        assert "etcd raised its alarm NOSPACE" in agent.log
+
+
 def test_names_follow_the_conventions(agent: AgentProcess) -> None:
     ours = [family for family in scrape(agent) if family.name.startswith("etcd_pd_")]
     assert len(ours) > 20
@@ -103,7 +116,7 @@ def test_names_follow_the_conventions(agent: AgentProcess) -> None:
         assert family.documentation.endswith("."), family.name
         assert not re.search(r"(_ms|_millis|_kb|_mb|_minutes|_percent)", family.name), family.name
         names = {label for sample in family.samples for label in sample.labels}
-        assert names <= {"outcome", "state", "instance", "dp_rank", "le", "version"}, family.name
+        assert names <= {"outcome", "state", "instance", "dp_rank", "alarm", "le", "version"}, family.name
         if family.type == "histogram":
             assert family.name.endswith(("_seconds", "_rooms", "_bytes")), family.name
 

@@ -395,7 +395,7 @@ def test_ranks_end_with_a_front_that_is_killed(tmp_path: Path, model_path: str) 
     ):
         pids = [*prefill.rank_pids(), *decode.rank_pids()]
         asyncio.run(kill_while_busy(prefill, decode))
-        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "the ranks to end")
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "the ranks to end", timeout=30)
         for instance in (prefill, decode):
             assert list(instance.temporary.glob("etcd-pd-*")) == []
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
 from etcd_pd.errors import LeaseNotFound, StoreError, StoreUnavailable
-from etcd_pd.records import Compare, Header, LeaseGrant, Listing, Operation, TxnResult, WatchResponse
+from etcd_pd.records import Compare, Header, LeaseGrant, Listing, MemberStatus, Operation, TxnResult, WatchResponse
 from tests.support.memory_etcd import MemoryEtcd
 
 T = TypeVar("T")
@@ -26,11 +26,13 @@ class MemoryStore:
 
     Attributes:
         calls: every call by name, in order.
+        raised: alarms, as member id and name.
     """
 
     def __init__(self, etcd: MemoryEtcd | None = None, fragment: int = 0) -> None:
         self.etcd = etcd or MemoryEtcd()
         self.calls: list[str] = []
+        self.raised: list[tuple[int, str]] = []
         self._fragment = fragment
         self._faults: dict[str, deque[tuple[StoreError, bool]]] = defaultdict(deque)
         self._held: dict[str, asyncio.Event] = {}
@@ -88,6 +90,17 @@ class MemoryStore:
 
     async def time_to_live(self, lease_id: int) -> int:
         return await self._do("time_to_live", lambda: self.etcd.time_to_live(lease_id))
+
+    async def status(self) -> MemberStatus:
+        return await self._do("status", self._status)
+
+    async def alarms(self) -> Sequence[tuple[int, str]]:
+        return await self._do("alarms", lambda: list(self.raised))
+
+    def _status(self) -> MemberStatus:
+        used = sum(len(kv.key) + len(kv.value) for kv in self.etcd.keys.values()) + 1
+        names = tuple(name for _, name in self.raised)
+        return MemberStatus(1, "3.6.0", 1, self.etcd.header.revision, 1, 2 * used, used, False, names)
 
     async def watch(self, prefix: bytes, start_revision: int) -> MemoryWatch:
         watch = await self._do("watch", lambda: MemoryWatch(self, prefix, start_revision, self._fragment))

@@ -63,6 +63,7 @@ ONLY_IN: dict[str, str | tuple[str, ...]] = {
     "tenacity": "store/",
     "prometheus_client": "metrics.py",
     "sglang": "integrations/",
+    "opentelemetry": "engine/spans.py",
 }
 STANDARD_LIBRARY_ONLY = [
     *("__init__", "aio", "balance", "client", "config", "core", "errors", "keys", "model"),

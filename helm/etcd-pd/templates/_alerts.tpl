@@ -22,6 +22,14 @@
     severity: warning
   annotations:
     summary: More than 70 % of etcd's quota is in use; raise the quota, or shorten compactionRetention.
+# The quota holds for the file, with the pages in it that are free.
+- alert: EtcdPdDatabaseNearQuota
+  expr: {{ printf "max by (pod) (etcd_mvcc_db_total_size_in_bytes{%[1]s}) / max by (pod) (etcd_server_quota_backend_bytes{%[1]s}) > 0.9" .pods | quote }}
+  for: 5m
+  labels:
+    severity: warning
+  annotations:
+    summary: The file of etcd's database is near the quota, where etcd refuses writes; defragment, or raise the quota.
 # With the NOSPACE alarm raised, etcd answers every write with ResourceExhausted.
 - alert: EtcdPdWritesRefused
   expr: {{ printf "sum(rate(grpc_server_handled_total{grpc_code=\"ResourceExhausted\",grpc_service=\"etcdserverpb.KV\",%s}[5m])) > 0" .pods | quote }}
@@ -68,4 +76,25 @@
     severity: warning
   annotations:
     summary: More than 1 % of the rooms that decode waits for end without a rank; the label outcome says why.
+- alert: EtcdPdSessionLost
+  expr: {{ printf "sum by (pod) (increase(etcd_pd_session_losses_total{%s}[10m])) > 0" .pods | quote }}
+  for: 0m
+  labels:
+    severity: warning
+  annotations:
+    summary: An agent's session ended and its ranks came back with new epochs; the rooms that they held were lost.
+- alert: EtcdPdRoomConflicts
+  expr: {{ printf "sum by (pod) (increase(etcd_pd_registrations_total{outcome=\"RoomConflict\",%s}[10m])) > 0" .pods | quote }}
+  for: 0m
+  labels:
+    severity: warning
+  annotations:
+    summary: Two ranks registered the same room; all but the first were refused.
+- alert: EtcdPdAlarm
+  expr: {{ printf "max by (alarm) (etcd_pd_etcd_alarms{%s}) > 0" .pods | quote }}
+  for: 1m
+  labels:
+    severity: critical
+  annotations:
+    summary: etcd has an alarm raised. NOSPACE, it refuses writes until somebody acts; CORRUPT, members disagree.
 {{- end -}}

@@ -15,4 +15,9 @@ spec:
   podMetricsEndpoints:
     - port: metrics
       interval: {{ .root.Values.podMonitor.interval }}
+    {{- if and (eq .component "agent") (has "reference" (list .root.Values.prefill.engine .root.Values.decode.engine)) }}
+    # The reference engine's own metrics.
+    - port: http
+      interval: {{ .root.Values.podMonitor.interval }}
+    {{- end }}
 {{- end -}}

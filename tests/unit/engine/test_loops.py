@@ -22,6 +22,7 @@ from etcd_pd.engine.model import Model
 from etcd_pd.engine.prefill import PrefillLoop
 from etcd_pd.engine.reference import generate
 from etcd_pd.engine.settings import DecodeSettings, PrefillSettings
+from etcd_pd.engine.spans import Spans
 from etcd_pd.engine.transfer import KVClient, KVServer
 from tests.support.waiting import wait_until
 from tests.unit.engine.registry_fake import LEASE_ID, FakeClient
@@ -70,6 +71,7 @@ class Bench:
     model: Model
     card: ModelCard
     context: zmq.Context[zmq.Socket[bytes]]
+    spans: Spans | None = None
     loops: list[PrefillLoop | DecodeLoop] = field(default_factory=list)
     ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -79,7 +81,9 @@ class Bench:
         said, client = Said(), cast(Any, FakeClient(self.directory))
         server = KVServer(self.context, "127.0.0.1")
         link = cast(Link, said)
-        loop = PrefillLoop(self._spec(made, dp_rank, launch), made, self.card, self.model, client, server, link)
+        loop = PrefillLoop(
+            self._spec(made, dp_rank, launch), made, self.card, self.model, client, server, link, self.spans
+        )
         self.loops.append(loop)
         return loop, said
 
@@ -89,7 +93,7 @@ class Bench:
         said, client = Said(), cast(Any, FakeClient(self.directory))
         link = cast(Link, said)
         spec = self._spec(made, 0, "launch")
-        loop = DecodeLoop(spec, made, card or self.card, self.model, client, KVClient(self.context), link)
+        loop = DecodeLoop(spec, made, card or self.card, self.model, client, KVClient(self.context), link, self.spans)
         self.loops.append(loop)
         return loop, said
 

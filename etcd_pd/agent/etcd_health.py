@@ -1,0 +1,70 @@
+"""What etcd says of its own health, asked now and then for those who scrape: alarms, and the size of its database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+
+from ..errors import StoreError, StoreRejected
+from ..records import MemberStatus
+from ..store.base import Store
+
+log = logging.getLogger(__name__)
+
+#: Time between two looks, seconds; jittered, so that the agents of a cell do not ask together.
+LOOK_SECONDS = 30.0
+#: Every alarm that etcd knows.
+ALARMS = ("NOSPACE", "CORRUPT")
+
+
+class EtcdHealth:
+    """Looks at etcd's health, as far as these credentials may.
+
+    A member's status is asked first: it is answered by one member from its memory, alarms included. With
+    authentication on, etcd 3.5.28 to 3.5.31 keep it for root; from 3.5.29 on the list of alarms may still be asked,
+    at the price of an entry in etcd's log.
+
+    Args:
+        store: etcd.
+
+    Attributes:
+        alarms: how many members raised each alarm; None while that is not known.
+        status: what the member in use says of itself; None while that is not known.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._told_refusal = False
+        self.alarms: Counter[str] | None = None
+        self.status: MemberStatus | None = None
+
+    async def run(self, reached: asyncio.Event) -> None:
+        """Look once etcd was reached, and then for ever, until cancelled."""
+        await reached.wait()
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_SECONDS * random.uniform(0.8, 1.2))
+
+    async def look(self) -> None:
+        """Ask now. What cannot be learned is unknown afterwards: that etcd is gone, others tell."""
+        before = self.alarms or Counter()
+        try:
+            self.status, self.alarms = await self._ask()
+        except StoreRejected as exc:
+            self.status = self.alarms = None
+            if not self._told_refusal:
+                log.info("etcd's alarms and size are not for this agent to see: %s", exc)
+            self._told_refusal = True
+        except StoreError:
+            self.status = self.alarms = None
+        for name in (self.alarms or Counter()) - before:
+            log.error("etcd raised its alarm %s: see EtcdPdAlarm in the runbook", name)
+
+    async def _ask(self) -> tuple[MemberStatus | None, Counter[str]]:
+        try:
+            status = await self._store.status()
+        except StoreRejected:
+            return None, Counter(name for _, name in await self._store.alarms())
+        return status, Counter(status.alarms)
