@@ -22,7 +22,7 @@ class AgentProcess:
         self._directory = tempfile.TemporaryDirectory(prefix="etcd-pd-")
         self.socket_path = os.path.join(self._directory.name, "agent.sock")
         command = [sys.executable, "-m", "etcd_pd", "agent", "--socket", self.socket_path]
-        command += ["--etcd", endpoint, "--agent-id", name, "--log-level", "warning"]
+        command += ["--etcd", endpoint, "--agent-id", name, "--log-level", "warning", "--metrics-listen", ""]
         self._process = subprocess.Popen(command)
 
     def __enter__(self) -> AgentProcess:

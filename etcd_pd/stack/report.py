@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+from pathlib import Path
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -63,6 +68,8 @@ def verdict(outcome: Outcome, comparison: Comparison, problems: list[str]) -> Re
 
 def what_to_try(at: Addresses) -> str:
     """Commands for another terminal."""
+    # one that was installed here by `make` is on nobody's PATH
+    program = "etcd-pd" if shutil.which("etcd-pd") else os.path.relpath(Path(sys.executable).with_name("etcd-pd"))
     body = '{"text": "The harbour wakes before the town does.", "sampling_params": {"max_new_tokens": 24}'
     header = "-H 'Content-Type: application/json'"
     cell = f"--etcd {','.join(at.etcd)}" + ("" if at.root == "/etcd_pd/default" else f" --root {at.root}")
@@ -70,12 +77,12 @@ def what_to_try(at: Addresses) -> str:
         (
             f"  curl -s {at.router}/generate {header} -d '{body}}}'",
             f"  curl -sN {at.router}/generate {header} -d '{body}, \"stream\": true}}'",
-            f"  etcd-pd status {cell}",
-            f"  etcd-pd watch {cell}",
-            f"  etcd-pd top {cell}",
-            f"  etcd-pd dashboard {cell}",
-            f"  etcd-pd doctor {cell} --socket {at.sockets[PREFILL]}",
-            f"  etcd-pd fail rank {PREFILL} 2 {cell} --yes",
+            f"  {program} status {cell}",
+            f"  {program} watch {cell}",
+            f"  {program} top {cell}",
+            f"  {program} dashboard {cell}",
+            f"  {program} doctor {cell} --socket {at.sockets[PREFILL]}",
+            f"  {program} fail rank {PREFILL} 2 {cell} --yes",
             f"  curl -s {at.metrics[f'agent-{PREFILL}']}",
         )
     )
