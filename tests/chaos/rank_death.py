@@ -58,6 +58,7 @@ def measure(stack: ExitStack, sizes_mib: Sequence[int], times: int) -> dict[int,
         stack.callback(agent.stop)
         agent.wait_until(lambda path=path: agent_answers(path), 20.0)  # type: ignore[misc]
     client = stack.enter_context(etcd_pd.connect(paths[1]))
+    client.decode.follow(INSTANCE)
     found: dict[int, list[tuple[float, float]]] = {}
     for number in range(times):
         for size in sizes_mib:
@@ -69,6 +70,8 @@ def measure(stack: ExitStack, sizes_mib: Sequence[int], times: int) -> dict[int,
 def _once(client: etcd_pd.Client, agent: str, size: int, first: int, directory: Path) -> tuple[float, float]:
     command = [sys.executable, "-c", _RANK, agent, str(size << 20), f"launch-{first}", str(first), str(ROOMS)]
     rank = Process("rank", command, directory / "rank.log")
+    # not before: a wait for the predecessor's instance ends with it
+    rank.wait_until(lambda: _launch(client) == f"launch-{first}", 30.0)
     for room in range(first, first + ROOMS):
         client.decode.want(INSTANCE, room, timeout=60.0)
     _count(client, etcd_pd.Resolved)
@@ -81,6 +84,12 @@ def _once(client: etcd_pd.Client, agent: str, size: int, first: int, directory: 
         client.decode.done(INSTANCE, room)
     rank.stop()
     return resident, seconds
+
+
+def _launch(client: etcd_pd.Client) -> str:
+    client.decode.poll()
+    instance = client.decode.instance(INSTANCE)
+    return instance.info.launch_id if instance else ""
 
 
 def _count(client: etcd_pd.Client, kind: type[object]) -> None:
