@@ -33,7 +33,7 @@ _ID = struct.Struct("<Q")
 _ADOPTED = struct.Struct("<qqqq")
 _WANT = struct.Struct("<Qqid")
 _REGISTERED = struct.Struct("<qqq")
-_VIEW = struct.Struct("<qBQ")
+_VIEW = struct.Struct("<qBQq")
 _RESOLVED = struct.Struct("<QiqqqB")
 
 #: Answers that fit one RESOLVED packet.
@@ -82,11 +82,13 @@ class ViewAt(NamedTuple):
         revision: every change up to it that concerns the engine's wants was sent before this packet.
         view: state of the agent's view of etcd, an index into VIEWS.
         last_want: number of the engine's latest want that this holds for.
+        floor: revision of the agent's last list: what ended before it may be said to have ended at it.
     """
 
     revision: int
     view: int
     last_want: int
+    floor: int
 
 
 class ResolvedWant(NamedTuple):

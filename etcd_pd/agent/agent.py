@@ -13,7 +13,7 @@ from ..config import AgentSettings
 from ..core.batch import Outcome, Registered, Rejected
 from ..core.book import RoomBook
 from ..core.lease import BucketPool
-from ..core.rooms import InstanceChanged, Notice, Resolved, View, Wait, WaitFailed, WaitLost
+from ..core.rooms import AgentSpoke, InstanceChanged, Notice, Resolved, View, Wait, WaitFailed, WaitLost
 from ..core.watch import Changes, Snapshot, WatchState
 from ..errors import (
     AgentBusy,
@@ -29,6 +29,7 @@ from ..errors import (
 from ..keys import Keys
 from ..model import (
     MAX_ROOM,
+    Assignment,
     InstanceInfo,
     RankEndpoint,
     RoomValue,
@@ -390,7 +391,7 @@ class Agent:
     # --- from etcd
 
     def _view_at(self, engine: EngineConnection, revision: int) -> protocol.ViewAt:
-        return protocol.ViewAt(revision, _VIEW[self.watcher.state], engine.last_want)
+        return protocol.ViewAt(revision, _VIEW[self.watcher.state], engine.last_want, self.view.floor)
 
     def _on_new_lease(self, lease_id: int) -> None:
         self.announcer.new_lease(lease_id)
@@ -403,6 +404,8 @@ class Agent:
             self._notify(self.view.void(snapshot.revision), self.view.revision)
         before = self.view.revision
         self._notify(self.view.snapshot(snapshot.revision, snapshot.kvs), before)
+        # a decode group admits nothing before all of its agents came past this list: in a quiet cell they would not
+        self.announcer.touch(self._keys.agent(self._settings.agent_id))
         self.registrar.kick()
 
     def _on_changes(self, changes: Changes) -> None:
@@ -449,29 +452,23 @@ class Agent:
                 resolved.setdefault(engine, []).append(want)
         now = time.monotonic()
         self.stats.resolve_seconds.observe_each([now - n.wait.asked_at for n in notices if isinstance(n, Resolved)])
-        more = {n.wait.owner for n in notices if isinstance(n, (WaitFailed, WaitLost))}
+        more: set[object] = {n.wait.owner for n in notices if isinstance(n, (WaitFailed, WaitLost))}
+        if any(isinstance(n, AgentSpoke) for n in notices):
+            more |= set(self.server.connections)
         more |= {engine for engine, wants in resolved.items() if len(wants) > protocol.RESOLVED_PER_PACKET}
         for engine, wants in resolved.items():
             at = self._view_at(engine, before if engine in more else self.view.revision)
             engine.push(protocol.encode_resolved(at, wants))
         for notice in notices:
-            if isinstance(notice, WaitFailed):
-                message: dict[str, object] = {"error": "RoomFailed", "reason": notice.reason}
-                self._end_wait(notice.wait, message | {"revision": notice.revision})
-            elif isinstance(notice, WaitLost):
-                message = {"error": "PrefillLost", "dp_rank": notice.dp_rank, "epoch": notice.epoch}
-                self._end_wait(notice.wait, message | {"revision": notice.revision})
+            if isinstance(notice, (WaitFailed, WaitLost)):
+                self._tell_end(notice)
         for owner in more:
             assert isinstance(owner, EngineConnection)
             self._ping(owner, b"")
 
     def _resolved(self, notice: Resolved) -> tuple[EngineConnection, protocol.ResolvedWant]:
-        engine, found = notice.wait.owner, notice.assignment
-        assert isinstance(engine, EngineConnection)
-        names = engine.known.setdefault(found.instance, set())
-        if notice.wait.instance not in names:
-            names.add(notice.wait.instance)
-            self._tell_instance(engine, found.instance)
+        found = notice.assignment
+        engine = self._introduce(notice.wait, found)
         self.stats.resolved += 1
         if log.isEnabledFor(logging.DEBUG):
             log.debug(
@@ -485,6 +482,28 @@ class Agent:
             notice.wait.id, found.dp_rank, found.epoch, found.revision, found.lease_id, _SOURCE[found.source]
         )
         return engine, want
+
+    def _introduce(self, wait: Wait, found: Assignment) -> EngineConnection:
+        """The engine that waits, which knows by now what it called the instance."""
+        engine = wait.owner
+        assert isinstance(engine, EngineConnection)
+        names = engine.known.setdefault(found.instance, set())
+        if wait.instance not in names:
+            names.add(wait.instance)
+            self._tell_instance(engine, found.instance)
+        return engine
+
+    def _tell_end(self, notice: WaitFailed | WaitLost) -> None:
+        message: dict[str, object] = {"error": "RoomFailed", "revision": notice.revision}
+        if isinstance(notice, WaitFailed):
+            message["reason"] = notice.reason
+        else:
+            message |= {"error": "PrefillLost", "dp_rank": notice.dp_rank, "epoch": notice.epoch}
+        found = notice.arrived
+        if found:
+            self._introduce(notice.wait, found)
+            message["arrived"] = [found.dp_rank, found.epoch, found.revision, found.lease_id, _SOURCE[found.source]]
+        self._end_wait(notice.wait, message)
 
     def _end_wait(self, wait: Wait, message: dict[str, object]) -> None:
         engine = wait.owner

@@ -146,6 +146,12 @@ class Announcer:
         if self._session.lease_id:
             self._spawn(self._put_other(key, value))
 
+    def touch(self, key: bytes) -> None:
+        """Write such a key once more, for the sake of the revision."""
+        value = self._others.get(key)
+        if value is not None:
+            self.keep(key, value)
+
     def drop(self, key: bytes) -> None:
         """Stop keeping such a key, and delete it."""
         if self._others.pop(key, None) is not None:

@@ -52,7 +52,7 @@ class Admission(NamedTuple):
 
     Attributes:
         admitted: assignments visible at the revision, in (revision, room) order.
-        failed: waits that ended at or before it, in (revision, room) order.
+        failed: waits that ended at or before it, in order of room: ranks may date the same loss differently.
     """
 
     admitted: list[Assignment]
@@ -89,7 +89,7 @@ class Decode:
         self._names: dict[str, str] = {}
         self._followed: dict[str, None] = {}  # in the order of asking
         self._undone: list[int] = []  # waits that the agent was not told yet to forget
-        self._revision = 0
+        self._revision = self._floor = 0
         self._last_want = self._answered_want = 0  # numbers of wants: said to this agent, and looked at by it
         self._view = "stale"
         self._events: list[DecodeEvent] = []
@@ -101,6 +101,15 @@ class Decode:
         It is not known until the agent has looked at every want once, which it does within a round trip on its socket.
         """
         return self._revision if self._answered_want >= self._last_want else 0
+
+    @property
+    def floor(self) -> int:
+        """etcd revision below which this process may date the end of a room too late.
+
+        Its agent listed all keys there, at its start or because changes were lost, and a list does not say when what
+        is missing vanished. The group takes the largest of its ranks' and admits nothing below it.
+        """
+        return self._floor
 
     @property
     def view(self) -> str:
@@ -206,15 +215,23 @@ class Decode:
                 return assignment
             self._wait(self._wants[instance, room].deadline)
 
-    def admit(self, revision: int) -> Admission:
-        """What this rank may act upon at a revision that its group agreed on: the smallest of its ranks' own.
+    def admit(self, revision: int, floor: int = 0) -> Admission:
+        """What this rank may act upon at a revision that its group agreed on.
 
         A wait that ended after ``revision`` is admitted all the same and fails in a later call, so that every rank
         of the group does the same in the same step. Timeouts, which every rank's own clock decides, are not in it.
+
+        Args:
+            revision: the smallest of the ranks' :attr:`revision`.
+            floor: the largest of their :attr:`floor`. Nothing is admitted while ``revision`` is below it: soon, as
+                every agent that has listed writes a key of its own afterwards.
         """
+        if revision < floor:
+            return Admission([], [])
         arrived, ended = self._up_to(self._arrivals, revision), self._up_to(self._endings, revision)
         admitted = [want.assignment for want in arrived if want.assignment and want not in ended]
-        return Admission(admitted, [want.error for want in ended if want.error])
+        failed = [want.error for want in sorted(ended, key=lambda want: (want.room, want.instance)) if want.error]
+        return Admission(admitted, failed)
 
     def _up_to(self, heap: list[tuple[int, int, int]], revision: int) -> list[_Want]:
         found: list[_Want] = []
@@ -315,7 +332,7 @@ class Decode:
 
     def on_view(self, packet: bytes) -> None:
         """VIEW."""
-        self._revision, view, self._answered_want = protocol.decode_view(packet)
+        self._revision, view, self._answered_want, self._floor = protocol.decode_view(packet)
         self._view = protocol.VIEWS[view]
 
     def on_resolved(self, packet: bytes) -> None:
@@ -325,8 +342,7 @@ class Decode:
             want = self._by_id.get(id)
             if want is None or want.error is not None:
                 continue
-            instance = self._names.get(want.instance, want.instance)
-            found = Assignment(instance, want.room, dp_rank, epoch, revision, lease_id, protocol.SOURCES[source])
+            found = self._assignment(want, dp_rank, epoch, revision, lease_id, source)
             earlier = want.assignment
             if earlier is None:
                 self._remember(self._arrivals, (revision, want.room, id))
@@ -342,6 +358,9 @@ class Decode:
         message = protocol.decode_json(packet)
         want = self._by_id.get(message["id"])
         if want is not None and want.error is None:
+            if want.assignment is None and "arrived" in message:  # it came too late to hear of that: for admit() alone
+                want.assignment = self._assignment(want, *message["arrived"])
+                self._remember(self._arrivals, (want.assignment.revision, want.room, want.id))
             if "revision" in message:  # else the agent's clock decided, and other ranks' agents have other clocks
                 self._remember(self._endings, (message["revision"], want.room, want.id))
             self._end(want, _error(want, message))
@@ -358,6 +377,12 @@ class Decode:
             self._instances[id] = _instance(id, info, message["ranks"])
         found = self._instances.get(id)
         self._events += [Described(name, found) for name in message["names"] if name in self._followed]
+
+    def _assignment(
+        self, want: _Want, dp_rank: int, epoch: int, revision: int, lease_id: int, source: int
+    ) -> Assignment:
+        instance = self._names.get(want.instance, want.instance)
+        return Assignment(instance, want.room, dp_rank, epoch, revision, lease_id, protocol.SOURCES[source])
 
     def _end(self, want: _Want, error: ResolveError) -> None:
         want.error = error

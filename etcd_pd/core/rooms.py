@@ -12,9 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from ..keys import Keys, PrefillKey, RankKey, RoomKey
+from ..keys import AgentKey, Keys, PrefillKey, RankKey, RoomKey
 from ..model import FAILED, Assignment, InstanceInfo, PrefillInstance, Rank, RankEndpoint, RoomValue
 from ..records import Event, KeyValue
+
+#: How many ended epochs of an instance are remembered with their end, for waits that come later. A rank that restarts
+#: more often than that while a room lives has other troubles.
+ENDED_EPOCHS = 256
 
 
 class Room(NamedTuple):
@@ -34,6 +38,7 @@ class Instance:
         info: its last word, also where the key is gone but ranks live.
         born: create_revision of its key.
         restarted: ``info`` came to belong to another start than before, and that was not acted upon yet.
+        ended: at which revision an epoch of a DP rank ended, the latest last.
     """
 
     info: InstanceInfo | None = None
@@ -43,6 +48,13 @@ class Instance:
     endpoints: dict[Rank, RankEndpoint] = field(default_factory=dict)
     epochs: dict[int, int] = field(default_factory=dict)
     rooms: dict[int, Room] = field(default_factory=dict)
+    ended: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def end(self, dp_rank: int, epoch: int, revision: int) -> None:
+        """Remember when an epoch ended."""
+        self.ended[dp_rank, epoch] = revision
+        if len(self.ended) > ENDED_EPOCHS:
+            del self.ended[next(iter(self.ended))]
 
 
 class Wait:
@@ -78,20 +90,26 @@ class Resolved(NamedTuple):
 
 
 class WaitFailed(NamedTuple):
-    """The prefill side failed the room."""
+    """The prefill side failed the room.
+
+    Attributes:
+        arrived: what the room was before, where this wait came too late to hear of that.
+    """
 
     wait: Wait
     reason: str
     revision: int
+    arrived: Assignment | None = None
 
 
 class WaitLost(NamedTuple):
-    """The rank that held the room, or the whole instance (``dp_rank`` -1), is gone."""
+    """The rank that held the room, or the whole instance (``dp_rank`` -1), is gone; ``arrived`` as in WaitFailed."""
 
     wait: Wait
     dp_rank: int
     epoch: int
     revision: int
+    arrived: Assignment | None = None
 
 
 class InstanceChanged(NamedTuple):
@@ -100,15 +118,27 @@ class InstanceChanged(NamedTuple):
     id: str
 
 
-Notice = Resolved | WaitFailed | WaitLost | InstanceChanged
+class AgentSpoke(NamedTuple):
+    """An agent wrote its own key: it has listed, and others are to say that they came past that."""
+
+    id: str
+
+
+Notice = Resolved | WaitFailed | WaitLost | InstanceChanged | AgentSpoke
 
 
 class View:
-    """The cell as etcd describes it, up to :attr:`revision`."""
+    """The cell as etcd describes it, up to :attr:`revision`.
+
+    Attributes:
+        revision: every change up to it is in the view.
+        floor: revision of the last list. What ended before it, ended at a revision that the view may not know.
+    """
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
         self.revision = 0
+        self.floor = 0
         self.instances: dict[str, Instance] = {}
         self._by_address: dict[str, set[str]] = {}  # ids of all that claim it
         self._unplaced: dict[str, set[Wait]] = {}  # by the name that nobody has announced yet
@@ -184,6 +214,8 @@ class View:
             key = self._store(event)
             if isinstance(key, RoomKey):
                 notices.extend(self._room_changed(key, event.kv))
+            elif isinstance(key, AgentKey):
+                notices.append(AgentSpoke(key.agent))
             elif key is not None:
                 notices.extend(self._refresh(key.instance, event.mod_revision))
         self.revision = revision
@@ -197,6 +229,7 @@ class View:
         listed = {kv.key for kv in kvs}
         events = [Event(key, revision, None) for key in self._known_keys() if key not in listed]
         events += [Event(kv.key, kv.mod_revision, kv) for kv in kvs]
+        self.floor = revision
         stored = [(self._store(event), event.kv) for event in events]
         notices: list[Notice] = []
         for id in dict.fromkeys(key.instance for key, _ in stored if isinstance(key, (PrefillKey, RankKey))):
@@ -231,11 +264,11 @@ class View:
             for room in instance.rooms:
                 yield self._keys.room(id, room)
 
-    def _store(self, event: Event) -> PrefillKey | RankKey | RoomKey | None:
+    def _store(self, event: Event) -> PrefillKey | RankKey | RoomKey | AgentKey | None:
         """Keep what a key holds now; what the key stands for where that means anything here."""
         key, kv = self._keys.parse(event.key), event.kv
         if not isinstance(key, (PrefillKey, RankKey, RoomKey)):
-            return None
+            return key if isinstance(key, AgentKey) else None
         instance = self.instances.get(key.instance)
         if instance is None:
             if kv is None:
@@ -310,14 +343,15 @@ class View:
             self._for_rank.setdefault((id, dp_rank), set()).add(wait)
             return
         _discard(self._for_rank, (id, dp_rank), wait)
+        # the epoch is the revision at which every reader came to know this answer
+        assignment = Assignment(id, wait.room, dp_rank, epoch, epoch, 0, source)
         room = self.room(id, wait.room)
         value = RoomValue.from_json(room.value) if room else None
         if room and value and (value.state, value.dp_rank, value.epoch) == (FAILED, dp_rank, epoch):
             wait.ended = True
-            yield WaitFailed(wait, value.reason, room.revision)
+            yield WaitFailed(wait, value.reason, room.revision, assignment)
             return
-        # the epoch is the revision at which every reader came to know this answer
-        yield self._assign(wait, Assignment(id, wait.room, dp_rank, epoch, epoch, 0, source))
+        yield self._assign(wait, assignment)
 
     def _answer(self, wait: Wait, id: str, instance: Instance) -> Iterator[Notice]:
         room = instance.rooms[wait.room]
@@ -325,14 +359,17 @@ class View:
         if value is None:
             return  # garbage under a room's key is nobody's registration
         _discard(self._pending, (id, wait.room), wait)
+        # a room's registration creates it, and only its failure changes it
+        since = room.token if value.state == FAILED else room.revision
+        assignment = Assignment(id, wait.room, value.dp_rank, value.epoch, since, room.lease_id, "registry")
         if value.state == FAILED:
             wait.ended = True
-            yield WaitFailed(wait, value.reason, room.revision)
+            yield WaitFailed(wait, value.reason, room.revision, assignment)
         elif instance.epochs.get(value.dp_rank) != value.epoch:
             wait.ended = True
-            yield WaitLost(wait, value.dp_rank, value.epoch, room.revision)
+            lost_at = max(instance.ended.get((value.dp_rank, value.epoch), self.floor), room.revision)
+            yield WaitLost(wait, value.dp_rank, value.epoch, lost_at, assignment)
         else:
-            assignment = Assignment(id, wait.room, value.dp_rank, value.epoch, room.revision, room.lease_id, "registry")
             yield self._assign(wait, assignment)
 
     def _assign(self, wait: Wait, assignment: Assignment) -> Resolved:
@@ -352,6 +389,7 @@ class View:
         yield InstanceChanged(id)
         for dp_rank, epoch in before.items():
             if instance.epochs.get(dp_rank) != epoch:
+                instance.end(dp_rank, epoch, revision)
                 yield from self._lose(id, dp_rank, epoch, revision)
         if instance.restarted or not instance.info:
             instance.restarted = False

@@ -103,8 +103,8 @@ class FakeEngineSocket:
     def welcome(self) -> None:
         self.say(protocol.WELCOME, agent="fake")
 
-    def view(self, revision: int, view: int = SYNCED, last_want: int = 2**32) -> None:
-        self.send(protocol.encode_view(ViewAt(revision, view, last_want)))
+    def view(self, revision: int, view: int = SYNCED, last_want: int = 2**32, floor: int = 0) -> None:
+        self.send(protocol.encode_view(ViewAt(revision, view, last_want, floor)))
 
     def announced(self, epoch: int, incarnation: str = "uuid") -> None:
         self.say(protocol.ANNOUNCED, epoch=epoch, key_epoch=epoch, incarnation=incarnation)
@@ -116,8 +116,8 @@ class FakeEngineSocket:
     def resolved(
         self, wants: Sequence[ResolvedWant], revision: int, view: int = SYNCED, last_want: int = 2**32
     ) -> None:
-        for packet in protocol.encode_resolved(ViewAt(revision, view, last_want), wants):
+        for packet in protocol.encode_resolved(ViewAt(revision, view, last_want, 0), wants):
             self.send(packet)
 
-    def lost(self, id: int, revision: int, dp_rank: int = 0, epoch: int = 1) -> None:
-        self.say(protocol.ENDED, id=id, error="PrefillLost", dp_rank=dp_rank, epoch=epoch, revision=revision)
+    def lost(self, id: int, revision: int, dp_rank: int = 0, epoch: int = 1, **more: Any) -> None:
+        self.say(protocol.ENDED, id=id, error="PrefillLost", dp_rank=dp_rank, epoch=epoch, revision=revision, **more)

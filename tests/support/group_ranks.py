@@ -18,7 +18,7 @@ import torch.distributed as dist
 import etcd_pd
 from etcd_pd.integrations.torch_group import admit
 
-INSTANCE, ROOMS = "prefill-0", range(1, 81)
+INSTANCE, ROOMS = "prefill-0", range(1, 82)
 
 
 def play(rank: int, size: int, socket_path: str, directory: Path) -> None:

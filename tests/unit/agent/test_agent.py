@@ -362,6 +362,7 @@ class TestWatch:
             await world.store.txn([], [Put(b"/cell/v1/elsewhere", b"", 0)])
         gate = world.store.hold("watch")
         world.store.etcd = MemoryEtcd(time.monotonic)
+        world.store.etcd.txn([], [Put(b"/cell/v1/elsewhere", b"", 0)])
         world.store.drop_watches()
         key = world.keys.rank("p", Rank(0))
         await until(lambda: key in world.store.etcd.keys, "the rank is announced there before that is known")
@@ -566,6 +567,34 @@ class TestGroups:
         assert admission == ([], [])
         await until(lambda: client.decode.poll() is not None and client.decode.revision, "it was looked at")
         assert [a.room for a in client.decode.admit(client.decode.revision).admitted] == [7]
+
+    async def test_a_quiet_cell_comes_past_an_agents_list(self, world: InMemory, tmp_path: Path) -> None:
+        """A group admits nothing below the largest floor, so an agent that has listed moves all the others on."""
+        client = world.client()
+        await until(lambda: client.decode.poll() == [] and client.decode.revision, "it is synced")
+        world.store.etcd.txn([], [Put(b"/another/cell", b"", 0)])
+        directory = tmp_path / "other"
+        directory.mkdir()
+        async with running(directory, world.store, agent_id="other") as other:
+            late = other.client()
+            await until(lambda: late.decode.poll() == [] and late.decode.floor, "it has listed")
+            floor = late.decode.floor
+            assert client.decode.floor < floor
+            await until(lambda: client.decode.poll() == [] and client.decode.revision >= floor, "the first is past it")
+
+    async def test_a_late_want_is_admitted_as_it_was_and_then_failed(self, world: InMemory) -> None:
+        prefill = await world.prefill()
+        early, late = decode(world, 7), world.client()
+        token = (await world.registered(prefill, 7)).token
+        await world.event(early, Resolved)
+        prefill.prefill.fail(7, "a fault")
+        await world.event(early, Ended)
+        late.decode.want("p", 7)
+        await world.event(late, Ended)
+        for client in (early, late):
+            [admitted] = client.decode.admit(token).admitted
+            assert (admitted.room, admitted.revision, admitted.instance) == (7, token, "p")
+            assert [error.room for error in client.decode.admit(client.decode.revision).failed] == [7]
 
     async def test_no_revision_is_told_ahead_of_what_ended_at_it(self, world: InMemory) -> None:
         """One list resolves a room and ends another: a rank that has heard half of it does not vouch for the whole."""

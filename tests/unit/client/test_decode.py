@@ -396,6 +396,25 @@ class TestAdmission:
         assert [a.room for a in client.decode.admit(104).admitted] == [77]
         assert [e.room for e in client.decode.admit(105).failed] == [77]
 
+    def test_failures_come_in_an_order_that_does_not_depend_on_their_dates(
+        self, client: Client, engine: FakeEngineSocket
+    ) -> None:
+        """An agent that listed anew dates a loss later than others do."""
+        first, second = wanted(client, engine, 7, 8)
+        engine.lost(second, 101)
+        engine.lost(first, 105)
+        client.decode.poll()
+        assert [error.room for error in client.decode.admit(105).failed] == [7, 8]
+
+    def test_below_the_floor_of_any_rank_nothing_is_admitted(self, client: Client, engine: FakeEngineSocket) -> None:
+        [id] = wanted(client, engine, 77)
+        engine.resolved([answer(id, 101)], 101)
+        engine.view(104, floor=103)
+        client.decode.poll()
+        assert client.decode.floor == 103
+        assert client.decode.admit(102, client.decode.floor) == ([], [])
+        assert [a.room for a in client.decode.admit(103, client.decode.floor).admitted] == [77]
+
     def test_what_a_clock_decided_is_not_in_it(self, client: Client, engine: FakeEngineSocket) -> None:
         [id] = wanted(client, engine, 77)
         client.decode.want("p", 78, timeout=0.05)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from etcd_pd.core.rooms import InstanceChanged, Notice, Resolved, View, Wait, WaitFailed, WaitLost
+from etcd_pd.core.rooms import AgentSpoke, InstanceChanged, Notice, Resolved, View, Wait, WaitFailed, WaitLost
 from etcd_pd.keys import Keys
 from etcd_pd.model import ASSIGNED, FAILED, Assignment, InstanceInfo, Rank, RankEndpoint, RoomValue, Topology
 from etcd_pd.records import Compare, Delete, Put
@@ -79,7 +79,7 @@ class Cell:
 
 
 def news(notices: Iterable[Notice]) -> list[Notice]:
-    return [notice for notice in notices if not isinstance(notice, InstanceChanged)]
+    return [notice for notice in notices if not isinstance(notice, (InstanceChanged, AgentSpoke))]
 
 
 def is_at_rest(view: View) -> bool:
@@ -132,7 +132,37 @@ class TestRegistry:
     def test_a_failed_room_fails_the_wait_with_its_reason(self, cell: Cell) -> None:
         wait, _ = cell.want(77)
         revision = cell.room(77, 2, epoch_of(cell, 2), state=FAILED, reason="out of memory")
-        assert cell.follow() == [WaitFailed(wait, "out of memory", revision)]
+        arrived = Assignment("p", 77, 2, epoch_of(cell, 2), revision, 0, "registry")
+        assert cell.follow() == [WaitFailed(wait, "out of memory", revision, arrived)]
+
+    def test_a_wait_that_comes_after_the_failure_hears_what_the_room_was_before(self, cell: Cell) -> None:
+        """So that all ranks of a decode group can say what was when, whenever they began to wait."""
+        epoch = epoch_of(cell, 2)
+        registered = cell.room(77, 2, epoch)
+        failed = cell.room(77, 2, epoch, state=FAILED, reason="r")
+        cell.follow()
+        wait, notices = cell.want(77)
+        arrived = Assignment("p", 77, 2, epoch, registered, 0, "registry")
+        assert notices == [WaitFailed(wait, "r", failed, arrived)]
+
+    def test_a_wait_that_comes_after_the_loss_hears_when_it_was(self, cell: Cell) -> None:
+        epoch = epoch_of(cell, 2)
+        registered = cell.room(77, 2, epoch)
+        lost = cell.delete(KEYS.rank("p", Rank(2)))
+        cell.room(78, 1, epoch_of(cell, 1))
+        cell.follow()
+        wait, notices = cell.want(77)
+        assert notices == [WaitLost(wait, 2, epoch, lost, Assignment("p", 77, 2, epoch, registered, 0, "registry"))]
+
+    def test_a_loss_from_before_the_list_is_dated_at_the_list(self, cell: Cell) -> None:
+        epoch = epoch_of(cell, 2)
+        cell.room(77, 2, epoch)
+        cell.delete(KEYS.rank("p", Rank(2)))
+        cell.room(78, 1, epoch_of(cell, 1))
+        cell.relist()
+        assert cell.view.floor == cell.etcd.revision
+        _, [notice] = cell.want(77)
+        assert isinstance(notice, WaitLost) and notice.revision == cell.view.floor
 
     def test_a_room_that_fails_later_fails_waits_that_were_answered(self, cell: Cell) -> None:
         wait, _ = cell.want(77)
@@ -371,7 +401,8 @@ class TestLadder:
         notices += cell.follow()
         if before:
             wait, notices = cell.want(77, named_rank=1)
-        assert notices == [WaitFailed(wait, "aborted", revision)]
+        [notice] = notices
+        assert notice[:3] == (wait, "aborted", revision)
 
 
 class TestNames:
@@ -651,7 +682,7 @@ class SameAnswerEverywhere(RuleBasedStateMachine):
 
     def hear(self, notices: list[Notice]) -> None:
         for notice in news(notices):
-            assert not isinstance(notice, InstanceChanged)
+            assert isinstance(notice, (Resolved, WaitFailed, WaitLost))
             told = self.told[notice.wait]
             assert len(told) <= 1 and WaitLost not in told and WaitFailed not in told, "an end is final"
             assert not (isinstance(notice, Resolved) and told), "a wait is answered once"
