@@ -106,6 +106,12 @@ test-chaos: $(READY) docker ## every fault, under load, judged; about a quarter 
 	@echo "test-chaos: CHAOS_SEED=N repeats a run, CHAOS_HISTORIES=DIR keeps the histories"
 	@$(BIN)/python -m pytest -q -rP tests/chaos
 
+.PHONY: fuzz
+fuzz: $(READY) ## hostile bytes at the agent's socket: FUZZ_SECONDS=28800 make fuzz for a night
+	@$(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt --editable '.[fuzz]'
+	@echo "fuzz: $${FUZZ_SECONDS:-600} seconds; a crash leaves its input in build/fuzz"
+	@mkdir -p build/fuzz && $(BIN)/python -m tests.fuzz -max_total_time=$${FUZZ_SECONDS:-600} -artifact_prefix=build/fuzz/ build/fuzz/corpus
+
 .PHONY: soak
 soak: $(READY) docker ## an hour of load: does anything grow?
 	@echo "soak: an hour of load; a line of figures every ten seconds"

@@ -101,6 +101,10 @@ class LeaseGrant(NamedTuple):
 Operation = Put | Delete
 
 
+#: First releases whose roles hold inside nested transactions too (GHSA-rfx7-8w68-q57q).
+PATCHED = {(3, 5): 30, (3, 6): 11}
+
+
 class MemberStatus(NamedTuple):
     """What one member says of itself; sizes in bytes.
 
@@ -120,3 +124,12 @@ class MemberStatus(NamedTuple):
     db_size_in_use: int
     is_learner: bool
     alarms: tuple[str, ...] = ()
+
+    @property
+    def roles_leak(self) -> bool:
+        """Whether a nested transaction slips past this release's roles; False for a version that cannot be read."""
+        try:
+            major, minor, patch = (int(part) for part in self.version.partition("-")[0].split("."))
+        except ValueError:
+            return False
+        return patch < PATCHED[major, minor] if (major, minor) in PATCHED else (major, minor) < min(PATCHED)

@@ -37,6 +37,7 @@ class EtcdHealth:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._told_refusal = False
+        self._known_version = ""
         self.alarms: Counter[str] | None = None
         self.status: MemberStatus | None = None
 
@@ -59,8 +60,28 @@ class EtcdHealth:
             self._told_refusal = True
         except StoreError:
             self.status = self.alarms = None
+        await self._check_version()
         for name in (self.alarms or Counter()) - before:
             log.error("etcd raised its alarm %s: see EtcdPdAlarm in the runbook", name)
+
+    async def _check_version(self) -> None:
+        """Warn of an etcd whose roles do not hold, once a version."""
+        if not self.status or self.status.version == self._known_version:
+            return
+        if self.status.roles_leak and await self._roles_hold():
+            log.warning(
+                "roles of etcd %s can be passed by (GHSA-rfx7-8w68-q57q): upgrade it to 3.5.30, 3.6.11 or newer",
+                self.status.version,
+            )
+        self._known_version = self.status.version
+
+    async def _roles_hold(self) -> bool:
+        try:
+            return await self._store.auth_enabled()
+        except StoreRejected:
+            return True  # or else nobody would refuse
+        except StoreError:
+            return False
 
     async def _ask(self) -> tuple[MemberStatus | None, Counter[str]]:
         try:

@@ -33,8 +33,6 @@ OK, WARN, FAIL, SKIP = "ok", "warn", "fail", "skip"
 PATIENCE_SECONDS = 5.0
 #: A certificate with less left than this is worth a warning; chart and etcd-pd certs renew earlier.
 CERTIFICATE_DAYS = 7
-#: First releases whose roles hold inside nested transactions too (GHSA-rfx7-8w68-q57q).
-PATCHED = {(3, 5): 30, (3, 6): 11}
 #: TTL of the lease that is tried, seconds.
 LEASE_SECONDS = 10
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -183,10 +181,10 @@ async def _quorum(store: EtcdAdmin, settings: EtcdSettings) -> Finding:
     if silent:
         hint = "look at that member's log; where only its advertised URL is out of reach from here, all is well"
         return Finding("quorum", WARN, f"{text}; not {', '.join(silent)}", hint)
-    versions = {found.version for found in answers.values() if not isinstance(found, str)}
-    if await _auth_is_on(store) and any(_unpatched(version) for version in versions):
+    old = {found.version for found in answers.values() if not isinstance(found, str) and found.roles_leak}
+    if old and await _auth_is_on(store):
         hint = "upgrade etcd to 3.5.30, 3.6.11 or newer"
-        return Finding("quorum", WARN, f"{text}; roles of {', '.join(sorted(versions))} can be passed by", hint)
+        return Finding("quorum", WARN, f"{text}; roles of {', '.join(sorted(old))} can be passed by", hint)
     return Finding("quorum", OK, text)
 
 
@@ -197,14 +195,6 @@ async def _auth_is_on(store: EtcdAdmin) -> bool:
         return True  # or else nobody would refuse
     except StoreError:
         return False
-
-
-def _unpatched(version: str) -> bool:
-    try:
-        major, minor, patch = (int(part) for part in version.partition("-")[0].split("."))
-    except ValueError:
-        return False
-    return patch < PATCHED[major, minor] if (major, minor) in PATCHED else (major, minor) < min(PATCHED)
 
 
 async def _alarms(store: EtcdAdmin) -> Finding:

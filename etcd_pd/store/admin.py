@@ -90,14 +90,6 @@ class EtcdAdmin(EtcdStore):
 
     # --- roles and users
 
-    async def auth_enabled(self) -> bool:
-        """Whether users and roles hold.
-
-        Raises:
-            StoreRejected: they do, and this is not root.
-        """
-        return bool((await self._repeat("auth status", "Auth", "AuthStatus", rpc.AuthStatusRequest())).enabled)
-
     async def enable_auth(self) -> None:
         """Let users and roles hold; root must exist."""
         await self._call("auth enable", "Auth", "AuthEnable", rpc.AuthEnableRequest())

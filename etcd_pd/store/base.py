@@ -48,6 +48,9 @@ class Store(Protocol):
     async def time_to_live(self, lease_id: int) -> int:
         """Whole seconds left, 0 in the last one and where the lease is gone."""
 
+    async def auth_enabled(self) -> bool:
+        """Whether users and roles hold. StoreRejected: they do, and these credentials may not ask."""
+
     async def status(self) -> MemberStatus:
         """What the member at the endpoint in use says of itself; asked once, of no other."""
 

@@ -191,6 +191,14 @@ class EtcdStore:
 
     # --- health
 
+    async def auth_enabled(self) -> bool:
+        """Whether users and roles hold.
+
+        Raises:
+            StoreRejected: they do, and this is not root.
+        """
+        return bool((await self._repeat("auth status", "Auth", "AuthStatus", rpc.AuthStatusRequest())).enabled)
+
     async def status(self) -> MemberStatus:
         """What the member at the endpoint in use says of itself; asked once, of no other."""
         found = await self._call("status", "Maintenance", "Status", rpc.StatusRequest())

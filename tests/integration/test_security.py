@@ -55,6 +55,12 @@ def test_a_room_travels_over_tls_between_two_roles(cell: Cell) -> None:
         assert wait_for(decode, Resolved).assignment.dp_rank == 0
 
 
+def test_an_agent_warns_of_an_etcd_whose_roles_do_not_hold(cell: Cell) -> None:
+    """The tests' etcd is one: 3.5.16 from Debian."""
+    with agent(cell, "decode") as far:
+        wait_until(lambda: "can be passed by (GHSA-rfx7-8w68-q57q)" in far.log, "it is said")
+
+
 def test_a_decode_agent_can_announce_no_prefill(cell: Cell) -> None:
     with agent(cell, "decode") as far, far.client() as client:
         client.prefill.announce(

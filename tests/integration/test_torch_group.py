@@ -1,4 +1,4 @@
-"""Eight ranks of a decode group take every step alike, though one of their two agents stalls, and dies and is restarted."""
+"""Eight ranks of a decode group take every step alike, though one of their two agents stalls, dies and comes back."""
 
 from __future__ import annotations
 

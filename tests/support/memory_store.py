@@ -27,12 +27,14 @@ class MemoryStore:
     Attributes:
         calls: every call by name, in order.
         raised: alarms, as member id and name.
+        version, authenticates: etcd's version, and whether users and roles hold.
     """
 
     def __init__(self, etcd: MemoryEtcd | None = None, fragment: int = 0) -> None:
         self.etcd = etcd or MemoryEtcd()
         self.calls: list[str] = []
         self.raised: list[tuple[int, str]] = []
+        self.version, self.authenticates = "3.5.30", False
         self._fragment = fragment
         self._faults: dict[str, deque[tuple[StoreError, bool]]] = defaultdict(deque)
         self._held: dict[str, asyncio.Event] = {}
@@ -91,6 +93,9 @@ class MemoryStore:
     async def time_to_live(self, lease_id: int) -> int:
         return await self._do("time_to_live", lambda: self.etcd.time_to_live(lease_id))
 
+    async def auth_enabled(self) -> bool:
+        return await self._do("auth_enabled", lambda: self.authenticates)
+
     async def status(self) -> MemberStatus:
         return await self._do("status", self._status)
 
@@ -100,7 +105,7 @@ class MemoryStore:
     def _status(self) -> MemberStatus:
         used = sum(len(kv.key) + len(kv.value) for kv in self.etcd.keys.values()) + 1
         names = tuple(name for _, name in self.raised)
-        return MemberStatus(1, "3.6.0", 1, self.etcd.header.revision, 1, 2 * used, used, False, names)
+        return MemberStatus(1, self.version, 1, self.etcd.header.revision, 1, 2 * used, used, False, names)
 
     async def watch(self, prefix: bytes, start_revision: int) -> MemoryWatch:
         watch = await self._do("watch", lambda: MemoryWatch(self, prefix, start_revision, self._fragment))

@@ -88,3 +88,26 @@ async def test_an_alarm_is_logged_when_it_is_raised_and_not_again(caplog: pytest
     assert [record.getMessage() for record in caplog.records if "NOSPACE" in record.getMessage()] == [
         "etcd raised its alarm NOSPACE: see EtcdPdAlarm in the runbook"
     ]
+
+
+@pytest.mark.parametrize(
+    ("version", "authenticates", "warned"),
+    [("3.5.29", True, 1), ("3.5.29", False, 0), ("3.5.30", True, 0), ("3.6.10", True, 1), ("3.7.0", True, 0)],
+)
+async def test_an_etcd_whose_roles_do_not_hold_is_warned_of_once(
+    caplog: pytest.LogCaptureFixture, version: str, authenticates: bool, warned: int
+) -> None:
+    store = MemoryStore()
+    store.version, store.authenticates = version, authenticates
+    health = EtcdHealth(store)
+    for _ in range(3):
+        await health.look()
+    assert caplog.text.count("GHSA-rfx7-8w68-q57q") == warned
+
+
+async def test_who_may_not_ask_whether_roles_hold_is_under_them(caplog: pytest.LogCaptureFixture) -> None:
+    store = MemoryStore()
+    store.version = "3.5.16"
+    store.fail("auth_enabled", REFUSED)
+    await EtcdHealth(store).look()
+    assert "3.5.16 can be passed by" in caplog.text
