@@ -114,11 +114,10 @@ class Rig:
 
     @property
     def ctl(self) -> EtcdCtl:
-        """An independent client of a member that answers."""
+        """An independent client of a member that answers; a busy machine may take its time over a large request."""
         for endpoint in self.endpoints:
-            ctl = EtcdCtl(endpoint, timeout=1.0)
-            if ctl.healthy():
-                return ctl
+            if EtcdCtl(endpoint, timeout=1.0).healthy():
+                return EtcdCtl(endpoint, timeout=15.0)
         raise AssertionError("no member of etcd is healthy")
 
     def socket_path(self, agent: str) -> str:
