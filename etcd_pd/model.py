@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from .errors import ConfigError
@@ -282,14 +283,23 @@ class RoomValue:
     @classmethod
     def from_json(cls, value: bytes) -> RoomValue | None:
         """Read a room key's value; None where it is garbage."""
-        try:
-            data = json.loads(value)
-            dp_rank, epoch, state = data["dp_rank"], data["epoch"], data["state"]
-        except _GARBAGE:
-            return None
-        if type(dp_rank) is not int or type(epoch) is not int or state not in (ASSIGNED, FAILED) or dp_rank < 0:
-            return None
-        return cls(dp_rank, epoch, state, str(data.get("reason", "")))
+        return _room_value(value) if len(value) <= _REMEMBERED_BYTES else _parse_room_value(value)
+
+
+def _parse_room_value(value: bytes) -> RoomValue | None:
+    try:
+        data = json.loads(value)
+        dp_rank, epoch, state = data["dp_rank"], data["epoch"], data["state"]
+    except _GARBAGE:
+        return None
+    if type(dp_rank) is not int or type(epoch) is not int or state not in (ASSIGNED, FAILED) or dp_rank < 0:
+        return None
+    return RoomValue(dp_rank, epoch, state, str(data.get("reason", "")))
+
+
+#: Longest value that is parsed once for all: what all assigned rooms of a rank's epoch hold is about 50 bytes.
+_REMEMBERED_BYTES = 128
+_room_value = lru_cache(maxsize=1024)(_parse_room_value)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import json
 import math
 import struct
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from .errors import ProtocolError
 
@@ -27,6 +27,9 @@ DRAIN_NODE, REGISTER_LOT = b"D", b"G"
 # agent -> client
 WELCOME, ANNOUNCED, REFUSED, RANK_ENDED, DRAINED = b"h", b"a", b"u", b"e", b"n"
 REGISTERED, REJECTED, INSTANCE, RESOLVED, ENDED, VIEW, LOST_PUSHES = b"r", b"j", b"i", b"s", b"x", b"v", b"l"
+
+#: Kinds that are a list of records: two packets of one kind say the same as one that holds the records of both.
+LISTS = (REGISTER, RELEASE, DONE)
 
 _ROOM = struct.Struct("<q")
 _ID = struct.Struct("<Q")
@@ -133,7 +136,10 @@ def encode_lot(rooms: Iterable[int]) -> bytes:
 
 def decode_rooms(packet: bytes) -> list[int]:
     """The rooms of a REGISTER, REGISTER_LOT or RELEASE packet."""
-    return [room for (room,) in _records(_ROOM, packet)]
+    count, rest = divmod(len(packet) - 1, _ROOM.size)
+    if rest:
+        raise ProtocolError(f"malformed {packet[:1]!r} packet")
+    return list(struct.unpack_from(f"<{count}q", packet, 1))
 
 
 def encode_follow(instance: str) -> bytes:
@@ -186,14 +192,14 @@ def decode_want(packet: bytes) -> WantedRoom:
     return WantedRoom(id, room, named_rank, seconds, instance)
 
 
-def encode_registered(rooms: Iterable[RegisteredRoom]) -> Iterator[bytes]:
-    """REGISTERED packets for any number of rooms."""
+def encode_registered(rooms: Iterable[tuple[int, int, int]]) -> Iterator[bytes]:
+    """REGISTERED packets for any number of :class:`RegisteredRoom`, or tuples of the same."""
     return _pack_all(REGISTERED, _REGISTERED, rooms)
 
 
-def decode_registered(packet: bytes) -> list[RegisteredRoom]:
-    """The rooms of a REGISTERED packet."""
-    return [RegisteredRoom._make(record) for record in _records(_REGISTERED, packet)]
+def decode_registered(packet: bytes) -> Iterator[tuple[int, int, int]]:
+    """Room, token and lease id of each :class:`RegisteredRoom` in a REGISTERED packet."""
+    return cast("Iterator[tuple[int, int, int]]", _records(_REGISTERED, packet))
 
 
 def encode_view(at: ViewAt) -> bytes:

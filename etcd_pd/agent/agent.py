@@ -78,6 +78,8 @@ class Agent:
         self.stats = Stats()
         self.queue_limit = settings.queue_max_rooms
         self._ending = False
+        self._answers: list[Notice] = []  # to wants, and not told yet
+        self._asked: set[EngineConnection] = set()
         self.pool = BucketPool(
             settings.room_ttl_seconds,
             settings.bucket_max_age_seconds,
@@ -95,7 +97,7 @@ class Agent:
             registration_timeout=settings.registration_timeout_seconds,
             tombstone_seconds=settings.bootstrap_timeout_seconds,
         )
-        self.registrar = Registrar(store, self.book, self.pool, self._is_dead, self._deliver, self.stats)
+        self.registrar = Registrar(store, self.book, self.pool, self.view, self._is_dead, self._deliver, self.stats)
         self.watcher = Watcher(
             store,
             self._keys.prefix,
@@ -290,7 +292,8 @@ class Agent:
                 outcomes.append(_refused(engine, room))
             else:
                 outcomes.extend(self.book.register(engine, engine.rank.ref, room, now))
-        self._deliver(outcomes)
+        if outcomes:
+            self._deliver(outcomes)
         self.registrar.kick()
 
     def _register_lot(self, engine: EngineConnection, packet: bytes) -> None:
@@ -351,12 +354,20 @@ class Agent:
         wait.asked_at = time.monotonic()
         engine.wants[asked.id], engine.last_want = wait, asked.id
         self.stats.wanted += 1
-        self._notify(self.view.want(wait), self.view.revision)
-        if wait.assignment is None:
-            self._ping(engine, packet)  # that there is no answer yet is one: the engine's revision holds for this want
+        self._answers.extend(self.view.want(wait))
+        if not self._asked:
+            asyncio.get_running_loop().call_soon(self._answer)  # once for all packets that are read together
+        self._asked.add(engine)
         if self.view.is_unplaced(wait):
             seconds = min(asked.seconds, self._settings.instance_timeout_seconds)
             asyncio.get_running_loop().call_later(seconds, self._give_up_unknown, wait)
+
+    def _answer(self) -> None:
+        """Answer what was just wanted; that there is no answer yet is one: the engine's revision holds for it."""
+        asked, self._asked = self._asked, set()
+        told = self._notify((), self.view.revision)
+        for engine in asked - told:
+            self._ping(engine, b"")
 
     def _give_up_unknown(self, wait: Wait) -> None:
         if wait.ended or not self.view.is_unplaced(wait):
@@ -417,7 +428,7 @@ class Agent:
             self._ping(engine, b"")
 
     def _is_dead(self, instance: str, value: RoomValue, kv: KeyValue) -> bool | None:
-        if self.view.revision < kv.create_revision:
+        if self.watcher.state is not WatchState.SYNCED or self.view.revision < kv.create_revision:
             return None
         return self.view.epoch(instance, value.dp_rank) != value.epoch
 
@@ -435,13 +446,14 @@ class Agent:
 
     # --- to engines
 
-    def _notify(self, notices: Iterable[Notice], before: int) -> None:
+    def _notify(self, news: Iterable[Notice], before: int) -> set[EngineConnection]:
         """Push what a change of the view from revision ``before`` means: instances first, as answers refer to them.
 
         An engine is told the new revision with the last that it brings, so that its own revision is never ahead of
-        its answers.
+        its answers. Returns the engines that were told.
         """
-        notices = list(notices)
+        notices = [*self._answers, *news]
+        self._answers.clear()
         changed = list(dict.fromkeys(notice.id for notice in notices if isinstance(notice, InstanceChanged)))
         if changed:
             self._instances_changed(changed)
@@ -452,7 +464,7 @@ class Agent:
                 resolved.setdefault(engine, []).append(want)
         now = time.monotonic()
         self.stats.resolve_seconds.observe_each([now - n.wait.asked_at for n in notices if isinstance(n, Resolved)])
-        more: set[object] = {n.wait.owner for n in notices if isinstance(n, (WaitFailed, WaitLost))}
+        more = {_engine(n.wait) for n in notices if isinstance(n, (WaitFailed, WaitLost))}
         if any(isinstance(n, AgentSpoke) for n in notices):
             more |= set(self.server.connections)
         more |= {engine for engine, wants in resolved.items() if len(wants) > protocol.RESOLVED_PER_PACKET}
@@ -462,9 +474,9 @@ class Agent:
         for notice in notices:
             if isinstance(notice, (WaitFailed, WaitLost)):
                 self._tell_end(notice)
-        for owner in more:
-            assert isinstance(owner, EngineConnection)
-            self._ping(owner, b"")
+        for engine in more:
+            self._ping(engine, b"")
+        return more | resolved.keys()
 
     def _resolved(self, notice: Resolved) -> tuple[EngineConnection, protocol.ResolvedWant]:
         found = notice.assignment
@@ -485,8 +497,7 @@ class Agent:
 
     def _introduce(self, wait: Wait, found: Assignment) -> EngineConnection:
         """The engine that waits, which knows by now what it called the instance."""
-        engine = wait.owner
-        assert isinstance(engine, EngineConnection)
+        engine = _engine(wait)
         names = engine.known.setdefault(found.instance, set())
         if wait.instance not in names:
             names.add(wait.instance)
@@ -506,8 +517,7 @@ class Agent:
         self._end_wait(notice.wait, message)
 
     def _end_wait(self, wait: Wait, message: dict[str, object]) -> None:
-        engine = wait.owner
-        assert isinstance(engine, EngineConnection)
+        engine = _engine(wait)
         self.view.forget(wait)
         engine.wants.pop(wait.id, None)
         self.stats.ended[str(message["error"])] += 1
@@ -564,19 +574,18 @@ class Agent:
                 engine.send(protocol.encode_json(protocol.ANNOUNCED, message))
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
-        registered: dict[EngineConnection, list[protocol.RegisteredRoom]] = {}
+        registered: dict[EngineConnection, list[tuple[int, int, int]]] = {}
         for outcome in outcomes:
             engine = outcome.owner
             assert isinstance(engine, EngineConnection)
             if isinstance(outcome, Registered):
-                self.stats.registered += 1
-                room = protocol.RegisteredRoom(outcome.room, outcome.token, outcome.lease_id)
-                registered.setdefault(engine, []).append(room)
+                registered.setdefault(engine, []).append(outcome[1:])
             else:
                 self.stats.rejected[type(outcome.error).__name__] += 1
                 log.debug("rejected room=%d: %s", outcome.room, outcome.error)
                 engine.push([_rejection(outcome.room, outcome.error)])
         for engine, rooms in registered.items():
+            self.stats.registered += len(rooms)
             engine.push(protocol.encode_registered(rooms))
         for engine in [e for e in self.server.connections if e.rank and e.rank.draining]:
             self._tell_drained(engine)
@@ -592,6 +601,12 @@ def _rooms(packet: bytes) -> list[int]:
     if rooms and min(rooms) < 0:
         raise ProtocolError(f"room {min(rooms)} is out of range")
     return rooms
+
+
+def _engine(wait: Wait) -> EngineConnection:
+    """The engine that waits."""
+    assert isinstance(wait.owner, EngineConnection)
+    return wait.owner
 
 
 def _refused(engine: EngineConnection, room: int) -> Rejected:

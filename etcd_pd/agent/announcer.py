@@ -61,10 +61,9 @@ class LocalRank:
     gone: bool = False
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
-    @property
-    def ref(self) -> RankRef:
-        """The DP rank that it is part of."""
-        return RankRef(self.instance, self.rank.dp)
+    def __post_init__(self) -> None:
+        #: The DP rank that it is part of.
+        self.ref = RankRef(self.instance, self.rank.dp)
 
     @property
     def incarnation(self) -> str:

@@ -128,6 +128,7 @@ class EngineConnection:
         self._on_closed(self, reason)
 
     def _readable(self) -> None:
+        self._heard_at = self._loop.time()
         for _ in range(PACKETS_PER_TURN):
             try:
                 packet = self._socket.recv(protocol.MAX_PACKET + 1)
@@ -139,7 +140,6 @@ class EngineConnection:
             if not packet:
                 self.close("its socket closed")
                 return
-            self._heard_at = self._loop.time()
             self.received_bytes += len(packet)
             try:
                 self._on_packet(self, packet)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import time
@@ -17,6 +18,9 @@ from .families import families
 
 log = logging.getLogger(__name__)
 
+#: After how many new objects the collector looks at the young ones, and after how many such looks at the older ones.
+GC_THRESHOLDS = (50_000, 20, 50)
+
 #: How often a starting agent says that it still waits for etcd, seconds.
 PROGRESS_SECONDS = 5.0
 
@@ -28,6 +32,10 @@ def run(settings: AgentSettings) -> int:
         ConfigError: the socket cannot be used.
         StoreError: etcd did not answer in time, or refuses this agent.
     """
+    # Rooms come and go by reference counting alone. With its usual thresholds the collector would look at each of them
+    # several times, for a fifth of this process's time.
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     try:
         import uvloop  # faster where it is installed; asyncio's own loop does as well
     except ImportError:

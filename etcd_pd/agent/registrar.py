@@ -11,6 +11,7 @@ from collections.abc import Callable
 from ..core.batch import Batch, EpochIsDead, Outcome
 from ..core.book import RoomBook
 from ..core.lease import Bucket, BucketPool
+from ..core.rooms import View
 from ..errors import LeaseNotFound, StoreError, StoreRejected, StoreUnavailable
 from ..model import RoomValue
 from ..records import KeyValue
@@ -34,7 +35,8 @@ class Registrar:
         store: where to.
         book: what to write.
         pool: the leases that rooms hang on.
-        is_dead: whether the view shows that a room's epoch has ended.
+        view: what etcd is known to hold.
+        is_dead: whether the view shows that a room's epoch has ended; None while it cannot say.
         deliver: takes the outcomes to those who asked.
         stats: what is counted, a transaction at a time.
     """
@@ -44,11 +46,12 @@ class Registrar:
         store: Store,
         book: RoomBook,
         pool: BucketPool,
+        view: View,
         is_dead: EpochIsDead,
         deliver: Callable[[list[Outcome]], None],
         stats: Stats,
     ) -> None:
-        self._store, self._book, self._pool = store, book, pool
+        self._store, self._book, self._pool, self._view = store, book, pool, view
         self._is_dead, self._deliver = is_dead, deliver
         self._stats = stats
         self._work = asyncio.Event()
@@ -122,6 +125,7 @@ class Registrar:
     async def _examine(self, batch: Batch, bucket: Bucket | None) -> None:
         """Read the batch's keys back, for as long as it takes, and decide room by room."""
         while True:
+            known = self._view.revision
             try:
                 listing = await self._store.read(list(dict.fromkeys(batch.keys())))
                 break
@@ -133,7 +137,8 @@ class Registrar:
 
         def is_dead(instance: str, value: RoomValue, kv: KeyValue) -> bool | None:
             nonlocal view_is_behind
-            verdict = self._is_dead(instance, value, kv)
+            # an etcd that answers from behind what is known is a restored one, of which the view has not heard yet
+            verdict = self._is_dead(instance, value, kv) if listing.header.revision >= known else None
             view_is_behind = view_is_behind or verdict is None
             return verdict
 

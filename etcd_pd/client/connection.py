@@ -10,12 +10,14 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from ..errors import AgentBusy
-from ..protocol import MAX_PACKET, PING
+from ..protocol import LISTS, MAX_PACKET, PING
 
 #: A lost agent is looked for again after this long; an attempt on a Unix socket costs some 20 us.
 RECONNECT_SECONDS = 0.05
 #: Send buffer asked of the kernel, which caps it at net.core.wmem_max.
 SEND_BUFFER = 1 << 20
+#: While the socket is full, packets that hold lists are merged up to this size: the agent pays for each packet.
+MERGED_BYTES = 1024
 #: Packets taken from the socket in one go, so that a flood cannot hold the caller.
 MAX_PACKETS_PER_CALL = 256
 
@@ -93,6 +95,10 @@ class Connection:
         if self._queue:
             self._flush()
         if self._queue:
+            last = self._queue[-1]
+            if packet[:1] in LISTS and last[:1] == packet[:1] and len(last) < MERGED_BYTES:
+                self._queue[-1] = last + packet[1:]
+                return self._socket is not None
             if len(self._queue) >= self._queue_limit:
                 raise AgentBusy(self._queue_limit)
             self._queue.append(packet)

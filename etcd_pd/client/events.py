@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import AnnounceError, ConfigError, EtcdPDError, ResolveError
 from ..model import Assignment, PrefillInstance
@@ -30,8 +31,7 @@ class Refused:
     error: AnnounceError | ConfigError
 
 
-@dataclass(frozen=True)
-class Registered:
+class Registered(NamedTuple):
     """The room's key is in etcd.
 
     Attributes:
@@ -66,8 +66,7 @@ class Drained:
     """After drain(): the rank's last room has ended."""
 
 
-@dataclass(frozen=True)
-class Resolved:
+class Resolved(NamedTuple):
     """A wanted room's rank is known.
 
     Attributes:

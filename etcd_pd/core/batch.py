@@ -5,10 +5,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from ..errors import EtcdPDError
-from ..model import ASSIGNED, FAILED, RoomValue
+from ..model import FAILED, RoomValue
 from ..records import Compare, Delete, KeyValue, Operation, Put
 from .lease import Bucket
 
@@ -36,7 +37,12 @@ class Job(enum.Enum):
     EVICT = "evict"  #: delete what a dead epoch left under the key, then create
 
 
-@dataclass(eq=False)
+@lru_cache(maxsize=1024)  # the same for all rooms of a rank's epoch
+def _assigned(dp_rank: int, epoch: int) -> bytes:
+    return RoomValue(dp_rank, epoch).to_json()
+
+
+@dataclass(eq=False, slots=True)
 class OwnRoom:
     """A room that a rank of this agent registered, is registering, or released a while ago.
 
@@ -78,11 +84,12 @@ class OwnRoom:
 
     def value(self) -> bytes:
         """What its key holds."""
-        state = ASSIGNED if self.reason is None else FAILED
-        return RoomValue(self.rank.dp_rank, self.epoch, state, self.reason or "").to_json()
+        if self.reason is None:
+            return _assigned(self.rank.dp_rank, self.epoch)
+        return RoomValue(self.rank.dp_rank, self.epoch, FAILED, self.reason).to_json()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Lot:
     """Rooms that a rank gets in one transaction or not at all. The first stands in the queue for all of them.
 

@@ -54,6 +54,8 @@ class RoomBook:
 
     def __len__(self) -> int:
         """How many rooms wait to be written."""
+        if not self._blocked:
+            return len(self._queue)
         return len(self._queue) + sum(len(rooms) for _, rooms in self._blocked.values())
 
     def live(self, rank: RankRef) -> int:
@@ -98,10 +100,7 @@ class RoomBook:
         return [outcome for outcomes in known for outcome in outcomes]
 
     def _asked(self, owner: object, rank: RankRef, room: int, now: float) -> OwnRoom:
-        own = self._new(rank, room, now)
-        own.waiters.append(owner)
-        own.owners.add(owner)
-        return own
+        return self._new(rank, room, now, [owner])
 
     def _standing(self, owner: object, rank: RankRef, room: int) -> OwnRoom | None:
         """What is known of a room, unless that is past."""
@@ -134,7 +133,7 @@ class RoomBook:
         own = self._rooms.get((rank.instance, room))
         if own is None:
             if len(self) < self._max_queue:
-                own = self._new(rank, room, now)
+                own = self._new(rank, room, now, [])
                 own.reason = reason
                 self._queue.append(own)
         elif own.rank == rank and not own.released:
@@ -156,17 +155,22 @@ class RoomBook:
         for room in list(self._by_rank.get(rank, ())):
             own = self._rooms[rank.instance, room]
             if own.job is not Job.DELETE and (own.token or gone):  # what was released is deleted all the same
-                outcomes.extend(self._answer_error(own, RankLost(room, own.epoch)))
+                if own.waiters:
+                    outcomes.extend(self._answer_error(own, RankLost(room, own.epoch)))
                 self._drop(own)
         if gone:
             self._blocked.pop(rank, None)
             self._queue = deque(own for own in self._queue if own.rank != rank or own.job is Job.DELETE)
         return outcomes
 
-    def _new(self, rank: RankRef, room: int, now: float) -> OwnRoom:
-        own = OwnRoom(rank, room, self._keys.room(rank.instance, room), now + self._timeout, asked_at=now)
+    def _new(self, rank: RankRef, room: int, now: float, owners: list[object]) -> OwnRoom:
+        key = self._keys.room(rank.instance, room)
+        own = OwnRoom(rank, room, key, now + self._timeout, asked_at=now, waiters=owners, owners=set(owners))
         self._rooms[rank.instance, room] = own
-        self._by_rank.setdefault(rank, set()).add(room)
+        rooms = self._by_rank.get(rank)
+        if rooms is None:
+            rooms = self._by_rank[rank] = set()
+        rooms.add(room)
         return own
 
     def _ask(self, own: OwnRoom, job: Job) -> None:
@@ -282,10 +286,11 @@ class RoomBook:
         """The transaction happened at ``revision``."""
         self._limit = min(self._max_rooms, self._limit * 2)
         outcomes: list[Outcome] = []
+        alive = {rank: self._is_alive(rank, guard.epoch) for rank, guard in batch.guards.items()}
         for own in batch.rooms:
             if own.job is Job.CREATE:
                 assert bucket is not None
-                outcomes.extend(self._written(own, revision, bucket.lease_id, now))
+                self._written(own, alive[own.rank], revision, bucket.lease_id, now, outcomes)
             else:
                 self._finish(own, now)
         return outcomes
@@ -308,7 +313,7 @@ class RoomBook:
             if own.job is Job.CREATE:
                 missing = [one for one in own.together if not self._is_mine(one, found.get(one.key))]
                 for one in [one for one in own.together if one not in missing]:
-                    outcomes.extend(self._found(one, found[one.key], now))
+                    self._found(one, found[one.key], now, outcomes)
                 if own.lot:
                     own.lot.rooms = missing
                 if missing and all(one.given_up for one in missing):
@@ -325,11 +330,15 @@ class RoomBook:
         self._queue.extendleft(reversed(again))
         return outcomes
 
-    def _found(self, own: OwnRoom, kv: KeyValue, now: float) -> list[Outcome]:
+    def _found(self, own: OwnRoom, kv: KeyValue, now: float, outcomes: list[Outcome]) -> None:
         """It was written after all."""
         if own.reason is not None and b'"failed"' not in kv.value:
             own.follow_up = own.follow_up or Job.FAIL
-        return self._written(own, kv.create_revision, kv.lease, now)
+        self._written(own, self._is_alive(own.rank, own.epoch), kv.create_revision, kv.lease, now, outcomes)
+
+    def _is_alive(self, rank: RankRef, epoch: int) -> bool:
+        guard = self._guard_of(rank)
+        return guard is not None and guard.epoch == epoch
 
     def _is_mine(self, own: OwnRoom, kv: KeyValue | None) -> bool:
         value = RoomValue.from_json(kv.value) if kv else None
@@ -359,22 +368,23 @@ class RoomBook:
         again.extend(evicted or rooms[:1])
         return []
 
-    def _written(self, own: OwnRoom, token: int, lease_id: int, now: float) -> list[Outcome]:
-        guard = self._guard_of(own.rank)
-        if guard is None or guard.epoch != own.epoch:
-            outcomes = self._answer_error(own, RankLost(own.room, own.epoch))
+    def _written(
+        self, own: OwnRoom, alive: bool, token: int, lease_id: int, now: float, outcomes: list[Outcome]
+    ) -> None:
+        if not alive:
+            outcomes.extend(self._answer_error(own, RankLost(own.room, own.epoch)))
             self._drop(own)
-            return outcomes
+            return
         own.token, own.lease_id, own.job, own.lot = token, lease_id, None, None
         self._by_lease.setdefault(lease_id, []).append(own)
-        outcomes = [Registered(owner, own.room, token, lease_id) for owner in own.waiters]
+        for owner in own.waiters:
+            outcomes.append(Registered(owner, own.room, token, lease_id))
         own.waiters.clear()
         if own.given_up:
             own.follow_up = Job.DELETE
         elif own.reason is not None:
             self._retire(own, now)
         self._follow_up(own)
-        return list(outcomes)
 
     def _finish(self, own: OwnRoom, now: float) -> None:
         """A delete, an eviction or a failure is done, or has become pointless."""

@@ -21,15 +21,6 @@ from ..records import Event, KeyValue
 ENDED_EPOCHS = 256
 
 
-class Room(NamedTuple):
-    """A room's key as it stands; ``value`` is decoded only where somebody wants it."""
-
-    value: bytes
-    token: int
-    revision: int
-    lease_id: int
-
-
 @dataclass
 class Instance:
     """All that is known of one prefill instance.
@@ -47,7 +38,6 @@ class Instance:
     restarted: bool = False
     endpoints: dict[Rank, RankEndpoint] = field(default_factory=dict)
     epochs: dict[int, int] = field(default_factory=dict)
-    rooms: dict[int, Room] = field(default_factory=dict)
     ended: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def end(self, dp_rank: int, epoch: int, revision: int) -> None:
@@ -64,11 +54,12 @@ class Wait:
         instance: the instance as the engine named it, by id or address.
         named_rank: the rank that the request itself named, None where it did not.
         placed: id of the instance that it was found to mean, None before.
+        key: the room's key there.
         assignment: set once, when the rank is known.
         asked_at: for the owner to keep when it asked.
     """
 
-    __slots__ = ("asked_at", "assignment", "ended", "id", "instance", "named_rank", "owner", "placed", "room")
+    __slots__ = ("asked_at", "assignment", "ended", "id", "instance", "key", "named_rank", "owner", "placed", "room")
 
     def __init__(self, owner: object, id: int, instance: str, room: int, named_rank: int | None = None) -> None:
         self.owner = owner
@@ -78,6 +69,7 @@ class Wait:
         self.named_rank = named_rank
         self.asked_at = 0.0
         self.placed: str | None = None
+        self.key = b""
         self.assignment: Assignment | None = None
         self.ended = False
 
@@ -137,12 +129,17 @@ class View:
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
+        self._room_prefix = keys.rooms()
+        # as etcd sends them: a key is parsed, and a value decoded, only where somebody wants the room
+        self._rooms: dict[bytes, KeyValue] = {}
         self.revision = 0
         self.floor = 0
         self.instances: dict[str, Instance] = {}
+        self._rank_keys: dict[bytes, KeyValue] = {}
+        self._brought_back: dict[bytes, KeyValue] = {}  # ranks of a history that is void, if a restored etcd has them
         self._by_address: dict[str, set[str]] = {}  # ids of all that claim it
         self._unplaced: dict[str, set[Wait]] = {}  # by the name that nobody has announced yet
-        self._pending: dict[tuple[str, int], set[Wait]] = {}  # by instance and room
+        self._pending: dict[bytes, set[Wait]] = {}  # by the room's key
         self._for_rank: dict[tuple[str, int], set[Wait]] = {}  # rank is computed, but not live yet
         self._assigned: dict[tuple[str, int], set[Wait]] = {}  # by instance and DP rank
 
@@ -169,14 +166,9 @@ class View:
         found = self.instances.get(id)
         return found.epochs.get(dp_rank, 0) if found else 0
 
-    def room(self, id: str, room: int) -> Room | None:
-        """A room's key as it stands."""
-        found = self.instances.get(id)
-        return found.rooms.get(room) if found else None
-
     def room_count(self) -> int:
-        """How many room keys there are."""
-        return sum(len(instance.rooms) for instance in self.instances.values())
+        """How many keys there are under those of rooms."""
+        return len(self._rooms)
 
     # --- waiting
 
@@ -201,7 +193,7 @@ class View:
             return
         if wait.placed is None:
             return
-        _discard(self._pending, (wait.placed, wait.room), wait)
+        _discard(self._pending, wait.key, wait)
         for key in [key for key, waits in self._for_rank.items() if wait in waits]:
             _discard(self._for_rank, key, wait)
 
@@ -211,10 +203,11 @@ class View:
         """Apply changes of complete revisions, in order."""
         notices: list[Notice] = []
         for event in events:
+            if event.key.startswith(self._room_prefix):
+                notices.extend(self._room_changed(event.key, event.kv))
+                continue
             key = self._store(event)
-            if isinstance(key, RoomKey):
-                notices.extend(self._room_changed(key, event.kv))
-            elif isinstance(key, AgentKey):
+            if isinstance(key, AgentKey):
                 notices.append(AgentSpoke(key.agent))
             elif key is not None:
                 notices.extend(self._refresh(key.instance, event.mod_revision))
@@ -226,17 +219,18 @@ class View:
 
         All is stored before anything is concluded: half a list describes a state that never was.
         """
-        listed = {kv.key for kv in kvs}
-        events = [Event(key, revision, None) for key in self._known_keys() if key not in listed]
-        events += [Event(kv.key, kv.mod_revision, kv) for kv in kvs]
         self.floor = revision
-        stored = [(self._store(event), event.kv) for event in events]
+        self._rooms = {kv.key: kv for kv in kvs if kv.key.startswith(self._room_prefix)}
+        others = {kv.key: kv for kv in kvs if kv.key not in self._rooms and kv != self._brought_back.get(kv.key)}
+        events = [Event(key, revision, None) for key in self._instance_keys() if key not in others]
+        events += [Event(kv.key, kv.mod_revision, kv) for kv in others.values()]
+        stored = [self._store(event) for event in events]
         notices: list[Notice] = []
-        for id in dict.fromkeys(key.instance for key, _ in stored if isinstance(key, (PrefillKey, RankKey))):
+        for id in dict.fromkeys(key.instance for key in stored if isinstance(key, (PrefillKey, RankKey))):
             notices.extend(self._refresh(id, revision))
-        for key, kv in stored:
-            if isinstance(key, RoomKey):
-                notices.extend(self._room_changed(key, kv))
+        concerned = self._rooms if self._assigned else [key for key in self._pending if key in self._rooms]
+        for room_key in concerned:
+            notices.extend(self._room_told(room_key, self._rooms[room_key]))
         self.revision = revision
         return notices
 
@@ -244,30 +238,32 @@ class View:
         """etcd has another history: nothing of what was known holds, and every wait that it answered is lost.
 
         Epochs of another history are other numbers only by luck, so the next snapshot must not be compared with this.
-        Waits that were not answered go on: their rooms may yet be registered in the new history.
+        Waits that were not answered go on: their rooms may yet be registered in the new history. A rank whose key is
+        found there just as it was is dead, as waits were told, until its own process writes the key again.
         """
+        brought_back = dict(self._rank_keys)
         unanswered = [wait for index in (self._pending, self._for_rank) for waits in index.values() for wait in waits]
         for index in (self._pending, self._for_rank):
             index.clear()
-        notices = self.changes(revision, [Event(key, revision, None) for key in list(self._known_keys())])
+        self._rooms.clear()
+        notices = self.changes(revision, [Event(key, revision, None) for key in list(self._instance_keys())])
         for wait in unanswered:
             wait.placed = None
             self._unplaced.setdefault(wait.instance, set()).add(wait)
+        self._brought_back = brought_back
         return notices
 
-    def _known_keys(self) -> Iterator[bytes]:
+    def _instance_keys(self) -> Iterator[bytes]:
         for id, instance in self.instances.items():
             if instance.info_key_exists:
                 yield self._keys.prefill(id)
             for rank in instance.endpoints:
                 yield self._keys.rank(id, rank)
-            for room in instance.rooms:
-                yield self._keys.room(id, room)
 
-    def _store(self, event: Event) -> PrefillKey | RankKey | RoomKey | AgentKey | None:
-        """Keep what a key holds now; what the key stands for where that means anything here."""
+    def _store(self, event: Event) -> PrefillKey | RankKey | AgentKey | None:
+        """Keep what a key that is no room's holds now; what it stands for where that means anything here."""
         key, kv = self._keys.parse(event.key), event.kv
-        if not isinstance(key, (PrefillKey, RankKey, RoomKey)):
+        if not isinstance(key, (PrefillKey, RankKey)):
             return key if isinstance(key, AgentKey) else None
         instance = self.instances.get(key.instance)
         if instance is None:
@@ -276,16 +272,17 @@ class View:
             instance = self.instances[key.instance] = Instance()
         if isinstance(key, PrefillKey):
             self._store_info(instance, kv)
-        elif isinstance(key, RankKey):
+        else:
+            self._brought_back.pop(event.key, None)
+            if kv:
+                self._rank_keys[event.key] = kv
+            else:
+                self._rank_keys.pop(event.key, None)
             endpoint = RankEndpoint.from_json(key.rank, kv.value, kv.create_revision) if kv else None
             if endpoint:
                 instance.endpoints[key.rank] = endpoint
             else:
                 instance.endpoints.pop(key.rank, None)
-        elif kv:
-            instance.rooms[key.room] = Room(kv.value, kv.create_revision, kv.mod_revision, kv.lease)
-        else:
-            instance.rooms.pop(key.room, None)
         return key
 
     def _store_info(self, instance: Instance, kv: KeyValue | None) -> None:
@@ -300,19 +297,26 @@ class View:
 
     # --- rooms
 
-    def _room_changed(self, key: RoomKey, kv: KeyValue | None) -> Iterator[Notice]:
-        instance = self.instances.get(key.instance)
-        if kv is None or instance is None:
-            self._drop_if_empty(key.instance)
-            return
-        for wait in list(self._pending.get((key.instance, key.room), ())):
-            yield from self._answer(wait, key.instance, instance)
-        if self._assigned and b'"failed"' in kv.value:
-            yield from self._fail_assigned(key, kv)
+    def _room_changed(self, key: bytes, kv: KeyValue | None) -> Sequence[Notice]:
+        if kv is None:
+            self._rooms.pop(key, None)
+            return ()
+        self._rooms[key] = kv
+        return self._room_told(key, kv)
 
-    def _fail_assigned(self, key: RoomKey, kv: KeyValue) -> Iterator[Notice]:
-        value = RoomValue.from_json(kv.value)
-        if not value or value.state != FAILED:
+    def _room_told(self, key: bytes, kv: KeyValue) -> Sequence[Notice]:
+        """What a room's key says to those who wait."""
+        notices: list[Notice] = []
+        if key in self._pending:
+            for wait in list(self._pending[key]):
+                notices.extend(self._answer(wait, kv))
+        if self._assigned and b'"failed"' in kv.value:
+            notices.extend(self._fail_assigned(key, kv))
+        return notices
+
+    def _fail_assigned(self, room_key: bytes, kv: KeyValue) -> Iterator[Notice]:
+        key, value = self._keys.parse(room_key), RoomValue.from_json(kv.value)
+        if not isinstance(key, RoomKey) or not value or value.state != FAILED:
             return
         for wait in list(self._assigned.get((key.instance, value.dp_rank), ())):
             if wait.room == key.room:
@@ -322,9 +326,8 @@ class View:
 
     def _place(self, wait: Wait, id: str) -> Iterator[Notice]:
         """The ladder: rank named on the request, single rank, follow_bootstrap_room, registry."""
-        instance = self.instances[id]
-        wait.placed = id
-        info = instance.info
+        wait.placed, wait.key = id, self._keys.room(id, wait.room)
+        info = self.instances[id].info
         assert info is not None  # find() returns none but announced instances
         if wait.named_rank is not None:
             yield from self._computed(wait, id, wait.named_rank, "named")
@@ -333,9 +336,10 @@ class View:
         elif info.policy == "follow_bootstrap_room":
             yield from self._computed(wait, id, wait.room % info.topology.dp, "follow-bootstrap-room")
         else:
-            self._pending.setdefault((id, wait.room), set()).add(wait)
-            if wait.room in instance.rooms:
-                yield from self._answer(wait, id, instance)
+            self._pending.setdefault(wait.key, set()).add(wait)
+            kv = self._rooms.get(wait.key)
+            if kv:
+                yield from self._answer(wait, kv)
 
     def _computed(self, wait: Wait, id: str, dp_rank: int, source: str) -> Iterator[Notice]:
         epoch = self.epoch(id, dp_rank)
@@ -345,32 +349,32 @@ class View:
         _discard(self._for_rank, (id, dp_rank), wait)
         # the epoch is the revision at which every reader came to know this answer
         assignment = Assignment(id, wait.room, dp_rank, epoch, epoch, 0, source)
-        room = self.room(id, wait.room)
+        room = self._rooms.get(wait.key)
         value = RoomValue.from_json(room.value) if room else None
         if room and value and (value.state, value.dp_rank, value.epoch) == (FAILED, dp_rank, epoch):
             wait.ended = True
-            yield WaitFailed(wait, value.reason, room.revision, assignment)
+            yield WaitFailed(wait, value.reason, room.mod_revision, assignment)
             return
         yield self._assign(wait, assignment)
 
-    def _answer(self, wait: Wait, id: str, instance: Instance) -> Iterator[Notice]:
-        room = instance.rooms[wait.room]
+    def _answer(self, wait: Wait, room: KeyValue) -> Sequence[Notice]:
         value = RoomValue.from_json(room.value)
-        if value is None:
-            return  # garbage under a room's key is nobody's registration
-        _discard(self._pending, (id, wait.room), wait)
+        id = wait.placed
+        if value is None or id is None:
+            return ()  # garbage under a room's key is nobody's registration
+        _discard(self._pending, wait.key, wait)
+        instance = self.instances[id]
         # a room's registration creates it, and only its failure changes it
-        since = room.token if value.state == FAILED else room.revision
-        assignment = Assignment(id, wait.room, value.dp_rank, value.epoch, since, room.lease_id, "registry")
+        since = room.create_revision if value.state == FAILED else room.mod_revision
+        assignment = Assignment(id, wait.room, value.dp_rank, value.epoch, since, room.lease, "registry")
         if value.state == FAILED:
             wait.ended = True
-            yield WaitFailed(wait, value.reason, room.revision, assignment)
-        elif instance.epochs.get(value.dp_rank) != value.epoch:
+            return [WaitFailed(wait, value.reason, room.mod_revision, assignment)]
+        if instance.epochs.get(value.dp_rank) != value.epoch:
             wait.ended = True
-            lost_at = max(instance.ended.get((value.dp_rank, value.epoch), self.floor), room.revision)
-            yield WaitLost(wait, value.dp_rank, value.epoch, lost_at, assignment)
-        else:
-            yield self._assign(wait, assignment)
+            lost_at = max(instance.ended.get((value.dp_rank, value.epoch), self.floor), room.mod_revision)
+            return [WaitLost(wait, value.dp_rank, value.epoch, lost_at, assignment)]
+        return [self._assign(wait, assignment)]
 
     def _assign(self, wait: Wait, assignment: Assignment) -> Resolved:
         wait.assignment = assignment
@@ -425,15 +429,14 @@ class View:
             yield WaitLost(wait, dp_rank, epoch, revision)
 
     def _lose_all(self, id: str, revision: int) -> Iterator[Notice]:
-        for index in (self._pending, self._for_rank):
-            for key in [key for key in index if key[0] == id]:
-                for wait in index.pop(key):
-                    wait.ended = True
-                    yield WaitLost(wait, -1, 0, revision)
+        for waits in [*self._pending.values(), *self._for_rank.values()]:
+            for wait in [wait for wait in waits if wait.placed == id]:
+                self.forget(wait)
+                yield WaitLost(wait, -1, 0, revision)
 
     def _drop_if_empty(self, id: str) -> None:
         instance = self.instances.get(id)
-        if instance and not (instance.rooms or instance.endpoints or instance.info):
+        if instance and not (instance.endpoints or instance.info):
             del self.instances[id]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import time
 from pathlib import Path
@@ -373,6 +374,21 @@ class TestWatch:
         await world.event(prefill, Announced)
         await world.registered(prefill, 8)
         assert (await world.event(client, Resolved)).assignment.room == 8, "nothing of it was lost"
+
+    async def test_a_room_is_not_taken_over_on_the_word_of_another_history(self, world: InMemory) -> None:
+        """Its holder's epoch is unknown to a view that has not heard of the restore yet, and lives."""
+        prefill = await world.prefill(1)
+        snapshot = copy.deepcopy(world.store.etcd)
+        for _ in range(20):
+            await world.store.txn([], [Put(b"/cell/v1/elsewhere", b"", 0)])
+        await until(lambda: world.agent.view.revision == world.store.etcd.revision, "the view is ahead")
+        key, own = world.keys.room("p", 7), world.keys.rank("p", Rank(1))
+        epoch = snapshot.txn([], [Put(world.keys.rank("p", Rank(0)), snapshot.keys[own].value, 0)]).header.revision
+        token = snapshot.txn([], [Put(key, RoomValue(0, epoch).to_json(), 0)]).header.revision
+        world.store.etcd = snapshot
+        prefill.prefill.register(7)
+        await until(lambda: world.store.calls.count("read") > 1, "it was looked at")
+        assert snapshot.keys[key].create_revision == token
 
     async def test_an_engine_that_ends_amid_another_history_leaves_nothing(self, world: InMemory) -> None:
         prefill = await world.prefill()
