@@ -56,6 +56,8 @@ from .watcher import Watcher
 
 log = logging.getLogger(__name__)
 
+#: How long a release may wait for a registration to go to etcd with. The registrar looks again a sweep later at most.
+RELEASE_DELAY_SECONDS = 0.1
 #: How often to look whether a node that drains has rooms left, seconds.
 NODE_DRAIN_LOOK_SECONDS = 0.1
 
@@ -96,6 +98,7 @@ class Agent:
             max_queue=settings.queue_max_rooms,
             registration_timeout=settings.registration_timeout_seconds,
             tombstone_seconds=settings.bootstrap_timeout_seconds,
+            release_delay=RELEASE_DELAY_SECONDS,
         )
         self.registrar = Registrar(store, self.book, self.pool, self.view, self._is_dead, self._deliver, self.stats)
         self.watcher = Watcher(

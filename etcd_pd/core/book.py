@@ -28,6 +28,8 @@ class RoomBook:
         max_queue: most rooms that may wait for etcd.
         registration_timeout: seconds that a registration may take.
         tombstone_seconds: how long a released room is remembered.
+        release_delay: how long a release may wait for a transaction to ride on, seconds. Nobody waits for it, and a
+            transaction of its own costs etcd, and every agent that watches, as much as a registration.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class RoomBook:
         max_queue: int,
         registration_timeout: float,
         tombstone_seconds: float,
+        release_delay: float = 0.0,
     ) -> None:
         self._keys, self._pool, self._guard_of = keys, pool, guard_of
         self._max_rooms = self._limit = max_rooms
@@ -49,14 +52,18 @@ class RoomBook:
         self._by_rank: dict[RankRef, set[int]] = {}
         self._by_lease: dict[int, list[OwnRoom]] = {}  # also those that are over since
         self._queue: deque[OwnRoom] = deque()
+        self._releases: deque[OwnRoom] = deque()
+        self._releases_since: float | None = None
+        self._release_delay = release_delay
         self._blocked: dict[RankRef, tuple[int, deque[OwnRoom]]] = {}  # with the epoch that turned out dead
         self._tombstones: deque[tuple[float, OwnRoom]] = deque()
 
     def __len__(self) -> int:
         """How many rooms wait to be written."""
+        waiting = len(self._queue) + len(self._releases)
         if not self._blocked:
-            return len(self._queue)
-        return len(self._queue) + sum(len(rooms) for _, rooms in self._blocked.values())
+            return waiting
+        return waiting + sum(len(rooms) for _, rooms in self._blocked.values())
 
     def live(self, rank: RankRef) -> int:
         """How many rooms of a rank are registered or being so."""
@@ -177,7 +184,7 @@ class RoomBook:
         if own.job is None:
             own.job = job
             self._by_rank.setdefault(own.rank, set()).add(own.room)  # also where it was over already
-            self._queue.append(own)
+            (self._releases if job is Job.DELETE else self._queue).append(own)
         elif own.job is not Job.DELETE and own.follow_up is not Job.DELETE:
             own.follow_up = job
 
@@ -186,6 +193,9 @@ class RoomBook:
     def take(self, now: float) -> Batch | None:
         """The next batch, None where nothing can be written now."""
         self._unblock()
+        if self._releases and self._releases_are_due(now):
+            self._queue.extend(self._releases)
+            self._releases.clear()
         rooms: list[OwnRoom] = []
         guards: dict[RankRef, Guard] = {}
         creates, compares = 0, 0
@@ -213,7 +223,19 @@ class RoomBook:
                 creates += len(together)
             rooms.extend(together)
             compares += len(together)
+        while rooms and self._releases and len(rooms) < self._limit and compares < MAX_TXN_OPS:
+            own = self._releases.popleft()
+            if own.job is not None:
+                rooms.append(own)
+                compares += 1
+        if not self._releases:
+            self._releases_since = None
         return Batch(rooms, guards, creates) if rooms else None
+
+    def _releases_are_due(self, now: float) -> bool:
+        if self._releases_since is None:
+            self._releases_since = now
+        return now - self._releases_since >= self._release_delay
 
     def _block(self, own: OwnRoom, dead_epoch: int) -> None:
         avoid, rooms = self._blocked.get(own.rank, (0, deque()))

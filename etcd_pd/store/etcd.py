@@ -12,6 +12,7 @@ import os
 import queue
 import re
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
@@ -373,6 +374,7 @@ class _Stream:
         self._convert, self._on_ended = convert, on_ended
         self._loop = asyncio.get_running_loop()
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._read_ahead: deque[Any] = deque()  # by the thread; the loop is woken once for all that it holds
         self._responses: asyncio.Queue[Any] = asyncio.Queue()
         self._call = call(iter(self._requests.get, None), metadata=metadata)
         self._thread = threading.Thread(target=self._read, name=f"etcd-{op}", daemon=True)
@@ -406,10 +408,18 @@ class _Stream:
         self._hand_over(error)
 
     def _hand_over(self, item: Any) -> None:
+        self._read_ahead.append(item)
+        if len(self._read_ahead) > 1:
+            return  # the loop was woken for the first and has not come yet: it takes this one along
         try:
-            self._loop.call_soon_threadsafe(self._responses.put_nowait, item)
+            self._loop.call_soon_threadsafe(self._take_over)
         except RuntimeError:
             pass  # the loop is closed: nobody listens any more
+
+    def _take_over(self) -> None:
+        # what the thread adds behind something that is still here is seen by this loop's next turn
+        while self._read_ahead:
+            self._responses.put_nowait(self._read_ahead.popleft())
 
 
 async def _result(future: Any) -> Any:

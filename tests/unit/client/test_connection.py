@@ -428,6 +428,25 @@ class TestHostileAgent:
         with pytest.raises(etcd_pd.RoomTimeout):
             client.decode.resolve("p", 1)
 
+    def test_rooms_that_wait_for_a_full_socket_are_merged(self, client: Client, engine: FakeEngineSocket) -> None:
+        """The agent pays for each packet, and it is behind already."""
+        announce(client)
+        engine.packets()
+        rooms = list(range(9000))  # far more than any socket holds
+        for room in rooms:
+            client.prefill.register(room)
+        packets: list[bytes] = []
+
+        def heard() -> list[int]:
+            client.prefill.poll()
+            packets.extend(engine.packets())
+            return [room for packet in packets for room in protocol.decode_rooms(packet)]
+
+        wait_until(lambda: len(heard()) == len(rooms), "every room is heard of")
+        assert heard() == rooms
+        assert {packet[:1] for packet in packets} == {protocol.REGISTER}
+        assert len(packets) < len(rooms) / 2
+
     def test_a_flood_does_not_hold_the_caller(self, client: Client, engine: FakeEngineSocket) -> None:
         sent = 0
         try:

@@ -24,7 +24,7 @@ REFUSED = StoreRejected("txn", "no")
 class Desk:
     """A book, a model etcd, and what a registrar does between them."""
 
-    def __init__(self, max_rooms: int = 120, max_queue: int = 1000) -> None:
+    def __init__(self, max_rooms: int = 120, max_queue: int = 1000, release_delay: float = 0.0) -> None:
         self.etcd = MemoryEtcd()
         self.pool = BucketPool(325, 20.0, 1000, 300.0, 1.0)
         self.guards: dict[RankRef, Guard] = {}
@@ -37,6 +37,7 @@ class Desk:
             max_queue=max_queue,
             registration_timeout=TIMEOUT,
             tombstone_seconds=TOMBSTONE,
+            release_delay=release_delay,
         )
         for rank in (RANK, OTHER):
             self.comes_alive(rank)
@@ -283,6 +284,44 @@ class TestRelease:
         assert desk.work() == []
         assert desk.value(7) is None
         assert desk.book.live(RANK) == 0
+
+    def test_it_goes_with_the_next_registration(self) -> None:
+        """A transaction of its own would cost etcd, and all who watch, as much as a registration."""
+        desk = Desk(release_delay=1.0)
+        registered(desk, 7)
+        desk.book.release(RANK, 7)
+        assert desk.book.take(0.0) is None
+        assert len(desk.book) == 1
+        desk.book.register("a", RANK, 8, 0.0)
+        batch, bucket = desk.take(0.5)
+        assert [own.room for own in batch.rooms] == [8, 7]
+        desk.write(batch, bucket)
+        assert desk.value(7) is None and desk.value(8) is not None
+        assert len(desk.book) == 0
+
+    def test_where_no_registration_comes_it_goes_alone(self) -> None:
+        desk = Desk(release_delay=1.0)
+        registered(desk, 7)
+        desk.book.release(RANK, 7)
+        assert desk.book.take(10.0) is None
+        assert desk.book.take(10.9) is None
+        desk.work(11.0)
+        assert desk.value(7) is None
+        registered(desk, 8)
+        desk.book.release(RANK, 8)
+        assert desk.book.take(20.0) is None, "each waits anew"
+
+    def test_it_is_not_starved_by_registrations(self) -> None:
+        desk = Desk(release_delay=1.0, max_rooms=2)
+        registered(desk, 7)
+        desk.book.release(RANK, 7)
+        for room in range(100, 120):
+            desk.book.register("a", RANK, room, 0.0)
+        assert 7 not in {own.room for own in desk.take(0.0)[0].rooms}
+        rest: list[int] = []
+        while batch := desk.book.take(2.0):
+            rest += [own.room for own in batch.rooms]
+        assert 7 in rest
 
     def test_the_bucket_is_empty_then(self, desk: Desk) -> None:
         lease = registered(desk, 7).lease_id

@@ -19,6 +19,8 @@ from tests.support.memory_etcd import MemoryEtcd
 
 KEYS = Keys("/cell")
 TIMEOUT, TOMBSTONE = 5.0, 20.0
+#: Seconds that a release waits for a registration to go with: a step of time may end it or not.
+RELEASE_DELAY = 1.0
 RANKS = {0: 0, 1: 0, 2: 1}  # DP rank -> agent
 ROOMS = st.integers(1, 4)
 
@@ -50,6 +52,7 @@ class Agent:
             max_queue=12,
             registration_timeout=TIMEOUT,
             tombstone_seconds=TOMBSTONE,
+            release_delay=RELEASE_DELAY,
         )
 
     def guard_of(self, ref: RankRef) -> Guard | None:
@@ -289,6 +292,7 @@ class TwoAgents(RuleBasedStateMachine):
                 if room not in self.wanted[dp]:
                     self.agents[RANKS[dp]].book.release(RankRef("p", dp), room)
         for _ in range(60):
+            self.now += RELEASE_DELAY / 10
             for which in range(len(self.agents)):
                 self.view_catches_up(which)
                 self.send(which)
