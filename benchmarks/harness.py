@@ -212,13 +212,13 @@ class Worker:
         return self._process.pid
 
     def say(self, message: Any) -> None:
-        """Tell it something, as a line of JSON; the first is when to begin, by time.monotonic()."""
+        """Tell it to do something, as a line of JSON; it answers with a result."""
         assert self._process.stdin
         self._process.stdin.write(json.dumps(message) + "\n")
         self._process.stdin.flush()
 
     def hear(self) -> Any:
-        """What it says next: first ``"ready"``, then its result.
+        """What it says next: first ``"ready"``, then a result for each message.
 
         Raises:
             RuntimeError: it ended instead; its own stderr tells why.
@@ -230,15 +230,13 @@ class Worker:
         return json.loads(line)
 
 
-def play(set_up: Callable[[dict[str, Any]], Callable[[float], Any]]) -> None:
-    """A worker's main: set up, say so, wait for the moment to begin, run, tell the result, stay until told to go."""
+def play(set_up: Callable[[dict[str, Any]], Callable[[Any], Any]]) -> None:
+    """A worker's main: set up, say so, then answer each message with what ``set_up(config)(message)`` returns."""
     answers, sys.stdout = sys.stdout, sys.stderr
     run = set_up(json.loads(sys.argv[1]))
     print(json.dumps("ready"), file=answers, flush=True)
-    line = sys.stdin.readline()
-    if line:
-        print(json.dumps(run(float(line))), file=answers, flush=True)
-        sys.stdin.read()
+    for line in sys.stdin:
+        print(json.dumps(run(json.loads(line))), file=answers, flush=True)
 
 
 @contextmanager
