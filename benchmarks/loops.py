@@ -21,8 +21,10 @@ NAP_SECONDS = 0.001
 LEAD_SECONDS = 0.01
 #: How long a room lives before its KV cache has been handed over.
 HOLD_SECONDS = 0.5
-#: How long stragglers are waited for after the last room was due.
+#: How long a prefill engine's loop goes on after the last room was due.
 TAIL_SECONDS = 0.7
+#: How long a decode engine waits for stragglers: of a system that cannot register as fast as rooms come.
+STRAGGLER_SECONDS = 5.0
 
 Message = dict[str, Any]
 
@@ -38,13 +40,15 @@ def write_at_rate(side: Writer, message: Message) -> Message:
     walls, cpus, number, next_turn = [], [], 0, 0.0
     releases: deque[int] = deque()
     end = start + count / rate + TAIL_SECONDS
-    while (now := time.monotonic()) < end or releases:
+    while (now := time.monotonic()) < end or releases or number < count:
         if number < count and now >= start + number / rate:
             sent_at[number] = now
             cpu, wall = time.thread_time_ns(), time.perf_counter_ns()
             side.register(first + number)
             walls.append((time.perf_counter_ns() - wall) / 1e3)
             cpus.append((time.thread_time_ns() - cpu) / 1e3)
+            if side.blocking:
+                acknowledged_at[number] = time.monotonic()
             releases.append(number)
             number += 1
             continue
@@ -71,7 +75,7 @@ def read_at_rate(side: Reader, message: Message) -> Message:
     nap = None if message["spin"] else message["nap_ms"] / 1e3
     resolved_at: list[float | None] = [None] * count
     looks, number, found = [], 0, 0
-    end = start + count / rate + TAIL_SECONDS
+    end = start + count / rate + STRAGGLER_SECONDS
     while (now := time.monotonic()) < end and found < count:
         while number < count and now >= start - LEAD_SECONDS + number / rate:
             side.want(first + number)
@@ -93,9 +97,8 @@ def read_at_rate(side: Reader, message: Message) -> Message:
 
 def _nap(side: Reader, nap: float, until_due: float) -> None:
     """Sleep for as long as an idle engine would: until its next look, or until something is there where it can tell."""
-    descriptor = side.fileno()
-    if nap == 0 and descriptor >= 0:
-        select.select([descriptor], [], [], max(until_due, 0.0))
+    if nap == 0 and (readable := side.filenos()):
+        select.select(readable, [], [], max(until_due, 0.0))
     elif nap:
         time.sleep(min(nap, max(until_due, 0.0)))
 
@@ -116,13 +119,15 @@ def write_flat_out(side: Writer, message: Message) -> Message:
             side.register(room)
         sent += burst
         rooms = side.turn()
-        acknowledged += len(rooms)
-        if release:
-            for room in rooms:
-                side.release(room)
-        elif not rooms and side.fileno() >= 0:
-            select.select([side.fileno()], [], [], NAP_SECONDS)
-    return {"began": began, "ended": time.monotonic(), "count": count}
+        acknowledged += burst if side.blocking else len(rooms)
+        for room in rooms if release else ():
+            side.release(room)
+        if not rooms and (readable := side.filenos()):
+            select.select(readable, [], [], NAP_SECONDS)
+    ended = time.monotonic()
+    if release:
+        time.sleep(HOLD_SECONDS)  # so that the last ones are paid for as well
+    return {"began": began, "ended": ended, "count": count}
 
 
 def read_flat_out(side: Reader, message: Message) -> Message:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from . import harness
@@ -46,6 +47,7 @@ OURS_5MS = Case("etcd_pd, looks each 5 ms", "etcd_pd", 5.0)
 SGLANG_0MS = Case("SGLang, polls without a pause", "sglang")
 SGLANG_1MS = Case("SGLang, polls each 1 ms", "sglang", 1.0)
 SGLANG_5MS = Case("SGLang, polls each 5 ms", "sglang", 5.0)
+SGLANG_SESSION_5MS = Case("SGLang, session reused, polls each 5 ms", "sglang", 5.0, session=True)
 SGLANG_SESSION = Case("SGLang, session reused, polls each 1 ms", "sglang", 1.0, session=True)
 FLOOR = Case("raw etcd", "floor")
 
@@ -55,18 +57,23 @@ class Side:
     """The processes of one system.
 
     Attributes:
-        writer: the prefill engine.
+        writers: the prefill engines.
         reader: the decode engine.
         service: process ids of what stands between them, by name.
     """
 
-    writer: Worker
+    writers: tuple[Worker, ...]
     reader: Worker
-    service: dict[str, int]
+    service: dict[str, tuple[int, ...] | int]
 
     def used(self) -> dict[str, float]:
         """CPU seconds of the service so far, by name."""
-        return {name: harness.cpu_seconds([pid]) for name, pid in self.service.items()}
+        pids = {name: found if isinstance(found, tuple) else (found,) for name, found in self.service.items()}
+        return {name: harness.cpu_seconds(found) for name, found in pids.items()}
+
+    def used_since(self, before: dict[str, float]) -> dict[str, float]:
+        """The same since then."""
+        return {name: seconds - before[name] for name, seconds in self.used().items()}
 
 
 class Rig:
@@ -80,39 +87,55 @@ class Rig:
         """One run at a rate; ``spins`` says which interpreters do, prefill's and decode's.
 
         Returns:
-            ``wait_ms`` (from register() to found, a room each), ``acknowledged_ms``, ``wall_us``, ``cpu_us``,
-            ``look_us``, ``missing``, ``reached`` (registrations a second) and ``cpu_us_per_room`` by part.
+            A room each: ``late_ms`` (register() was called so long after it was due), ``wait_ms`` (from then until it
+            was found), ``acknowledged_ms``, ``wall_us``, ``cpu_us``, ``look_us``. And ``missing``, ``reached`` (registrations a second) and ``cpu_us_per_room`` by part.
         """
-        side = self._sides[case.system]
-        message = {"first": next(self._first), "count": int(rate * seconds), "rate": rate, "session": case.session}
-        message |= {"look_ms": case.look_ms, "nap_ms": case.look_ms, "start": time.monotonic() + HEAD_START}
+        side, count = self._sides[case.system], int(rate * seconds)
+        message = self._message(case, count) | {"rate": rate}
         # a floor's processes must not hold a lock while they work: others spin beside them
         with harness.spinners(sum(spins) if case.system == "floor" else 0):
             before = side.used()
             side.reader.say({**message, "do": "read_at_rate", "spin": spins[1]})
-            side.writer.say({**message, "do": "write_at_rate", "spin": spins[0]})
-            written, read = side.writer.hear(), side.reader.hear()
-            used = {name: seconds - before[name] for name, seconds in side.used().items()}
-        return _measured(message["count"], written, read, used)
+            side.writers[0].say({**message, "do": "write_at_rate", "spin": spins[0]})
+            written, read = side.writers[0].hear(), side.reader.hear()
+            used = side.used_since(before)
+        return _measured(message, written, read, used)
 
     def flat_out(self, case: Case, count: int, window: int, *, wanted: bool, release: bool = False) -> Message:
-        """One run as fast as registrations are acknowledged, one writer; ``wanted``: a reader wants every room.
+        """One run as fast as registrations are acknowledged, all prefill engines at once.
+
+        Args:
+            count: rooms, divided among the prefill engines.
+            window: registrations in flight, of each.
+            wanted: the decode engine wants every room, and the run ends when it has them.
+            release: rooms are released as soon as they are acknowledged.
 
         Returns:
-            ``rooms_per_second`` and ``cpu_us_per_room`` by part.
+            ``rooms``, ``rooms_per_second`` and ``cpu_us_per_room`` by part.
         """
         side = self._sides[case.system]
-        message = {"first": next(self._first), "count": count, "window": window, "session": case.session, "limit": 60}
-        message |= {"look_ms": case.look_ms, "nap_ms": case.look_ms, "start": time.monotonic() + HEAD_START}
+        share = count // len(side.writers)
+        message = self._message(case, share) | {"window": window, "limit": 60.0}
         before = side.used()
         if wanted:
             side.reader.say({**message, "do": "read_flat_out"})
-        side.writer.say({**message, "do": "write_flat_out", "release": release})
-        written = side.writer.hear()
-        read = side.reader.hear() if wanted else {"process_cpu_seconds": 0.0, "ended": written["ended"]}
-        used = {name: used - before[name] for name, used in side.used().items()}
-        seconds = max(written["ended"], read["ended"]) - written["began"]
-        return {"rooms_per_second": count / seconds, "cpu_us_per_room": _cpu(count, written, read, used)}
+        for number, writer in enumerate(side.writers):
+            first = message["first"] + number * share
+            writer.say({**message, "first": first, "do": "write_flat_out", "release": release})
+        written = [writer.hear() for writer in side.writers]
+        nobody = {"process_cpu_seconds": 0.0, "ended": 0.0, "count": count}
+        read = side.reader.hear() if wanted else nobody
+        used = side.used_since(before)
+        if read["count"] < count:
+            raise RuntimeError(f"{case.name}: {count - read['count']} rooms were not resolved")
+        ended = max(read["ended"], *(each["ended"] for each in written))
+        total = {"process_cpu_seconds": sum(each["process_cpu_seconds"] for each in written)}
+        seconds = ended - min(each["began"] for each in written)
+        return {"rooms": count, "rooms_per_second": count / seconds, "cpu_us_per_room": _cpu(count, total, read, used)}
+
+    def _message(self, case: Case, count: int) -> Message:
+        look = {"look_ms": case.look_ms, "nap_ms": case.look_ms, "session": case.session}
+        return {"first": next(self._first), "count": count, "start": time.monotonic() + HEAD_START, **look}
 
 
 def _cpu(count: int, written: Message, read: Message, service: dict[str, float]) -> dict[str, float]:
@@ -121,13 +144,14 @@ def _cpu(count: int, written: Message, read: Message, service: dict[str, float])
     return {**{name: used / count * 1e6 for name, used in parts.items()}, "all": sum(parts.values()) / count * 1e6}
 
 
-def _measured(count: int, written: Message, read: Message, service: dict[str, float]) -> Message:
+def _measured(message: Message, written: Message, read: Message, service: dict[str, float]) -> Message:
+    count, start, rate = message["count"], message["start"], message["rate"]
+    due = [start + number / rate for number in range(count)]
     sent, found, told = written["sent_at"], read["resolved_at"], written["acknowledged_at"]
     return {
+        "late_ms": [max(begun - at, 0.0) * 1e3 for begun, at in zip(sent, due, strict=True)],
         "wait_ms": [(at - begun) * 1e3 for begun, at in zip(sent, found, strict=True) if at is not None],
-        # a system that never says so has acknowledged a room when register() returns
-        "acknowledged_ms": [(at - begun) * 1e3 for begun, at in zip(sent, told, strict=True) if at is not None]
-        or [wall / 1e3 for wall in written["wall_us"]],
+        "acknowledged_ms": [(at - begun) * 1e3 for begun, at in zip(sent, told, strict=True) if at is not None],
         "wall_us": written["wall_us"],
         "cpu_us": written["cpu_us"],
         "look_us": read["look_us"],
@@ -137,48 +161,100 @@ def _measured(count: int, written: Message, read: Message, service: dict[str, fl
     }
 
 
+@dataclass(frozen=True)
+class Where:
+    """An etcd to measure on.
+
+    Attributes:
+        endpoints: of its members.
+        pids: of its processes, by name.
+        papers: directory with a directory of certificate, key and authority for each user; None: no TLS.
+    """
+
+    endpoints: tuple[str, ...]
+    pids: dict[str, int]
+    papers: Path | None = None
+
+    def flags(self, user: str) -> list[str]:
+        """What an agent that is this user is told."""
+        files = {"ca": "ca.crt", "cert": "tls.crt", "key": "tls.key"} if self.papers else {}
+        return [f"--etcd-{kind}-file={self.papers}/{user}/{name}" for kind, name in files.items()]
+
+    def config(self) -> Message:
+        """What the floor's processes are told; they write beside the cell, as root."""
+        return {"endpoints": self.endpoints, "papers": str(self.papers / "root") if self.papers else ""}
+
+
 @contextmanager
-def rig(systems: Sequence[str], agent_flags: Sequence[str] = ()) -> Iterator[Rig]:
-    """Start what the systems need: one etcd on disk, two agents, SGLang's server, and two engines each."""
+def rig(
+    systems: Sequence[str],
+    where: Where | None = None,
+    *,
+    prefill_agents: int = 1,
+    decode_agents: int = 1,
+    profiles: Mapping[str, Path] | None = None,
+) -> Iterator[Rig]:
+    """Start what the systems need: etcd, agents, SGLang's server, and engines.
+
+    Args:
+        systems: of ``etcd_pd``, ``sglang``, ``floor``.
+        where: an etcd that runs; None: one of its own, on disk.
+        prefill_agents: each with a prefill engine of its own.
+        decode_agents: the one decode engine divides its rooms among them.
+        profiles: files for the profiles of the ``prefill`` and ``decode`` agents.
+    """
     with ExitStack() as stack:
         sides: dict[str, Side] = {}
-        if {"etcd_pd", "floor"} & set(systems):
+        if where is None and {"etcd_pd", "floor"} & set(systems):
             etcd = stack.enter_context(harness.etcd_on_disk())
-            where = {"endpoints": [etcd.endpoint]}
-        if "etcd_pd" in systems:
-            near, far = (
-                stack.enter_context(AgentProcess(etcd.endpoint, name, agent_flags)) for name in ("prefill", "decode")
-            )
-            writer, reader = engines(stack, "etcd_pd", {"socket": near.socket_path}, {"socket": far.socket_path})
-            sides["etcd_pd"] = Side(
-                writer, reader, {"etcd": etcd.process.pid, "prefill agent": near.pid, "decode agent": far.pid}
-            )
-        if "floor" in systems:
-            sides["floor"] = Side(*engines(stack, "floor", where, where), {"etcd": etcd.process.pid})
+            where = Where((etcd.endpoint,), {"etcd": etcd.process.pid})
+        if where and "etcd_pd" in systems:
+            sides["etcd_pd"] = _ours(stack, where, prefill_agents, decode_agents, profiles or {})
+        if where and "floor" in systems:
+            writers, reader = engines(stack, "floor", [where.config()], where.config())
+            sides["floor"] = Side(writers, reader, dict(where.pids))
         if "sglang" in systems:
-            sides["sglang"] = sglang(stack)
+            sides["sglang"] = _sglang(stack)
         yield Rig(sides)
 
 
-def engines(stack: ExitStack, system: str, near: Message, far: Message) -> tuple[Worker, Worker]:
-    """A prefill and a decode engine of a system, ready."""
-    python = SGLANG_PYTHON if system == "sglang" else None
-    both = [
-        stack.enter_context(Worker("benchmarks.engine", {"system": system, "role": role, **config}, python))
-        for role, config in (("write", near), ("read", far))
+def _ours(stack: ExitStack, where: Where, near: int, far: int, profiles: Mapping[str, Path]) -> Side:
+    agents: dict[str, list[AgentProcess]] = {}
+    for role, count in (("prefill", near), ("decode", far)):
+        made = [
+            AgentProcess(",".join(where.endpoints), f"{role}-{number}", where.flags(role), profiles.get(role))
+            for number in range(count)
+        ]
+        agents[role] = [stack.enter_context(agent) for agent in made]
+    near_configs = [
+        {"socket": agent.socket_path, "instance": f"prefill-{number}"} for number, agent in enumerate(agents["prefill"])
     ]
-    for worker in both:
+    far_config = {"sockets": [agent.socket_path for agent in agents["decode"]]}
+    writers, reader = engines(stack, "etcd_pd", near_configs, far_config)
+    pids = {f"{role} agents": tuple(agent.pid for agent in made) for role, made in agents.items()}
+    return Side(writers, reader, where.pids | pids)
+
+
+def engines(stack: ExitStack, system: str, near: Sequence[Message], far: Message) -> tuple[tuple[Worker, ...], Worker]:
+    """Prefill engines and a decode engine of a system, ready."""
+    python = SGLANG_PYTHON if system == "sglang" else None
+    parts = [*(("write", config) for config in near), ("read", far)]
+    made = [
+        stack.enter_context(Worker("benchmarks.engine", {"system": system, "role": role, **config}, python))
+        for role, config in parts
+    ]
+    for worker in made:
         worker.hear()
-    return both[0], both[1]
+    return tuple(made[:-1]), made[-1]
 
 
-def sglang(stack: ExitStack) -> Side:
-    """SGLang's bootstrap server and two engines of it."""
+def _sglang(stack: ExitStack) -> Side:
     server = stack.enter_context(Worker("benchmarks.engine", {"system": "sglang", "role": "serve"}, SGLANG_PYTHON))
     server.hear()
     server.say({})
     address = {"address": f"127.0.0.1:{server.hear()['port']}"}
-    return Side(*engines(stack, "sglang", address, address), {"server": server.pid})
+    writers, reader = engines(stack, "sglang", [address], address)
+    return Side(writers, reader, {"server": server.pid})
 
 
 def settle() -> None:

@@ -10,7 +10,13 @@ INSTANCE = "prefill-0"
 
 
 class Writer(Protocol):
-    """A prefill engine's side."""
+    """A prefill engine's side.
+
+    Attributes:
+        blocking: register() returns when the room is registered, and not before.
+    """
+
+    blocking: bool
 
     def register(self, room: int) -> None:
         """What the engine's loop calls when a request arrives."""
@@ -24,8 +30,8 @@ class Writer(Protocol):
     def configure(self, message: dict[str, Any]) -> None:
         """What the next run wants of this system alone."""
 
-    def fileno(self) -> int:
-        """What becomes readable when turn() has something, -1 where nothing does."""
+    def filenos(self) -> list[int]:
+        """What becomes readable when turn() has something; none where nothing does."""
 
 
 class Reader(Protocol):
@@ -46,5 +52,5 @@ class Reader(Protocol):
     def configure(self, message: dict[str, Any]) -> None:
         """What the next run wants of this system alone."""
 
-    def fileno(self) -> int:
-        """What becomes readable when turn() has something, -1 where nothing does."""
+    def filenos(self) -> list[int]:
+        """What becomes readable when turn() has something; none where nothing does."""

@@ -18,7 +18,7 @@ import grpc
 
 from etcd_pd.store import etcdrpc as rpc
 
-from ..loops import HOLD_SECONDS, NAP_SECONDS, TAIL_SECONDS
+from ..loops import HOLD_SECONDS, NAP_SECONDS, STRAGGLER_SECONDS, TAIL_SECONDS
 from . import DP_RANK
 
 #: As the agent's own default: etcd takes 128 operations.
@@ -27,9 +27,10 @@ BATCH = 120
 TTL = 320
 #: Rooms on a lease, as the agent's own default.
 ROOMS_A_LEASE = 1000
-PREFIX = b"/etcd_pd/default/v1/rooms/floor/"
+#: Beside the cell, so that no agent sees it.
+PREFIX = b"/raw/v1/rooms/prefill-0/"
 PREFIX_END = PREFIX[:-1] + b"0"
-VALUE = b'{"r":%d}' % DP_RANK
+VALUE = b'{"dp_rank":%d,"epoch":12,"state":"assigned"}' % DP_RANK
 
 Message = dict[str, Any]
 
@@ -137,7 +138,7 @@ class FloorReader:
         """As loops.read_at_rate()."""
         start, first, count, rate = message["start"], message["first"], message["count"], message["rate"]
         found: list[float | None] = [None] * count
-        self._read(first, count, start + count / rate + TAIL_SECONDS, found)
+        self._read(first, count, start + count / rate + STRAGGLER_SECONDS, found)
         return {"resolved_at": found, "look_us": []}
 
     def read_flat_out(self, message: Message) -> Message:

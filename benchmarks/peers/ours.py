@@ -25,6 +25,8 @@ class OurWriter:
         RuntimeError: the rank was not announced in time.
     """
 
+    blocking = False
+
     def __init__(self, config: dict[str, Any]) -> None:
         self._client = etcd_pd.connect(config["socket"], queue_limit=QUEUE_LIMIT)
         self._prefill = self._client.prefill
@@ -58,31 +60,34 @@ class OurWriter:
     def configure(self, message: dict[str, Any]) -> None:
         """Nothing to do."""
 
-    def fileno(self) -> int:
+    def filenos(self) -> list[int]:
         """The agent's socket."""
-        return self._client.fileno()
+        return [self._client.fileno()]
 
 
 class OurReader:
-    """A decode engine.
+    """A decode engine, or several in one process, whose rooms go round: one for each agent.
 
     Args:
-        config: ``socket``.
+        config: ``sockets``.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self._client = etcd_pd.connect(config["socket"], queue_limit=QUEUE_LIMIT)
-        self._decode = self._client.decode
-        self._decode.poll()
+        self._clients = [etcd_pd.connect(path, queue_limit=QUEUE_LIMIT) for path in config["sockets"]]
+        for client in self._clients:
+            client.decode.poll()
         self._seconds, self._next = 0.0, 0.0
 
     def configure(self, message: dict[str, Any]) -> None:
         """``look_ms``: how long to do without a look."""
         self._seconds, self._next = message.get("look_ms", 0) / 1e3, 0.0
 
+    def _of(self, room: int) -> etcd_pd.Decode:
+        return self._clients[room % len(self._clients)].decode
+
     def want(self, room: int) -> None:
         """One packet to the agent."""
-        self._decode.want(INSTANCE, room)
+        self._of(room).want(INSTANCE, room)
 
     def turn(self, now: float) -> list[int]:
         """Rooms whose rank was pushed."""
@@ -90,27 +95,29 @@ class OurReader:
             return []
         self._next = now + self._seconds
         rooms = []
-        for event in self._decode.poll():
-            if isinstance(event, etcd_pd.Resolved):
-                rooms.append(event.assignment.room)
-            elif isinstance(event, etcd_pd.Ended):
-                raise event.error
+        for client in self._clients:
+            for event in client.decode.poll():
+                if isinstance(event, etcd_pd.Resolved):
+                    rooms.append(event.assignment.room)
+                elif isinstance(event, etcd_pd.Ended):
+                    raise event.error
         return rooms
 
     def done(self, room: int) -> float | None:
         """How long resolve_nowait() takes; then the wait is forgotten."""
+        decode = self._of(room)
         before = time.perf_counter_ns()
-        found = self._decode.resolve_nowait(INSTANCE, room)
+        found = decode.resolve_nowait(INSTANCE, room)
         took = (time.perf_counter_ns() - before) / 1e3
         if found is None or found.dp_rank != DP_RANK:
             raise RuntimeError(f"room {room} resolved to {found}")
-        self._decode.done(INSTANCE, room)
+        decode.done(INSTANCE, room)
         return took
 
     def forget(self, room: int) -> None:
         """One packet to the agent."""
-        self._decode.done(INSTANCE, room)
+        self._of(room).done(INSTANCE, room)
 
-    def fileno(self) -> int:
-        """The agent's socket."""
-        return self._client.fileno()
+    def filenos(self) -> list[int]:
+        """The agents' sockets."""
+        return [client.fileno() for client in self._clients]

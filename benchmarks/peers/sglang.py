@@ -58,6 +58,8 @@ class SGLangWriter:
         config: ``address`` of the server.
     """
 
+    blocking = True
+
     def __init__(self, config: dict[str, Any]) -> None:
         self._sender: Any = conn.CommonKVSender.__new__(conn.CommonKVSender)
         self._sender.bootstrap_server_url = config["address"]
@@ -80,9 +82,9 @@ class SGLangWriter:
     def release(self, room: int) -> None:
         """Nothing: the server forgets rooms by age."""
 
-    def fileno(self) -> int:
+    def filenos(self) -> list[int]:
         """Nothing to wait for."""
-        return -1
+        return []
 
 
 class SGLangReader:
@@ -125,6 +127,6 @@ class SGLangReader:
         """Ask for it no more."""
         self._missing.pop(room, None)
 
-    def fileno(self) -> int:
+    def filenos(self) -> list[int]:
         """Nothing to wait for."""
-        return -1
+        return []
