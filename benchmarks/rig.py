@@ -87,8 +87,9 @@ class Rig:
         """One run at a rate; ``spins`` says which interpreters do, prefill's and decode's.
 
         Returns:
-            A room each: ``late_ms`` (register() was called so long after it was due), ``wait_ms`` (from then until it
-            was found), ``acknowledged_ms``, ``wall_us``, ``cpu_us``, ``look_us``. And ``missing``, ``reached`` (registrations a second) and ``cpu_us_per_room`` by part.
+            A room each: ``late_ms`` (from when it was due to register()), ``wait_ms`` (from then until it was found),
+            ``acknowledged_ms``, ``wall_us``, ``cpu_us``, ``look_us``. And ``missing``, ``reached`` (registrations a
+            second) and ``cpu_us_per_room`` by part.
         """
         side, count = self._sides[case.system], int(rate * seconds)
         message = self._message(case, count) | {"rate": rate}

@@ -19,7 +19,10 @@ class OurWriter:
     """A prefill rank.
 
     Args:
-        config: ``socket``, and ``dp_rank`` where it is not the usual one.
+        config: ``socket``, and ``instance`` where it is not the usual one.
+
+    Attributes:
+        epoch: of the announced rank.
 
     Raises:
         RuntimeError: the rank was not announced in time.
@@ -32,7 +35,7 @@ class OurWriter:
         self._prefill = self._client.prefill
         self._prefill.announce(
             config.get("instance", INSTANCE),
-            rank=etcd_pd.Rank(config.get("dp_rank", DP_RANK)),
+            rank=etcd_pd.Rank(DP_RANK),
             topology=etcd_pd.Topology(dp=DP_SIZE),
             launch_id="bench",
             addresses=["127.0.0.1:8998"],
@@ -45,6 +48,7 @@ class OurWriter:
             if time.monotonic() > deadline:
                 raise RuntimeError("the rank was not announced")
             time.sleep(0.005)
+        self.epoch = self._prefill.epoch
         self.register, self.release = self._prefill.register, self._prefill.release
 
     def turn(self) -> list[int]:
