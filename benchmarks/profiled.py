@@ -1,21 +1,22 @@
 """``etcd-pd`` under cProfile, by the CPU time of its main thread: ``python -m benchmarks.profiled FILE agent ...``.
 
-CPU time and not wall time, so that what else runs on the machine, and waiting, do not appear in it.
+CPU time and not wall time, so that what else runs on the machine, and waiting, do not appear in it. A profile makes
+every call dearer by about a microsecond: read its shares, not its sums.
 """
 
 from __future__ import annotations
 
 import cProfile
-import io
 import pstats
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from etcd_pd.cli import main as etcd_pd_main
 
-#: Lines of a profile that a report shows.
-LINES = 30
+#: Functions that a report shows.
+LINES = 20
 
 
 def main(file: str, arguments: list[str]) -> None:
@@ -32,12 +33,30 @@ def main(file: str, arguments: list[str]) -> None:
         profile.dump_stats(file)
 
 
-def table(file: Path, order: str = "tottime") -> str:
-    """The heaviest functions of a profile, as pstats prints them, without this machine's paths."""
-    out = io.StringIO()
-    stats = pstats.Stats(str(file), stream=out)
-    stats.strip_dirs().sort_stats(order).print_stats(LINES)
-    return out.getvalue()
+def table(file: Path, rooms: int) -> list[dict[str, Any]]:
+    """The functions that took the most time themselves: calls and microseconds a room, with and without callees."""
+    statistics: dict[tuple[str, int, str], tuple[int, int, float, float, object]] = vars(pstats.Stats(str(file)))[
+        "stats"
+    ]
+    heaviest = sorted(statistics.items(), key=lambda item: -item[1][2])[:LINES]
+    return [
+        {
+            "function": f"{_short(path)}{name}",
+            "calls_per_room": round(calls / rooms, 2),
+            "own_us_per_room": round(own / rooms * 1e6, 2),
+            "with_callees_us_per_room": round(whole / rooms * 1e6, 2),
+        }
+        for (path, _, name), (_, calls, own, whole, _) in heaviest
+    ]
+
+
+def _short(path: str) -> str:
+    """A module's place in its package, without this machine's paths."""
+    for root in ("/site-packages/", "/lib/python3", "/etcd_pd/"):
+        if root in path:
+            rest = path.rpartition(root)[2]
+            return f"{'etcd_pd/' if root == '/etcd_pd/' else ''}{rest.partition('/')[2] if '3' in root else rest}: "
+    return "" if path == "~" else f"{Path(path).name}: "
 
 
 if __name__ == "__main__":

@@ -28,13 +28,11 @@ class Plan:
         rounds: how often each case is run.
         seconds: length of a run at a rate.
         quick: fewer cases as well.
-        profile: profile the agents instead of measuring them, where a benchmark can.
     """
 
     rounds: int = 5
     seconds: float = 2.5
     quick: bool = False
-    profile: bool = False
 
 
 QUICK = Plan(rounds=2, seconds=1.5, quick=True)

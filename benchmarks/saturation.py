@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from .harness import SCRATCH, Row, spread
-from .profiled import table
+from .harness import Row, spread
 from .rig import FLOOR, OURS, SGLANG_1MS, SGLANG_SESSION, Case, rig, settle
 from .rounds import Plan, Run, cpu, interleaved
 
@@ -36,8 +33,6 @@ QUICK = tuple(key for key in FULL if key[0] in (WATCHED, TWO_AGENTS, SGLANG_1MS.
 
 def measure(plan: Plan) -> list[Row]:
     """Rows of ``saturation.json``."""
-    if plan.profile:
-        return _profile()
     # every agent of a cell watches all of it, so two prefill agents live in a cell of their own
     with rig(["etcd_pd", "sglang", "floor"]) as one, rig(["etcd_pd"], prefill_agents=2) as two:
 
@@ -65,12 +60,3 @@ def _row(name: str, runs: list[Run]) -> Row:
         "rooms_per_second_by_round": rates,
         **cpu(runs),
     }
-
-
-def _profile() -> list[Row]:
-    """The agents' heaviest functions while rooms are registered at full speed and all are wanted."""
-    SCRATCH.mkdir(parents=True, exist_ok=True)
-    files: dict[str, Path] = {name: SCRATCH / f"{name}.prof" for name in ("prefill", "decode")}
-    with rig(["etcd_pd"], profiles=files) as systems:
-        systems.flat_out(OURS, OUR_ROOMS // 2, WINDOW, wanted=True)
-    return [{"case": f"{name} agent", "profile": table(file)} for name, file in files.items()]
