@@ -60,9 +60,16 @@ def times(above: Row, below: Row, figure: str, percentile: str = "p50") -> dict[
     return ratio(above[figure][by_round], below[figure][by_round])
 
 
+def digits(value: float) -> str:
+    """A figure with three digits that say something, or whole."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value else "0"
+
+
 def shown(found: Mapping[str, float], unit: str = "x") -> str:
     """A median with its spread."""
-    return f"{found['median']:,.4g}{unit} ({found['min']:,.4g} to {found['max']:,.4g})"
+    return f"{digits(found['median'])}{unit} ({digits(found['min'])} to {digits(found['max'])})"
 
 
 def _verdict(enough: bool, more: bool) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import cProfile
 import pstats
+import re
 import sys
 import time
 from pathlib import Path
@@ -41,7 +42,7 @@ def table(file: Path, rooms: int) -> list[dict[str, Any]]:
     heaviest = sorted(statistics.items(), key=lambda item: -item[1][2])[:LINES]
     return [
         {
-            "function": f"{_short(path)}{name}",
+            "function": _short(path) + re.sub(r" at 0x[0-9a-f]+", "", name),
             "calls_per_room": round(calls / rooms, 2),
             "own_us_per_room": round(own / rooms * 1e6, 2),
             "with_callees_us_per_room": round(whole / rooms * 1e6, 2),

@@ -19,35 +19,36 @@ NOTHING = "*No results are kept yet: `make bench` measures, and writes this page
 SUBJECTS: Mapping[str, tuple[str, str]] = {
     "blocking": (
         "How long the scheduler is held up",
-        """register() hands a packet to the kernel and returns; etcd has the room later. SGLang's POST returns when its
-server has it. The two are not the same promise: *acknowledged* is the column that compares like with like. The loop that
-registers spins. In the first table decode looks every 5 ms, so that a core is free beside the spinning interpreter; in the
-second it spins as well.""",
+        """register() hands a packet to the kernel and returns; etcd has the room later. SGLang's POST returns when
+its server has it. The two are not the same promise: *acknowledged* is the column that compares like with
+like. The loop that registers spins. In the first table decode looks every 5 ms, so that a core is free
+beside the spinning interpreter; in the second it spins as well.""",
     ),
     "latency": (
         "From register() to the decode engine",
-        """From the call of register() in one process to the moment at which another process's loop has the rank. Decode
-wants each room 10 ms before it is due. A spinning loop of etcd_pd's looks in every turn, since a look costs microseconds;
-the row *looks each 1 ms* compares equal pauses. *late* is how long after a room was due register() was called: a system
-that cannot keep up with the rate falls behind there, and its waits alone look better than they are. Raw etcd is one
-process that writes and one that watches, with as many other interpreters spinning beside them; they have no engine to
-hand anything to.""",
+        """From the call of register() in one process to the moment at which another process's loop has the rank.
+Decode wants each room 10 ms before it is due. A spinning loop of etcd_pd's looks in every turn, since a
+look costs microseconds; the row *looks each 1 ms* compares equal pauses. *late* is how long after a room
+was due register() was called: a system that cannot keep up with the rate falls behind there, and its
+waits alone look better than they are. Raw etcd is one process that writes and one that watches, with as
+many other interpreters spinning beside them; they have no engine to hand anything to.""",
     ),
     "saturation": (
         "Rooms a second",
-        """One prefill engine registers as fast as it is answered. *One watching agent*: a decode agent follows all of it,
-and nobody asks it for a room. *Every room wanted*: a decode engine asks for each, and the run ends when it has all.
-*Released*: each room's key is deleted as well. SGLang's server drops rooms by age, two minutes later at the earliest.""",
+        """One prefill engine registers as fast as it is answered. *One watching agent*: a decode agent follows all
+of it, and nobody asks it for a room. *Every room wanted*: a decode engine asks for each, and the run
+ends when it has all. *Released*: each room's key is deleted as well. SGLang's server drops rooms by age,
+two minutes later at the earliest.""",
     ),
     "fanout": (
         "More nodes",
-        """Every agent of a cell watches all of the cell. All agents, all engines and etcd share this one machine, so the
-figures end where its cores do. On real nodes each agent has its own.""",
+        """Every agent of a cell watches all of the cell. All agents, all engines and etcd share this one machine,
+so the figures end where its cores do. On real nodes each agent has its own.""",
     ),
     "cluster": (
         "Three members, TLS and authentication",
-        """Three etcd members on loopback with TLS between all, client certificates and the cell's roles. They share the
-cores and the disk of this machine.""",
+        """Three etcd members on loopback with TLS between all, client certificates and the cell's roles. They share
+the cores and the disk of this machine.""",
     ),
     "restart": (
         "A restart among many rooms",

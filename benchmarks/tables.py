@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .goals import Results, goals, row, shown, times
+from .goals import Results, digits, goals, row, shown, times
 from .harness import Row, ratio
 from .rig import OURS, OURS_5MS
 from .rounds import MODES
@@ -48,7 +48,7 @@ def _rows(results: Results, name: str, **wanted: Any) -> list[Row]:
 
 def _three(found: Mapping[str, Any] | None) -> str:
     """p50 / p99 / p99.9."""
-    return " / ".join(f"{found[part]:,.4g}" for part in ("p50", "p99", "p999")) if found else "-"
+    return " / ".join(digits(found[part]) for part in ("p50", "p99", "p999")) if found else "-"
 
 
 def _against(ours: Row | None, other: Row, figure: str) -> str:
@@ -105,9 +105,9 @@ def _cpu_table(title: str, measured: list[Row], ours: Row | None) -> Table:
     for each in measured:
         parts = dict(each["cpu_us_per_room"])
         whole = parts.pop("all")
-        divided = ", ".join(f"{name} {used:,.4g}" for name, used in parts.items() if used)
+        divided = ", ".join(f"{name} {digits(used)}" for name, used in parts.items() if used)
         against = shown(ratio(each["cpu_us_by_round"], ours["cpu_us_by_round"])) if ours and each != ours else "1"
-        cells.append((each["case"], f"{whole:,.4g}", divided, against))
+        cells.append((each["case"], digits(whole), divided, against))
     return Table(title, ("", "all processes", "of which", "to etcd_pd's"), cells)
 
 
@@ -161,7 +161,7 @@ def _cluster(results: Results) -> Iterable[Table]:
                 _three(each["wait_ms"]),
                 against,
                 shown(fast["rooms_per_second"], ""),
-                f"{fast['cpu_us_per_room']['all']:,.4g}",
+                digits(fast["cpu_us_per_room"]["all"]),
             )
         )
     columns = ("etcd", "", "n", "register to resolved ms", "p50, to raw etcd's", "rooms/s", "CPU us a room then")
@@ -190,9 +190,9 @@ def _profile(results: Results) -> Iterable[Table]:
         cells = [
             (
                 f"`{function['function']}`",
-                f"{function['calls_per_room']:,.3g}",
+                digits(function["calls_per_room"]),
                 f"{function['own_us_per_room'] / whole:.1%}",
-                f"{function['with_callees_us_per_room']:,.3g}",
+                digits(function["with_callees_us_per_room"]),
             )
             for function in each["functions"]
             if whole
