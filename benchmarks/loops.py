@@ -89,18 +89,21 @@ def read_at_rate(side: Reader, message: Message) -> Message:
             looks += [took for room in rooms if (took := side.done(room)) is not None]
         elif nap is not None:
             due = start - LEAD_SECONDS + number / rate if number < count else end
-            _nap(side, nap, due - now)
+            _nap(side, nap, due - now, waits=number > found)
     for missing in [index for index, at in enumerate(resolved_at[:number]) if at is None]:
         side.forget(first + missing)
     return {"resolved_at": resolved_at, "look_us": looks}
 
 
-def _nap(side: Reader, nap: float, until_due: float) -> None:
-    """Sleep for as long as an idle engine would: until its next look, or until something is there where it can tell."""
+def _nap(side: Reader, nap: float, until_due: float, *, waits: bool) -> None:
+    """Sleep for as long as an idle engine would: until its next look, or until something is there where it can tell.
+
+    ``waits``: rooms are missing, so that one that polls without a pause must look again at once.
+    """
     if nap == 0 and (readable := side.filenos()):
         select.select(readable, [], [], max(until_due, 0.0))
-    elif nap:
-        time.sleep(min(nap, max(until_due, 0.0)))
+    elif nap or not waits:
+        time.sleep(min(nap or NAP_SECONDS, max(until_due, 0.0)))
 
 
 def write_flat_out(side: Writer, message: Message) -> Message:
@@ -144,5 +147,5 @@ def read_flat_out(side: Reader, message: Message) -> Message:
             side.done(room)
         found += len(rooms)
         if not rooms:
-            _nap(side, nap, 0.01)
+            _nap(side, nap, 0.01, waits=True)
     return {"ended": time.monotonic(), "count": found}

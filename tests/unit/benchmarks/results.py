@@ -56,7 +56,7 @@ def made_up() -> dict[str, Any]:
             rated(case, mode=mode, rate=rate, wait=wait, cpu_us=wait * 100)
             for mode in ("both spin", "both idle")
             for rate in (300, 1000)
-            for case, wait in ((ours, 1.0), (sglang, 4.0), (floor, 0.9))
+            for case, wait in ((ours, 1.0), (rig.OURS_1MS.name, 1.0), (sglang, 4.0), (floor, 0.9))
         ],
         "saturation": [
             flat_out(saturation.WATCHED, 50_000, 25.0),
