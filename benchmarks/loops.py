@@ -117,6 +117,8 @@ def write_flat_out(side: Writer, message: Message) -> Message:
     sent = acknowledged = 0
     began = time.monotonic()
     while acknowledged < count:
+        if time.monotonic() > began + message["limit"]:
+            raise TimeoutError(f"{count - acknowledged} of {count} rooms were not acknowledged")
         burst = min(count - sent, window - (sent - acknowledged))
         for room in range(first + sent, first + sent + burst):
             side.register(room)
