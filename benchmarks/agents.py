@@ -20,16 +20,16 @@ class AgentProcess:
     Args:
         endpoint: etcd's; several with commas between them.
         name: the agent's id.
-        flags: what else it is told.
+        options: more of its command line.
         profile: file for its cProfile, None for a run without one.
     """
 
-    def __init__(self, endpoint: str, name: str, flags: Sequence[str] = (), profile: Path | None = None) -> None:
+    def __init__(self, endpoint: str, name: str, options: Sequence[str] = (), profile: Path | None = None) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="etcd-pd-")
         self.socket_path = os.path.join(self._directory.name, "agent.sock")
         program = ["benchmarks.profiled", str(profile)] if profile else ["etcd_pd"]
         command = [sys.executable, "-m", *program, "agent", "--socket", self.socket_path, "--etcd", endpoint]
-        command += ["--agent-id", name, "--log-level", "warning", "--metrics-listen", "", *flags]
+        command += ["--agent-id", name, "--log-level", "warning", "--metrics-listen", "", *options]
         self._process = subprocess.Popen(tethered(command))
 
     def __enter__(self) -> AgentProcess:
