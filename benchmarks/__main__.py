@@ -24,6 +24,8 @@ SUBJECTS: Mapping[str, Callable[[Plan], list[Row]]] = {
 }
 #: Need SGLang's own environment.
 BESIDE_SGLANG = {"blocking", "latency", "saturation"}
+#: Not part of a quick run unless named.
+NOT_QUICK = {"profile"}
 #: Where a quick run keeps what it measured.
 QUICK_RESULTS = harness.SCRATCH / "results"
 
@@ -40,7 +42,7 @@ def main() -> int:
     if options.page:
         console.print(f"{report.write_page().relative_to(harness.ROOT)}: written")
         return 0
-    names = options.names or list(SUBJECTS)
+    names = options.names or [name for name in SUBJECTS if name not in NOT_QUICK or not options.quick]
     unknown = [name for name in names if name not in SUBJECTS]
     if unknown:
         parser.error(f"no benchmark is called {', '.join(unknown)}: there are {', '.join(SUBJECTS)}")

@@ -19,7 +19,7 @@ def set_up(config: Message) -> Callable[[Message], Message]:
         from .peers import sglang
 
         server = sglang.Server(config)
-        return lambda message: {"port": server.port}
+        return lambda _: {"serves": server is not None}
     side = _side(config)
 
     def run(message: Message) -> Message:

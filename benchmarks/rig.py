@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from etcd_pd.process import free_ports
+
 from . import harness
 from .agents import AgentProcess
 from .harness import SGLANG_PYTHON, Worker
@@ -206,55 +208,69 @@ def rig(
     """
     with ExitStack() as stack:
         sides: dict[str, Side] = {}
+        starting: list[Worker] = []
+        if "sglang" in systems:  # first: its imports take seconds
+            sides["sglang"] = _sglang(stack, starting)
         if where is None and {"etcd_pd", "floor"} & set(systems):
             etcd = stack.enter_context(harness.etcd_on_disk())
             where = Where((etcd.endpoint,), {"etcd": etcd.process.pid})
         if where and "etcd_pd" in systems:
-            sides["etcd_pd"] = _ours(stack, where, prefill_agents, decode_agents, profiles or {})
+            agents = _agents(stack, where, {"prefill": prefill_agents, "decode": decode_agents}, profiles or {})
+            sides["etcd_pd"] = _ours(stack, where, agents, starting)
         if where and "floor" in systems:
-            writers, reader = engines(stack, "floor", [where.config()], where.config())
+            writers, reader = _engines(stack, "floor", [where.config()], where.config(), starting)
             sides["floor"] = Side(writers, reader, dict(where.pids))
-        if "sglang" in systems:
-            sides["sglang"] = _sglang(stack)
+        for worker in starting:
+            worker.hear()
         yield Rig(sides)
 
 
-def _ours(stack: ExitStack, where: Where, near: int, far: int, profiles: Mapping[str, Path]) -> Side:
-    agents: dict[str, list[AgentProcess]] = {}
-    for role, count in (("prefill", near), ("decode", far)):
-        made = [
-            AgentProcess(",".join(where.endpoints), f"{role}-{number}", where.flags(role), profiles.get(role))
+def _agents(
+    stack: ExitStack, where: Where, counts: Mapping[str, int], profiles: Mapping[str, Path]
+) -> dict[str, list[AgentProcess]]:
+    """So many agents of each role, started at once."""
+    endpoints = ",".join(where.endpoints)
+    made = {
+        role: [
+            AgentProcess(endpoints, f"{role}-{number}", where.flags(role), profiles.get(role))
             for number in range(count)
         ]
-        agents[role] = [stack.enter_context(agent) for agent in made]
-    near_configs = [
+        for role, count in counts.items()
+    }
+    return {role: [stack.enter_context(agent) for agent in agents] for role, agents in made.items()}
+
+
+def _ours(stack: ExitStack, where: Where, agents: Mapping[str, list[AgentProcess]], starting: list[Worker]) -> Side:
+    near = [
         {"socket": agent.socket_path, "instance": f"prefill-{number}"} for number, agent in enumerate(agents["prefill"])
     ]
-    far_config = {"sockets": [agent.socket_path for agent in agents["decode"]]}
-    writers, reader = engines(stack, "etcd_pd", near_configs, far_config)
+    far = {"sockets": [agent.socket_path for agent in agents["decode"]]}
+    writers, reader = _engines(stack, "etcd_pd", near, far, starting)
     pids = {f"{role} agents": tuple(agent.pid for agent in made) for role, made in agents.items()}
     return Side(writers, reader, where.pids | pids)
 
 
-def engines(stack: ExitStack, system: str, near: Sequence[Message], far: Message) -> tuple[tuple[Worker, ...], Worker]:
-    """Prefill engines and a decode engine of a system, ready."""
+def _engines(
+    stack: ExitStack, system: str, near: Sequence[Message], far: Message, starting: list[Worker]
+) -> tuple[tuple[Worker, ...], Worker]:
+    """Prefill engines and a decode engine of a system; they are on their way."""
     python = SGLANG_PYTHON if system == "sglang" else None
     parts = [*(("write", config) for config in near), ("read", far)]
     made = [
         stack.enter_context(Worker("benchmarks.engine", {"system": system, "role": role, **config}, python))
         for role, config in parts
     ]
-    for worker in made:
-        worker.hear()
+    starting += made
     return tuple(made[:-1]), made[-1]
 
 
-def _sglang(stack: ExitStack) -> Side:
-    server = stack.enter_context(Worker("benchmarks.engine", {"system": "sglang", "role": "serve"}, SGLANG_PYTHON))
-    server.hear()
-    server.say({})
-    address = {"address": f"127.0.0.1:{server.hear()['port']}"}
-    writers, reader = engines(stack, "sglang", [address], address)
+def _sglang(stack: ExitStack, starting: list[Worker]) -> Side:
+    (port,) = free_ports(1)
+    config = {"system": "sglang", "role": "serve", "port": port}
+    server = stack.enter_context(Worker("benchmarks.engine", config, SGLANG_PYTHON))
+    starting.append(server)
+    address = {"address": f"127.0.0.1:{port}"}
+    writers, reader = _engines(stack, "sglang", [address], address, starting)
     return Side(writers, reader, {"server": server.pid})
 
 

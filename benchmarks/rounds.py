@@ -35,7 +35,7 @@ class Plan:
     quick: bool = False
 
 
-QUICK = Plan(rounds=2, seconds=1.5, quick=True)
+QUICK = Plan(rounds=2, seconds=1.0, quick=True)
 FULL = Plan()
 
 

@@ -23,6 +23,8 @@ from . import DP_RANK
 
 #: As the agent's own default: etcd takes 128 operations.
 BATCH = 120
+#: How long a room's end may wait for a transaction to go with, seconds.
+LINGER_SECONDS = 0.1
 #: Lease under the rooms, seconds.
 TTL = 320
 #: Rooms on a lease, as the agent's own default.
@@ -85,8 +87,10 @@ class FloorWriter:
             due = min(count, int((now - start) * rate) + 1) if now >= start else 0
             batch = range(number, min(due, number + BATCH))
             ended: list[int] = []
-            while releases and len(batch) + len(ended) < BATCH and now >= sent_at[releases[0]] + HOLD_SECONDS:
-                ended.append(first + releases.popleft())
+            # what has ended is in no hurry: it goes with the next rooms, if they come soon
+            if batch or (releases and now >= sent_at[releases[0]] + HOLD_SECONDS + LINGER_SECONDS):
+                while releases and len(batch) + len(ended) < BATCH and now >= sent_at[releases[0]] + HOLD_SECONDS:
+                    ended.append(first + releases.popleft())
             if not batch and not ended:
                 time.sleep(min(max((start + number / rate if number < count else end) - now, 0.0), NAP_SECONDS))
                 slept = True

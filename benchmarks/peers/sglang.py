@@ -22,8 +22,6 @@ sglang_load.prepare()
 import requests  # noqa: E402
 from sglang.srt.disaggregation.common import conn  # noqa: E402
 
-from etcd_pd.process import free_ports  # noqa: E402
-
 from . import DP_RANK  # noqa: E402
 
 #: How long the server may take to answer its first request, seconds.
@@ -31,19 +29,19 @@ START_SECONDS = 30.0
 
 
 class Server:
-    """The bootstrap server.
+    """The bootstrap server, once it answers.
 
-    Attributes:
-        port: where it listens, on loopback.
+    Args:
+        config: ``port`` on loopback.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self.port = free_ports(1)[0]
-        self._server = conn.CommonKVBootstrapServer("127.0.0.1", self.port)
+        port = config["port"]
+        self._server = conn.CommonKVBootstrapServer("127.0.0.1", port)
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                requests.get(f"http://127.0.0.1:{self.port}/health", timeout=1).raise_for_status()
+                requests.get(f"http://127.0.0.1:{port}/health", timeout=1).raise_for_status()
                 return
             except requests.RequestException:
                 if time.monotonic() > deadline:
