@@ -58,7 +58,8 @@ starting its process, Python's own start included, to the answer.""",
     "profile": (
         "Where the time goes",
         """The agents' event loops while 30,000 rooms are registered at full speed and all are wanted, by CPU time.
-Profiling makes each call dearer, so only the shares mean something.""",
+Profiling makes each call dearer, so only the shares mean something. The last table has the agents' threads at 300
+rooms/s, where they wake up for each room.""",
     ),
 }
 

@@ -66,12 +66,11 @@ class Side:
 
     writers: tuple[Worker, ...]
     reader: Worker
-    service: dict[str, tuple[int, ...] | int]
+    service: dict[str, tuple[int, ...]]
 
     def used(self) -> dict[str, float]:
         """CPU seconds of the service so far, by name."""
-        pids = {name: found if isinstance(found, tuple) else (found,) for name, found in self.service.items()}
-        return {name: harness.cpu_seconds(found) for name, found in pids.items()}
+        return {name: harness.cpu_seconds(pids) for name, pids in self.service.items()}
 
     def used_since(self, before: dict[str, float]) -> dict[str, float]:
         """The same since then."""
@@ -84,6 +83,10 @@ class Rig:
     def __init__(self, sides: dict[str, Side]) -> None:
         self._sides = sides
         self._first = itertools.count(FIRST_ROOM, ROOMS_A_RUN)
+
+    def service(self, system: str) -> dict[str, tuple[int, ...]]:
+        """Process ids of what stands between a system's engines, by name."""
+        return dict(self._sides[system].service)
 
     def at_rate(self, case: Case, rate: float, seconds: float, spins: tuple[bool, bool]) -> Message:
         """One run at a rate; ``spins`` says which interpreters do, prefill's and decode's.
@@ -175,7 +178,7 @@ class Where:
     """
 
     endpoints: tuple[str, ...]
-    pids: dict[str, int]
+    pids: dict[str, tuple[int, ...]]
     papers: Path | None = None
 
     def flags(self, user: str) -> list[str]:
@@ -213,7 +216,7 @@ def rig(
             sides["sglang"] = _sglang(stack, starting)
         if where is None and {"etcd_pd", "floor"} & set(systems):
             etcd = stack.enter_context(harness.etcd_on_disk())
-            where = Where((etcd.endpoint,), {"etcd": etcd.process.pid})
+            where = Where((etcd.endpoint,), {"etcd": (etcd.process.pid,)})
         if where and "etcd_pd" in systems:
             agents = _agents(stack, where, {"prefill": prefill_agents, "decode": decode_agents}, profiles or {})
             sides["etcd_pd"] = _ours(stack, where, agents, starting)
@@ -271,7 +274,7 @@ def _sglang(stack: ExitStack, starting: list[Worker]) -> Side:
     starting.append(server)
     address = {"address": f"127.0.0.1:{port}"}
     writers, reader = _engines(stack, "sglang", [address], address, starting)
-    return Side(writers, reader, {"server": server.pid})
+    return Side(writers, reader, {"server": (server.pid,)})
 
 
 def settle() -> None:

@@ -55,12 +55,12 @@ def _start(stack: ExitStack, home: Path) -> Where:
     ports = free_ports(2 * MEMBERS)
     clients, peers = ([f"https://{HOST}:{port}" for port in ports[part::2]] for part in (0, 1))
     environ = {name: value for name, value in os.environ.items() if not name.startswith("ETCD_")}
-    pids = {}
+    pids: dict[str, tuple[int, ...]] = {}
     for number in range(MEMBERS):
         command = _command(home, number, clients[number], peers)
         member = Process(f"etcd-{number}", command, home / f"etcd-{number}.log", environ)
         stack.callback(member.stop)
-        pids[f"etcd {number}"] = member.pid
+        pids[f"etcd {number}"] = (member.pid,)
     papers: dict[str, Any] = {part: str(home / "root" / file) for part, file in _FILES.items()}
     root = EtcdSettings(endpoints=tuple(clients), **papers)
     asyncio.run(initialize(InitSettings(etcd=root, wait_seconds=30)))

@@ -185,7 +185,8 @@ def _restart(results: Results) -> Iterable[Table]:
 
 
 def _profile(results: Results) -> Iterable[Table]:
-    for each in _rows(results, "profile"):
+    measured = _rows(results, "profile")
+    for each in (each for each in measured if "functions" in each):
         whole = sum(function["own_us_per_room"] for function in each["functions"])
         cells = [
             (
@@ -199,6 +200,10 @@ def _profile(results: Results) -> Iterable[Table]:
         ]
         columns = ("function", "calls a room", "its own share", "us a room with callees")
         yield Table(f"The heaviest functions of the {each['case']}, profiled", columns, cells)
+    by_thread = [each for each in measured if "threads_us_per_room" in each]
+    kinds = list(dict.fromkeys(kind for each in by_thread for kind in each["threads_us_per_room"]))
+    rows = [(each["case"], *(digits(each["threads_us_per_room"].get(kind, 0)) for kind in kinds)) for each in by_thread]
+    yield Table("CPU of the agents' threads at 300 rooms/s, microseconds a room", ("", *kinds), rows)
 
 
 _TABLES: Mapping[str, Callable[[Results], Iterable[Table]]] = {

@@ -99,7 +99,8 @@ def made_up() -> dict[str, Any]:
                         "with_callees_us_per_room": 3.0,
                     }
                 ],
-            }
+            },
+            {"case": "prefill agent", "threads_us_per_room": {"event loop": 10.0, "gRPC's own": 5.0}},
         ],
     }
     machine = {"cpu": "none", "cores": 0, "memory_gib": 0, "kernel": "none", "etcd_data": "paper"}
