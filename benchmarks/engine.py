@@ -15,11 +15,14 @@ Message = dict[str, Any]
 
 def set_up(config: Message) -> Callable[[Message], Message]:
     """Make the side of the system that ``config`` names; what answers messages."""
+    # proxies are for the outside world, and every address here is a loopback one
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        del os.environ[name]
     if config["role"] == "serve":
         from .peers import sglang
 
         server = sglang.Server(config)
-        return lambda _: {"serves": server is not None}
+        return lambda _: {"port": server.port}
     side = _side(config)
 
     def run(message: Message) -> Message:
@@ -34,9 +37,6 @@ def set_up(config: Message) -> Callable[[Message], Message]:
 
 def _side(config: Message) -> Any:
     """A writer or a reader; only the system's own imports are made."""
-    # proxies are for the outside world, and every address here is a loopback one
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        del os.environ[name]
     system, writes = config["system"], config["role"] == "write"
     if system == "etcd_pd":
         from .peers import ours

@@ -59,8 +59,9 @@ def write_at_rate(side: Writer, message: Message) -> Message:
             due = start + number / rate if number < count else end
             time.sleep(min(max(due - now, 0.0), NAP_SECONDS))
         if now >= next_turn:
+            rooms, now = side.turn(), time.monotonic()
             next_turn = now + TURN_SECONDS
-            for room in side.turn():
+            for room in rooms:
                 if 0 <= room - first < count:
                     acknowledged_at[room - first] = now
     return {"sent_at": sent_at, "acknowledged_at": acknowledged_at, "wall_us": walls, "cpu_us": cpus}

@@ -33,10 +33,13 @@ class Server:
 
     Args:
         config: ``port`` on loopback.
+
+    Attributes:
+        port: the same.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        port = config["port"]
+        self.port = port = config["port"]
         self._server = conn.CommonKVBootstrapServer("127.0.0.1", port)
         deadline = time.monotonic() + START_SECONDS
         while True:
