@@ -9,6 +9,19 @@ from benchmarks.goals import Results
 from benchmarks.rounds import at_rate_row, cpu
 
 ROUNDS = 3
+RESTART: dict[str, Any] = {
+    "rooms": 1_000_000,
+    "rounds": ROUNDS,
+    "seconds": {"median": 3.0, "min": 2.9, "max": 3.1},
+    "cpu_seconds": {"median": 3.0, "min": 2.9, "max": 3.1},
+    "agent_bytes_per_room": {"median": 500, "min": 490, "max": 510},
+    "etcd_bytes_per_room": 900,
+}
+FUNCTION = {"function": "take", "calls_per_room": 1.0, "own_us_per_room": 2.0, "with_callees_us_per_room": 3.0}
+PROFILE: list[dict[str, Any]] = [
+    {"case": "prefill agent", "functions": [FUNCTION]},
+    {"case": "prefill agent", "threads_us_per_room": {"event loop": 10.0, "gRPC's own": 5.0}},
+]
 
 
 def run(wait: float = 1.0, wall: float = 10.0, look: float = 2.0, cpu_us: float = 100.0) -> dict[str, Any]:
@@ -78,30 +91,8 @@ def made_up() -> dict[str, Any]:
             for etcd, waits in ((cluster.SINGLE, (1.2, 1.0)), (cluster.SECURED, (3.0, 2.5)))
             for case, wait in zip((ours, floor), waits, strict=True)
         ],
-        "restart": [
-            {
-                "rooms": 1_000_000,
-                "rounds": ROUNDS,
-                "seconds": {"median": 3.0, "min": 2.9, "max": 3.1},
-                "cpu_seconds": {"median": 3.0, "min": 2.9, "max": 3.1},
-                "agent_bytes_per_room": {"median": 500, "min": 490, "max": 510},
-                "etcd_bytes_per_room": 900,
-            }
-        ],
-        "profile": [
-            {
-                "case": "prefill agent",
-                "functions": [
-                    {
-                        "function": "take",
-                        "calls_per_room": 1.0,
-                        "own_us_per_room": 2.0,
-                        "with_callees_us_per_room": 3.0,
-                    }
-                ],
-            },
-            {"case": "prefill agent", "threads_us_per_room": {"event loop": 10.0, "gRPC's own": 5.0}},
-        ],
+        "restart": [RESTART],
+        "profile": PROFILE,
     }
     machine = {"cpu": "none", "cores": 0, "memory_gib": 0, "kernel": "none", "etcd_data": "paper"}
     return {
