@@ -117,10 +117,15 @@ soak: $(READY) docker ## an hour of load: does anything grow?
 	@echo "soak: an hour of load; a line of figures every ten seconds"
 	@$(BIN)/python -m tests.chaos.soak --plot docs/soak.svg
 
+.PHONY: bench
+bench: $(READY) $(SGLANG) ## etcd_pd beside SGLang's own server and raw etcd: docs/performance.md; twenty minutes
+	@echo "bench: measuring; leave the machine alone"
+	@$(BIN)/python -m benchmarks
+
 .PHONY: bench-quick
-bench-quick: $(READY) ## the figures of README, on this machine, in about a minute
+bench-quick: $(READY) $(SGLANG) ## the same in three minutes, printed and not kept
 	@echo "bench-quick: measuring; leave the machine alone"
-	@$(BIN)/python -m benchmarks.quick
+	@$(BIN)/python -m benchmarks --quick
 
 .PHONY: bench-etcd-size
 bench-etcd-size: $(READY) ## what a room costs etcd's database: the figure behind its quota
