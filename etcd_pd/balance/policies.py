@@ -1,4 +1,4 @@
-"""The four policies, each a few lines."""
+"""The policies, each a few lines: SGLang's four, and one of our own."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ class Load:
         requests: requests that it runs or that wait for it.
         tokens: tokens of those requests, prompts and what was generated so far.
         serving: False where the rank has died or is draining.
+        waiting_tokens: those of ``tokens`` whose computation has not begun.
     """
 
     requests: int = 0
     tokens: int = 0
     serving: bool = True
+    waiting_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,16 @@ def _total_tokens(request: Request, loads: Sequence[Load], serving: Sequence[int
     return min(serving, key=lambda dp_rank: (loads[dp_rank].tokens, loads[dp_rank].requests))
 
 
+def _shortest_wait(request: Request, loads: Sequence[Load], serving: Sequence[int]) -> int:
+    # With DP attention a forward pass ends on all ranks at once, so what a rank computes already delays a request no
+    # more than it would on another rank: what differs is the queue before it. Of equal queues, the idler rank's.
+    def key(dp_rank: int) -> tuple[int, int, int]:
+        load = loads[dp_rank]
+        return load.waiting_tokens, load.tokens, load.requests
+
+    return min(serving, key=key)
+
+
 #: The known policies by name.
 POLICIES: Mapping[str, Policy] = MappingProxyType(
     {
@@ -105,6 +117,7 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
             Policy("round_robin", _round_robin),
             Policy("total_requests", _total_requests),
             Policy("total_tokens", _total_tokens),
+            Policy("shortest_wait", _shortest_wait),
         )
     }
 )

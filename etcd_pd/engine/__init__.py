@@ -8,6 +8,7 @@ One instance is an HTTP front and one process per data-parallel rank. In the dat
     ranks.py       starts rank processes, picks one, follows its requests     messages.py   front <-> rank
     rank.py        the frame of a rank process              prefill.py, decode.py   its two loops
     model.py       the language model                       batch.py      decode's running batch
+    lock_step.py   passes of all ranks together (emulated)
     kv.py          a request's KV cache as tensors          transfer.py   how it travels between ranks
     sampling.py    from logits to a token                   text.py       from tokens to text
     tracing.py     whether requests are traced              spans.py     how: OpenTelemetry

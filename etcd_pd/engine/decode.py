@@ -7,6 +7,7 @@ transfer), and then generates one token with every step of the running batch.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from .errors import ABORTED, BadRequest, RequestFailed, from_registry
 from .generation import Generation
 from .kv import KVCache, KVFormatError
 from .link import Link, RankSpec
-from .messages import Work
+from .messages import Pass, Work
 from .model import Model
 from .running import Running
 from .settings import FOLLOW_BOOTSTRAP_ROOM, DecodeSettings
@@ -127,6 +128,14 @@ class DecodeLoop:
         """No further requests will come."""
 
     # --- the loop
+
+    def begin(self, started: Pass) -> None:
+        """Decode ranks compute each for itself: no front tells them this."""
+
+    @property
+    def next_turn(self) -> float:
+        """Nothing here is due at a time."""
+        return math.inf
 
     def turn(self) -> bool:
         """Do what is due; True where more can be computed at once."""

@@ -43,6 +43,7 @@ class _Ticket:
         self.tokens = tokens
         self.replies = replies
         self.waits_since: float | None = time.perf_counter()  # until its first token is here
+        self.begun = False
 
 
 class Dispatcher:
@@ -70,7 +71,12 @@ class Dispatcher:
     def loads(self) -> list[Load]:
         """Each rank's load."""
         return [
-            Load(len(tickets), sum(ticket.tokens for ticket in tickets.values()), serving)
+            Load(
+                len(tickets),
+                sum(ticket.tokens for ticket in tickets.values()),
+                serving,
+                sum(ticket.tokens for ticket in tickets.values() if not ticket.begun),
+            )
             for tickets, serving in zip(self._tickets, self._serving, strict=True)
         ]
 
@@ -101,11 +107,18 @@ class Dispatcher:
         self._tickets[dp_rank][id] = _Ticket(index, len(item.input_ids), replies)
         return dp_rank, id
 
+    def begin(self, dp_rank: int, id: int) -> None:
+        """A rank computes a prompt, or holds its KV cache: it waits no longer."""
+        ticket = self._tickets[dp_rank].get(id)
+        if ticket is not None:
+            ticket.begun = True
+
     def update(self, dp_rank: int, update: Update) -> None:
         """A rank has said something about a prompt."""
         ticket = self._tickets[dp_rank].get(update.id)
         if ticket is None:
             return
+        ticket.begun = True
         ticket.tokens += len(update.token_ids)
         first_of = ticket.waits_since if update.token_ids else None
         self.served.update(dp_rank, update, first_of)

@@ -76,6 +76,20 @@ class Drain(msgspec.Struct, frozen=True, tag="drain"):
     """Front to rank: no new requests will come."""
 
 
+class Pass(msgspec.Struct, frozen=True, kw_only=True, tag="pass"):
+    """Front to rank: a forward pass of all ranks starts now; only where ranks run in lock-step.
+
+    Attributes:
+        number: passes are counted from 0.
+        tokens: what each rank computes in it, by ``dp_rank``, out of what it brought.
+        seconds: how long it lasts, for every rank.
+    """
+
+    number: int
+    tokens: tuple[int, ...]
+    seconds: float
+
+
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     """Rank to front: the model is loaded."""
 
@@ -96,6 +110,19 @@ class Fatal(msgspec.Struct, frozen=True, kw_only=True, tag="fatal"):
 
     dp_rank: int
     message: str
+
+
+class Began(msgspec.Struct, frozen=True, tag="began"):
+    """Rank to front: the request's computation has begun."""
+
+    id: int
+
+
+class Bring(msgspec.Struct, frozen=True, kw_only=True, tag="bring"):
+    """Rank to front: what the rank can compute in a forward pass, if that starts now; a later one replaces it."""
+
+    number: int
+    tokens: int
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True, tag="update"):
@@ -128,8 +155,8 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     details: dict[str, Any] = {}
 
 
-ToRank = Work | Abort | Drain | Stop
-ToFront = Ready | Announced | Fatal | Update | Failed
+ToRank = Work | Abort | Drain | Stop | Pass
+ToFront = Ready | Announced | Fatal | Began | Bring | Update | Failed
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_rank = msgspec.msgpack.Decoder(ToRank).decode

@@ -7,6 +7,7 @@ look-up run beside the computation. Its KV cache then waits for decode, and the 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,9 +33,10 @@ from .card import ModelCard
 from .emulated import EmulatedModel
 from .errors import ABORTED, RequestFailed, from_registry
 from .link import Link, RankSpec
-from .messages import Fatal, Update, Work
+from .lock_step import Passes
+from .messages import Began, Fatal, Pass, Update, Work
 from .model import Model
-from .prompts import Computed, PromptQueue
+from .prompts import WHOLE_PROMPTS, Computed, PromptQueue
 from .settings import PrefillSettings
 from .transfer import Ack, Answer, Ask, Cancel, KVServer, boot_id
 
@@ -82,7 +84,9 @@ class PrefillLoop:
         self.kv_port = server.port
         self._settings = settings
         self._dp_rank = spec.dp_rank
-        self._queue = PromptQueue(model, settings.chunk_tokens)
+        lock_step = settings.emulated_lock_step
+        self._queue = PromptQueue(model, WHOLE_PROMPTS if lock_step else settings.chunk_tokens)
+        self._passes = Passes(self._queue, spec.dp_rank, settings.emulated_pass_tokens) if lock_step else None
         self._server = server
         self._link = link
         self._spans = spans
@@ -156,10 +160,23 @@ class PrefillLoop:
             self._on_registry(event)
         for peer, message in self._server.receive():
             self._on_transfer(peer, message)
-        if self._can_compute:
+        if self._passes:
+            self._pass_on(self._passes)
+        elif self._can_compute:
             self._compute()
         self._expire()
-        return self._can_compute
+        return self._can_compute and not self._passes
+
+    @property
+    def next_turn(self) -> float:
+        """The end of the running pass, where ranks run in lock-step."""
+        return self._passes.ends if self._passes else math.inf
+
+    def begin(self, started: Pass) -> None:
+        """A forward pass of all ranks starts."""
+        assert self._passes
+        for work in self._passes.begin(started):
+            self._link.send(Began(work.id))
 
     def close(self) -> None:
         """Fail what is left and leave the registry."""
@@ -173,10 +190,20 @@ class PrefillLoop:
         return len(self._queue) > 0 and self._held_tokens < self._settings.max_held_tokens
 
     def _compute(self) -> None:
+        if not self._queue.begun:
+            self._link.send(Began(self._queue.waiting[0].id))
         done = self._queue.step()
-        if done is None:
-            return
-        work, computed = done
+        if done is not None:
+            self._on_computed(*done)
+
+    def _pass_on(self, passes: Passes) -> None:
+        for work, computed in passes.end():
+            self._on_computed(work, computed)
+        bring = passes.bring(pause=not self._can_compute)
+        if bring is not None:
+            self._link.send(bring)
+
+    def _on_computed(self, work: Work, computed: Computed) -> None:
         task = self._tasks[work.room]
         task.computed = computed
         self._held_tokens += computed.tokens

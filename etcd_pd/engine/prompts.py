@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,9 @@ from .emulated import EmulatedModel
 from .messages import Work
 from .model import Model
 from .sampling import choose, draw_seed, logprob
+
+#: Tokens of a chunk that holds any prompt.
+WHOLE_PROMPTS = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,16 @@ class PromptQueue:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    @property
+    def waiting(self) -> Sequence[Work]:
+        """All prompts, the oldest first."""
+        return self._waiting
+
+    @property
+    def begun(self) -> bool:
+        """Whether some of the oldest prompt is computed."""
+        return self._prompt is not None
 
     def add(self, work: Work) -> None:
         """A further prompt."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import signal
 import sys
+import time
 from multiprocessing import parent_process
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +22,7 @@ from .card import ModelCard, read_card
 from .decode import DecodeLoop
 from .emulated import EmulatedModel
 from .link import Link, RankSpec
-from .messages import Abort, Drain, Fatal, Ready, Stop, ToRank, Work
+from .messages import Abort, Drain, Fatal, Pass, Ready, Stop, ToRank, Work
 from .model import Model
 from .prefill import PrefillLoop
 from .requests import DECODE, PREFILL
@@ -62,8 +64,15 @@ class Loop(Protocol):
     def drain(self) -> None:
         """No further requests will come."""
 
+    def begin(self, started: Pass) -> None:
+        """A forward pass of all ranks starts."""
+
     def turn(self) -> bool:
         """Do what is due; True where more can be computed at once."""
+
+    @property
+    def next_turn(self) -> float:
+        """Monotonic time of the next turn, whether something comes in or not; may be infinite."""
 
     def close(self) -> None:
         """Let go of everything."""
@@ -124,6 +133,8 @@ def _dispatch(loop: Loop, message: ToRank) -> None:
         loop.abort(message.id, message.reason)
     elif isinstance(message, Drain):
         loop.drain()
+    elif isinstance(message, Pass):
+        loop.begin(message)
 
 
 def _wait(loop: Loop, link: Link, front: int, busy: bool) -> set[Any]:
@@ -136,7 +147,8 @@ def _wait(loop: Loop, link: Link, front: int, busy: bool) -> set[Any]:
         if plain >= 0:
             poller.register(plain, zmq.POLLIN)
     seconds = 0.0 if busy else _IDLE_SECONDS if descriptor >= 0 else _CONNECTING_SECONDS
-    return {source for source, _ in poller.poll(int(seconds * 1000))}
+    seconds = max(0.0, min(seconds, loop.next_turn - time.monotonic()))
+    return {source for source, _ in poller.poll(math.ceil(seconds * 1000))}
 
 
 def _start_tracing(spec: RankSpec) -> Spans | None:
@@ -159,9 +171,10 @@ def _make_loop(
 def _make_model(settings: EngineSettings, card: ModelCard) -> Model | EmulatedModel:
     if settings.compute == REAL:
         return Model(card.path, settings.device, settings.dtype)
-    return EmulatedModel(
-        settings.emulated_prefill_tokens_per_second, settings.emulated_decode_steps_per_second, card.vocabulary
-    )
+    lock_step = isinstance(settings, PrefillSettings) and settings.emulated_lock_step
+    # in lock-step a prompt takes the time of its pass, and none of its own
+    prefill_rate = math.inf if lock_step else settings.emulated_prefill_tokens_per_second
+    return EmulatedModel(prefill_rate, settings.emulated_decode_steps_per_second, card.vocabulary)
 
 
 def _configure_logging(spec: RankSpec) -> None:

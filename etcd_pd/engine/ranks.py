@@ -24,9 +24,26 @@ from .card import ModelCard, model_modules
 from .dispatch import Dispatcher, Replies
 from .errors import RequestFailed
 from .link import RankSpec
-from .messages import Abort, Announced, Drain, Failed, Ready, Stop, ToRank, Update, Work, decode_to_front, encode
+from .lock_step import LockStep, PassCost
+from .messages import (
+    Abort,
+    Announced,
+    Began,
+    Bring,
+    Drain,
+    Failed,
+    Pass,
+    Ready,
+    Stop,
+    ToFront,
+    ToRank,
+    Update,
+    Work,
+    decode_to_front,
+    encode,
+)
 from .requests import Item
-from .settings import EngineSettings
+from .settings import EngineSettings, PrefillSettings
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +91,7 @@ class RankPool:
         self._connect = connect
         self._on_fatal = on_fatal
         self._ranks: list[_Rank] = []
+        self._lock_step = _lock_step(settings)
         self._card: ModelCard | None = None
         self._all_ready = asyncio.Event()
         self._failure: str | None = None
@@ -220,19 +238,30 @@ class RankPool:
     async def _receive(self) -> None:
         while True:
             identity, packet = await self._socket.recv_multipart()
-            rank = self._ranks[int(identity)]
-            message = decode_to_front(packet)
-            if isinstance(message, Update):
-                self._dispatcher.update(rank.dp_rank, message)
-            elif isinstance(message, Failed):
-                error = RequestFailed(message.status, message.kind, message.message, **message.details)
-                self._dispatcher.fail(rank.dp_rank, [message.id], error)
-            elif isinstance(message, Ready):
-                self._on_ready(rank, message)
-            elif isinstance(message, Announced):
-                rank.epoch = message.epoch
-            else:
-                self._fail_instance(f"dp_rank {message.dp_rank}: {message.message}")
+            self._on_message(self._ranks[int(identity)], decode_to_front(packet))
+
+    def _on_message(self, rank: _Rank, message: ToFront) -> None:
+        if isinstance(message, Update):
+            self._dispatcher.update(rank.dp_rank, message)
+        elif isinstance(message, Began):
+            self._dispatcher.begin(rank.dp_rank, message.id)
+        elif isinstance(message, Bring):
+            if self._lock_step:
+                self._start_pass(self._lock_step.bring(rank.dp_rank, message))
+        elif isinstance(message, Failed):
+            error = RequestFailed(message.status, message.kind, message.message, **message.details)
+            self._dispatcher.fail(rank.dp_rank, [message.id], error)
+        elif isinstance(message, Ready):
+            self._on_ready(rank, message)
+        elif isinstance(message, Announced):
+            rank.epoch = message.epoch
+        else:
+            self._fail_instance(f"dp_rank {message.dp_rank}: {message.message}")
+
+    def _start_pass(self, started: Pass | None) -> None:
+        if started is not None:
+            for rank in self._ranks:
+                self._send(rank, started)
 
     def _on_ready(self, rank: _Rank, message: Ready) -> None:
         rank.ready, rank.kv_port, self._card = True, message.kv_port, message.card
@@ -249,6 +278,8 @@ class RankPool:
         self._dispatcher.lose(rank.dp_rank, RequestFailed(500, "RankDied", message, dp_rank=rank.dp_rank))
         if self._stopping:
             return
+        if self._lock_step:
+            self._start_pass(self._lock_step.lose(rank.dp_rank))
         _log.error("rank died dp_rank=%d pid=%s", rank.dp_rank, rank.process.pid)
         if not rank.ready:
             self._fail_instance(f"dp_rank {rank.dp_rank} ended before it was ready; its log says why")
@@ -264,6 +295,14 @@ class RankPool:
         # never waits: the socket has no limit, and says nothing to a rank that is gone
         if rank.alive:
             self._socket.send_multipart([str(rank.dp_rank).encode(), encode(message)])
+
+
+def _lock_step(settings: EngineSettings) -> LockStep | None:
+    if not isinstance(settings, PrefillSettings) or not settings.emulated_lock_step:
+        return None
+    shared = settings.emulated_shared_tokens_per_second
+    cost = PassCost(1 / settings.emulated_prefill_tokens_per_second, 1 / shared if shared else 0.0)
+    return LockStep(settings.dp_size, cost)
 
 
 def _work(id: int, item: Item, request_id: str, traceparent: str) -> Work:

@@ -96,6 +96,15 @@ class PrefillSettings(EngineSettings):
         300.0, "how long a computed KV cache waits for decode before it is thrown away"
     )
     chunk_tokens: int = _option(512, "prompt tokens computed between two looks at the network")
+    emulated_lock_step: bool = _option(
+        False, "cost model: forward passes of whole prompts start and end on all ranks together, as with DP attention"
+    )
+    emulated_shared_tokens_per_second: float = _option(
+        0.0, "cost model, lock-step: tokens of all ranks that what they share (experts) computes; 0: they share nothing"
+    )
+    emulated_pass_tokens: int = _option(
+        16384, "cost model, lock-step: prompt tokens below which a rank's part of a pass takes a further prompt"
+    )
     max_held_tokens: int = _option(1_000_000, "tokens of KV cache that may wait for decode before a rank pauses")
 
     def __post_init__(self) -> None:
@@ -109,6 +118,10 @@ class PrefillSettings(EngineSettings):
             raise ConfigError("kv_host", "must be an address that decode can connect to")
         _check_number("bootstrap_timeout_seconds", self.bootstrap_timeout_seconds, 1, 86400)
         check_int("chunk_tokens", self.chunk_tokens, 1, 1 << 20)
+        if self.emulated_lock_step and self.compute != EMULATED:
+            raise ConfigError("emulated_lock_step", f"needs compute {EMULATED}")
+        _check_number("emulated_shared_tokens_per_second", self.emulated_shared_tokens_per_second, 0, 1e9)
+        check_int("emulated_pass_tokens", self.emulated_pass_tokens, 1, 1 << 30)
         check_int("max_held_tokens", self.max_held_tokens, 1, 1 << 40)
 
     @property

@@ -14,6 +14,7 @@ loads = st.lists(
         requests=st.integers(0, 50),
         tokens=st.integers(0, 5000),
         serving=st.booleans(),
+        waiting_tokens=st.integers(0, 5000),
     ),
     min_size=1,
     max_size=8,
@@ -23,8 +24,9 @@ requests = st.builds(
 )
 
 
-def test_the_known_policies_are_sglang_s() -> None:
-    assert set(POLICIES) == {"follow_bootstrap_room", "round_robin", "total_requests", "total_tokens"}
+def test_the_known_policies_are_sglang_s_and_one_of_our_own() -> None:
+    sglang = {"follow_bootstrap_room", "round_robin", "total_requests", "total_tokens"}
+    assert set(POLICIES) == sglang | {"shortest_wait"}
     assert all(create(name).name == name for name in POLICIES)
 
 
@@ -75,6 +77,19 @@ def test_total_requests_takes_a_rank_with_the_fewest(request: Request, loads: li
 def test_total_tokens_takes_the_fewest_tokens_then_the_fewest_requests(request: Request, loads: list[Load]) -> None:
     chosen = loads[create("total_tokens").choose(request, loads)]
     assert (chosen.tokens, chosen.requests) == min((load.tokens, load.requests) for load in loads if load.serving)
+
+
+@given(request=requests, loads=loads.filter(lambda some: any(load.serving for load in some)))
+def test_shortest_wait_takes_the_shortest_queue_then_the_idler_rank(request: Request, loads: list[Load]) -> None:
+    chosen = loads[create("shortest_wait").choose(request, loads)]
+    best = min((load.waiting_tokens, load.tokens, load.requests) for load in loads if load.serving)
+    assert (chosen.waiting_tokens, chosen.tokens, chosen.requests) == best
+
+
+def test_shortest_wait_looks_past_what_is_being_computed() -> None:
+    computing = [Load(2, 7000, waiting_tokens=0), Load(1, 3500, waiting_tokens=3500)]
+    assert create("shortest_wait").choose(Request(0, 100), computing) == 0
+    assert create("total_tokens").choose(Request(0, 100), computing) == 1
 
 
 @given(request=requests, loads=loads, name=st.sampled_from(sorted(POLICIES)), named=st.integers(-2, 9))

@@ -28,11 +28,14 @@ def test_loads_follow_what_happens() -> None:
     dispatcher, replies = serving(PREFILL, "total_tokens", 2), Replies()
     taken = [dispatcher.take(item(tokens=tokens), 0, replies) for tokens in (10, 4, 5)]
     assert [dp_rank for dp_rank, _ in taken] == [0, 1, 1]
-    assert dispatcher.loads == [Load(1, 10), Load(2, 9)]
+    assert dispatcher.loads == [Load(1, 10, waiting_tokens=10), Load(2, 9, waiting_tokens=9)]
+    dispatcher.begin(0, taken[0][1])
+    dispatcher.begin(0, 99)
+    assert dispatcher.loads[0] == Load(1, 10, waiting_tokens=0)
     dispatcher.update(1, Update(id=taken[1][1], token_ids=[1, 2, 3]))
-    assert dispatcher.loads[1] == Load(2, 12)
+    assert dispatcher.loads[1] == Load(2, 12, waiting_tokens=5)
     dispatcher.update(1, Update(id=taken[1][1], token_ids=[4], finish_reason={"type": "length"}))
-    assert dispatcher.loads[1] == Load(1, 5)
+    assert dispatcher.loads[1] == Load(1, 5, waiting_tokens=5)
     assert dispatcher.give_up(1, taken[2][1])
     assert not dispatcher.give_up(1, taken[2][1])
     dispatcher.fail(0, [taken[0][1], 99], RequestFailed(500, "x", "y"))
