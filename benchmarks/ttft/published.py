@@ -20,8 +20,8 @@ OUTPUT_TOKENS = 5
 DP_SIZE = 4
 #: ``--seed`` of SGLang's load generator where none is given, as it was then (since changed to 42).
 SEED = 1
-#: ``--max-prefill-tokens`` of SGLang where none is given: the bound of a rank's part of a forward pass. The other bound,
-#: ``--chunked-prefill-size`` 160000 divided by the ranks, is 40000 and so never reached.
+#: ``--max-prefill-tokens`` of SGLang where none is given: the bound of a rank's part of a forward pass, whole prompts.
+#: The other bound, ``--chunked-prefill-size`` 160000 divided by the ranks, is 40000 and so never reached.
 PASS_TOKENS = 16384
 
 

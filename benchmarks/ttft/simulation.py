@@ -113,7 +113,11 @@ def simulate(
         dp_size: number of ranks.
     """
     ranks = _Ranks(workload, policy, dp_size)
-    ttfts, passes = _serve(workload, ranks.arrive, lambda: ranks.begin(pass_tokens), ranks.end, cost)
+
+    def seconds(parts: Sequence[Sequence[int]]) -> float:
+        return cost.seconds(_tokens(parts, workload.lengths))
+
+    ttfts, passes = _serve(workload, ranks.arrive, lambda: ranks.begin(pass_tokens), ranks.end, seconds)
     return Outcome(ttfts, tuple(ranks.chosen), passes)
 
 
@@ -122,7 +126,7 @@ def simulate_late_binding(
     cost: PassCost,
     pass_tokens: int = published.PASS_TOKENS,
     dp_size: int = published.DP_SIZE,
-    divisible: bool = False,
+    bound: bool = False,
 ) -> Outcome:
     """What more information would give: no rank is chosen before a pass starts, and then for all that wait at once.
 
@@ -133,7 +137,8 @@ def simulate_late_binding(
         cost: what a pass costs.
         pass_tokens: bound of a rank's part of a pass.
         dp_size: number of ranks.
-        divisible: deal out tokens instead of prompts, evenly: no dispatcher can do better with these passes.
+        bound: count a pass as if its tokens were dealt out evenly, but no shorter than its longest prompt: no choice of
+            ranks makes these passes shorter.
     """
     waiting: list[int] = []
     ranks = [0] * len(workload.arrivals)
@@ -149,13 +154,19 @@ def simulate_late_binding(
                 ranks[index] = dp_rank
         return parts
 
-    priced = cost if not divisible else PassCost(0.0, cost.longest / dp_size + cost.shared)
-    ttfts, passes = _serve(workload, waiting.append, begin, lambda parts: None, priced)
+    def seconds(parts: Sequence[Sequence[int]]) -> float:
+        tokens = _tokens(parts, lengths)
+        if bound:
+            longest = max(lengths[index] for part in parts for index in part)
+            return cost.longest * max(longest, sum(tokens) / dp_size) + cost.shared * sum(tokens)
+        return cost.seconds(tokens)
+
+    ttfts, passes = _serve(workload, waiting.append, begin, lambda parts: None, seconds)
     return Outcome(ttfts, tuple(ranks), passes)
 
 
 def _deal(prompts: Sequence[int], lengths: Sequence[int], pass_tokens: int, dp_size: int) -> list[list[int]]:
-    """The longest first, each to the rank with the fewest tokens; empty where a rank cannot take its part in one pass."""
+    """The longest first, each to the rank with the fewest tokens; empty where a part is too long for a pass."""
     parts: list[list[int]] = [[] for _ in range(dp_size)]
     tokens = [0] * dp_size
     for index in sorted(prompts, key=lambda index: -lengths[index]):
@@ -172,7 +183,7 @@ def _serve(
     arrive: Callable[[int], None],
     begin: Callable[[], list[list[int]]],
     end: Callable[[list[list[int]]], None],
-    cost: Cost,
+    seconds: Callable[[list[list[int]]], float],
 ) -> tuple[tuple[float, ...], tuple[tuple[tuple[int, ...], float, float], ...]]:
     """Time: passes one after the other, and arrivals before, while and between them."""
     arrivals, count = workload.arrivals, len(workload.arrivals)
@@ -191,9 +202,8 @@ def _serve(
             now = max(now, arrivals[came])
         let_in(now)
         parts = begin()
-        tokens = _tokens(parts, workload.lengths)
-        ends = now + cost.seconds(tokens)
-        passes.append((tokens, now, ends))
+        ends = now + seconds(parts)
+        passes.append((_tokens(parts, workload.lengths), now, ends))
         # who comes while the pass runs is dispatched then: the pass counts as load, and takes nobody in any more
         let_in(ends)
         end(parts)

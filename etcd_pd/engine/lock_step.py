@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -97,12 +97,16 @@ class Passes:
         queue: the rank's prompts, whose model takes no time of its own.
         dp_rank: the rank.
         most_tokens: no further prompt joins a pass with which it would have this many; the first one always does.
+        clock: monotonic time in seconds.
     """
 
-    def __init__(self, queue: PromptQueue, dp_rank: int, most_tokens: int) -> None:
+    def __init__(
+        self, queue: PromptQueue, dp_rank: int, most_tokens: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._queue = queue
         self._dp_rank = dp_rank
         self._most_tokens = most_tokens
+        self._clock = clock
         self._number = 0
         self._said: Bring | None = None
         self._ends = math.inf
@@ -130,7 +134,7 @@ class Passes:
 
     def begin(self, started: Pass) -> list[Work]:
         """A pass starts; the prompts of this rank that are in it."""
-        self._ends = time.monotonic() + started.seconds
+        self._ends = self._clock() + started.seconds
         inside, tokens = [], started.tokens[self._dp_rank]
         for work in self._next():
             tokens -= len(work.input_ids)
@@ -142,7 +146,7 @@ class Passes:
 
     def end(self) -> list[tuple[Work, Computed]]:
         """The prompts that the running pass has computed, once it has ended."""
-        if time.monotonic() < self._ends:
+        if self._clock() < self._ends:
             return []
         self._ends, self._number = math.inf, self._number + 1
         done = []

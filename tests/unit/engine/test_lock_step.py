@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import pytest
 from hypothesis import given, strategies as st
 
-from etcd_pd.engine import lock_step
 from etcd_pd.engine.emulated import EmulatedModel
 from etcd_pd.engine.lock_step import LockStep, PassCost, Passes, pass_size
 from etcd_pd.engine.messages import Bring, Pass, Sampling, Work
@@ -30,7 +27,9 @@ class Ranks:
     def __post_init__(self) -> None:
         model = EmulatedModel(math.inf, 1.0, vocabulary=100)
         self.queues = [PromptQueue(model, WHOLE_PROMPTS) for _ in range(self.dp_size)]
-        self.passes = [Passes(queue, rank, self.most_tokens) for rank, queue in enumerate(self.queues)]
+        self.passes = [
+            Passes(queue, rank, self.most_tokens, clock=lambda: self.now) for rank, queue in enumerate(self.queues)
+        ]
         self.front = LockStep(self.dp_size, COST)
         self.started: list[Pass] = []
 
@@ -65,18 +64,6 @@ class Ranks:
             self.turn()
 
 
-@pytest.fixture
-def ranks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Ranks]:
-    """Makes ranks whose clock is by hand."""
-
-    def make(dp_size: int) -> Ranks:
-        made = Ranks(dp_size)
-        monkeypatch.setattr(lock_step.time, "monotonic", lambda: made.now)
-        return made
-
-    return make
-
-
 def test_a_pass_lasts_as_long_as_the_longest_rank_and_what_all_share() -> None:
     assert COST.seconds((4, 2, 0)) == 0.5 * 4 + 0.25 * 6
     assert PassCost(longest=1.0).seconds((3, 3)) == 3.0
@@ -90,8 +77,8 @@ def test_a_pass_takes_the_oldest_prompts_below_its_limit(lengths: list[int], mos
     assert count == len(lengths) or sum(lengths[: count + 1]) >= most
 
 
-def test_by_hand(ranks: Callable[[int], Ranks]) -> None:
-    made = ranks(2)
+def test_by_hand() -> None:
+    made = Ranks()
     made.turn()
     assert made.started == []  # nobody has anything
     made.add(0, id=1, tokens=4)  # starts at once and alone: 4 * 0.5 + 4 * 0.25 = 3 s
@@ -110,8 +97,8 @@ def test_by_hand(ranks: Callable[[int], Ranks]) -> None:
     assert made.log == [(103.0, 1), (second, 3), (second, 4), (second, 2), (second + 0.75, 5)]
 
 
-def test_a_prompt_given_up_in_its_pass_is_not_computed(ranks: Callable[[int], Ranks]) -> None:
-    made = ranks(2)
+def test_a_prompt_given_up_in_its_pass_is_not_computed() -> None:
+    made = Ranks()
     made.add(0, id=1, tokens=4)
     made.turn()
     made.add(1, id=2, tokens=4)
