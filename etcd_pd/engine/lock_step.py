@@ -110,7 +110,7 @@ class Passes:
         self._number = 0
         self._said: Bring | None = None
         self._ends = math.inf
-        self._inside: set[int] = set()
+        self._computed: list[tuple[Work, Computed]] = []
 
     @property
     def ends(self) -> float:
@@ -133,28 +133,27 @@ class Passes:
         return bring
 
     def begin(self, started: Pass) -> list[Work]:
-        """A pass starts; the prompts of this rank that are in it."""
+        """A pass starts; the prompts of this rank that are in it. What they need of this machine is done at once."""
         self._ends = self._clock() + started.seconds
-        inside, tokens = [], started.tokens[self._dp_rank]
+        tokens = started.tokens[self._dp_rank]
+        inside = []
         for work in self._next():
             tokens -= len(work.input_ids)
             if tokens < 0:  # it came after the rank had said what it brings
                 break
             inside.append(work)
-        self._inside = {work.id for work in inside}
+        for _ in inside:
+            computed = self._queue.step()
+            assert computed is not None
+            self._computed.append(computed)
         return inside
 
     def end(self) -> list[tuple[Work, Computed]]:
-        """The prompts that the running pass has computed, once it has ended."""
+        """The prompts that the running pass has computed, once it has ended; some may have been given up meanwhile."""
         if self._clock() < self._ends:
             return []
         self._ends, self._number = math.inf, self._number + 1
-        done = []
-        # a prompt that was given up meanwhile has left the queue
-        while self._queue.waiting and self._queue.waiting[0].id in self._inside:
-            computed = self._queue.step()
-            assert computed is not None
-            done.append(computed)
+        done, self._computed = self._computed, []
         return done
 
     def _next(self) -> list[Work]:

@@ -197,11 +197,15 @@ class PrefillLoop:
             self._on_computed(*done)
 
     def _pass_on(self, passes: Passes) -> None:
-        for work, computed in passes.end():
-            self._on_computed(work, computed)
+        done = passes.end()
+        # the others wait for it, and nobody for what is done
         bring = passes.bring(pause=not self._can_compute)
         if bring is not None:
             self._link.send(bring)
+        for work, computed in done:
+            task = self._tasks.get(work.room)
+            if task is not None and task.work is work:
+                self._on_computed(work, computed)
 
     def _on_computed(self, work: Work, computed: Computed) -> None:
         task = self._tasks[work.room]

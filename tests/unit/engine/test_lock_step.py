@@ -97,16 +97,6 @@ def test_by_hand() -> None:
     assert made.log == [(103.0, 1), (second, 3), (second, 4), (second, 2), (second + 0.75, 5)]
 
 
-def test_a_prompt_given_up_in_its_pass_is_not_computed() -> None:
-    made = Ranks()
-    made.add(0, id=1, tokens=4)
-    made.turn()
-    made.add(1, id=2, tokens=4)
-    made.queues[0].remove(1)
-    made.run()
-    assert [id for _, id in made.log] == [2]
-
-
 def test_what_crosses_the_start_of_a_pass_waits_for_the_next() -> None:
     front = LockStep(2, COST)
     assert front.bring(0, Bring(number=0, tokens=5)) is None
