@@ -126,7 +126,7 @@ def simulate_late_binding(
     cost: PassCost,
     pass_tokens: int = published.PASS_TOKENS,
     dp_size: int = published.DP_SIZE,
-    bound: bool = False,
+    even: bool = False,
 ) -> Outcome:
     """What more information would give: no rank is chosen before a pass starts, and then for all that wait at once.
 
@@ -137,7 +137,7 @@ def simulate_late_binding(
         cost: what a pass costs.
         pass_tokens: bound of a rank's part of a pass.
         dp_size: number of ranks.
-        bound: count a pass as if its tokens were dealt out evenly, but no shorter than its longest prompt: no choice of
+        even: count a pass as if its tokens were dealt out evenly, but no shorter than its longest prompt: no choice of
             ranks makes these passes shorter.
     """
     waiting: list[int] = []
@@ -156,7 +156,7 @@ def simulate_late_binding(
 
     def seconds(parts: Sequence[Sequence[int]]) -> float:
         tokens = _tokens(parts, lengths)
-        if bound:
+        if even:
             longest = max(lengths[index] for part in parts for index in part)
             return cost.longest * max(longest, sum(tokens) / dp_size) + cost.shared * sum(tokens)
         return cost.seconds(tokens)

@@ -17,7 +17,7 @@ from etcd_pd.engine.card import ModelCard, read_card
 from etcd_pd.engine.decode import DecodeLoop
 from etcd_pd.engine.errors import RequestFailed
 from etcd_pd.engine.link import Link, RankSpec
-from etcd_pd.engine.messages import Announced, Fatal, Sampling, ToFront, Update, Work
+from etcd_pd.engine.messages import Announced, Began, Bring, Fatal, Pass, Sampling, ToFront, Update, Work
 from etcd_pd.engine.model import Model
 from etcd_pd.engine.prefill import PrefillLoop
 from etcd_pd.engine.reference import generate
@@ -157,6 +157,31 @@ def test_requests_travel_and_come_out_as_without_disaggregation(bench: Bench) ->
         assert told["token"] == meta["revision"]
         assert not bench.key(work.room).exists()
     assert not first.turn() and not decode.turn()
+
+
+def test_in_lock_step_a_rank_computes_when_its_pass_ends(bench: Bench) -> None:
+    loop, said = bench.prefill(1, compute="emulated", emulated_lock_step=True, emulated_pass_tokens=50)
+    decode, answers = bench.decode()
+    works = [bench.work(room, tokens=20) for room in range(4)]
+    bench.turn()
+    for work in works:
+        loop.accept(work)
+        decode.accept(work)
+    bench.turn()
+    assert [message for message in said.others if isinstance(message, Bring)] == [
+        Bring(number=0, tokens=0),
+        Bring(number=0, tokens=40),
+    ]
+    loop.begin(Pass(number=0, tokens=(0, 40), seconds=0.0))
+    assert [message for message in said.others if isinstance(message, Began)] == [Began(work.id) for work in works[:2]]
+    loop.abort(works[1].id, "the client has gone")
+    bench.until(lambda: answers.ended(works[0].id) and said.ended(works[0].id))
+    assert said.failures.keys() == {works[1].id}
+    assert said.others[-1] == Bring(number=1, tokens=40)
+    loop.begin(Pass(number=1, tokens=(0, 20), seconds=0.0))  # the last prompt came too late for it
+    bench.until(lambda: answers.ended(works[2].id))
+    assert said.others[-1] == Bring(number=2, tokens=20)
+    assert not answers.ended(works[3].id)
 
 
 def test_a_room_is_registered_before_anything_is_computed(bench: Bench) -> None:
