@@ -418,3 +418,29 @@ def test_told_to_stop_while_starting(tmp_path: Path, model_path: str) -> None:
         time.sleep(seconds)
         assert instance.stop(signal.SIGTERM) in (0, -signal.SIGTERM)
         assert list(instance.temporary.iterdir()) == []
+
+
+def test_ranks_in_lock_step_go_on_when_one_of_them_dies(tmp_path: Path, model_path: str) -> None:
+    emulated = {"model_path": model_path, "compute": "emulated", "policy": "shortest_wait", "threads": 1}
+    lock_step = {"emulated_lock_step": True, "emulated_shared_tokens_per_second": 100_000.0}
+    with (
+        InstanceProcess(
+            "prefill", tmp_path, dp_size=3, bootstrap_port=BOOTSTRAP_PORT, **emulated, **lock_step
+        ) as prefill,
+        InstanceProcess("decode", tmp_path, **{**emulated, "policy": "round_robin"}) as decode,
+    ):
+        stack = Stack(prefill, decode)
+        bodies = [
+            {"input_ids": [5] * tokens, "sampling_params": {"max_new_tokens": 2}} for tokens in (400, 30, 500, 200, 60)
+        ]
+        assert serve(stack, bodies) <= {0, 1, 2}
+        os.kill(prefill.rank_pids()[1], signal.SIGKILL)
+        wait_until(lambda: [r["state"] for r in prefill.info()["etcd_pd"]["ranks"]][1] == "dead", "the rank's death")
+        assert serve(stack, bodies) <= {0, 2}
+
+
+def serve(stack: Stack, bodies: list[dict[str, Any]]) -> set[int]:
+    """The ranks that served them all, with emulated compute."""
+    answers = [(status, json.loads(text)) for both in stack.send_all(*bodies) for status, text in both]
+    assert {(status, answer["meta_info"]["compute"]) for status, answer in answers} == {(200, "emulated")}
+    return {answer["meta_info"]["etcd_pd"]["dp_rank"] for _, answer in answers if "etcd_pd" in answer["meta_info"]}
