@@ -1,0 +1,210 @@
+"""To engines: what they asked for, as the view shows it and as etcd answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Set
+
+from .. import protocol
+from ..core.batch import Outcome, Registered, Rejected
+from ..core.book import RoomBook
+from ..core.rooms import AgentSpoke, InstanceChanged, Notice, Resolved, View, Wait, WaitFailed, WaitLost
+from ..core.watch import WatchState
+from ..errors import AgentBusy, EtcdPDError, ProtocolError, RankLost, RoomConflict
+from ..model import Assignment
+from .connection import EngineConnection
+from .stats import Stats
+
+log = logging.getLogger(__name__)
+
+_SOURCE = {name: number for number, name in enumerate(protocol.SOURCES)}
+_VIEW = {WatchState.SYNCED: 0, WatchState.STALE: 1, WatchState.CLOSED: 2}
+
+
+class Pushes:
+    """Turns notices and outcomes into packets for the engines that they concern.
+
+    Args:
+        view: what etcd is known to hold.
+        book: the rooms of local ranks.
+        connections: every engine.
+        state: what a reader of the view may assume at present.
+        on_instances: called with the ids of changed instances before anything is said that refers to them.
+        stats: what is counted.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        book: RoomBook,
+        connections: Set[EngineConnection],
+        state: Callable[[], WatchState],
+        on_instances: Callable[[list[str]], None],
+        stats: Stats,
+    ) -> None:
+        self._view, self._book, self._connections = view, book, connections
+        self._state, self._on_instances, self._stats = state, on_instances, stats
+        self._answers: list[Notice] = []  # to wants, and not told yet
+        self._asked: set[EngineConnection] = set()
+
+    # --- of the view
+
+    def answer(self, engine: EngineConnection, notices: Iterable[Notice]) -> None:
+        """Tell what a want has brought, once for all wants that are read together.
+
+        That there is no answer yet is one: the engine's revision holds for the want.
+        """
+        self._answers.extend(notices)
+        if not self._asked:
+            asyncio.get_running_loop().call_soon(self._answer_all)
+        self._asked.add(engine)
+
+    def _answer_all(self) -> None:
+        asked, self._asked = self._asked, set()
+        told = self.notify((), self._view.revision)
+        for engine in asked - told:
+            self.tell_view(engine)
+
+    def notify(self, news: Iterable[Notice], before: int) -> set[EngineConnection]:
+        """Push what a change of the view from revision ``before`` means: instances first, as answers refer to them.
+
+        An engine is told the new revision with the last that it brings, so that its own revision is never ahead of
+        its answers. Returns the engines that were told.
+        """
+        notices = [*self._answers, *news]
+        self._answers.clear()
+        changed = list(dict.fromkeys(notice.id for notice in notices if isinstance(notice, InstanceChanged)))
+        if changed:
+            self._on_instances(changed)
+        resolved: dict[EngineConnection, list[protocol.ResolvedWant]] = {}
+        for notice in notices:
+            if isinstance(notice, Resolved):
+                resolved.setdefault(_engine(notice.wait), []).append(self._resolved(notice))
+        now = time.monotonic()
+        self._stats.resolve_seconds.observe_each([now - n.wait.asked_at for n in notices if isinstance(n, Resolved)])
+        more = {_engine(n.wait) for n in notices if isinstance(n, (WaitFailed, WaitLost))}
+        if any(isinstance(n, AgentSpoke) for n in notices):
+            more |= self._connections
+        more |= {engine for engine, wants in resolved.items() if len(wants) > protocol.RESOLVED_PER_PACKET}
+        for engine, wants in resolved.items():
+            at = self._view_at(engine, before if engine in more else self._view.revision)
+            engine.push(protocol.encode_resolved(at, wants))
+        for notice in notices:
+            if isinstance(notice, (WaitFailed, WaitLost)):
+                self._end(notice)
+        for engine in more:
+            self.tell_view(engine)
+        return more | resolved.keys()
+
+    def _resolved(self, notice: Resolved) -> protocol.ResolvedWant:
+        found = notice.assignment
+        self._introduce(notice.wait, found)
+        self._stats.resolved += 1
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug(
+                "resolved room=%d instance=%s dp_rank=%d revision=%d",
+                found.room,
+                found.instance,
+                found.dp_rank,
+                found.revision,
+            )
+        return protocol.ResolvedWant(
+            notice.wait.id, found.dp_rank, found.epoch, found.revision, found.lease_id, _SOURCE[found.source]
+        )
+
+    def _introduce(self, wait: Wait, found: Assignment) -> None:
+        """Let the engine know the instance that it called by some name."""
+        engine = _engine(wait)
+        names = engine.known.setdefault(found.instance, set())
+        if wait.instance not in names:
+            names.add(wait.instance)
+            self.tell_instance(engine, found.instance)
+
+    def _end(self, notice: WaitFailed | WaitLost) -> None:
+        message: dict[str, object] = {"error": "RoomFailed", "revision": notice.revision}
+        if isinstance(notice, WaitFailed):
+            message["reason"] = notice.reason
+        else:
+            message |= {"error": "PrefillLost", "dp_rank": notice.dp_rank, "epoch": notice.epoch}
+        found = notice.arrived
+        if found:
+            self._introduce(notice.wait, found)
+            message["arrived"] = [found.dp_rank, found.epoch, found.revision, found.lease_id, _SOURCE[found.source]]
+        self.end_wait(notice.wait, message)
+
+    def end_wait(self, wait: Wait, message: dict[str, object]) -> None:
+        """Tell a wait's error."""
+        engine = _engine(wait)
+        self._view.forget(wait)
+        engine.wants.pop(wait.id, None)
+        self._stats.ended[str(message["error"])] += 1
+        log.debug("ended room=%d instance=%s %s", wait.room, wait.instance, message)
+        engine.push([protocol.encode_json(protocol.ENDED, {"id": wait.id, **message})])
+
+    def tell_view(self, engine: EngineConnection) -> None:
+        """Say how far the view is, and what may be assumed of it."""
+        engine.push([protocol.encode_view(self._view_at(engine, self._view.revision))])
+
+    def _view_at(self, engine: EngineConnection, revision: int) -> protocol.ViewAt:
+        return protocol.ViewAt(revision, _VIEW[self._state()], engine.last_want, self._view.floor)
+
+    def tell_instance(self, engine: EngineConnection, id: str) -> None:
+        """Describe an instance, or say that there is none."""
+        found = self._view.instance(id)
+        names = sorted(engine.known.get(id, set()) | {id})
+        info = json.loads(found.info.to_json()) if found else None
+        ranks = [[list(e.rank), e.ip, e.port, e.state, e.epoch] for e in found.ranks] if found else []
+        message = {"id": id, "names": names, "info": info, "ranks": ranks}
+        try:
+            engine.send(protocol.encode_json(protocol.INSTANCE, message))
+        except ProtocolError as exc:  # a thousand processes, or somebody else's idea of an instance
+            log.error("instance=%s cannot be described to %r: %s", id, engine, exc)
+
+    # --- of registrations
+
+    def deliver(self, outcomes: list[Outcome]) -> None:
+        """Tell engines what became of their rooms, and those that drain when the last one has ended."""
+        registered: dict[EngineConnection, list[tuple[int, int, int]]] = {}
+        for outcome in outcomes:
+            engine = outcome.owner
+            assert isinstance(engine, EngineConnection)
+            if isinstance(outcome, Registered):
+                registered.setdefault(engine, []).append(outcome[1:])
+            else:
+                self._reject(engine, outcome)
+        for engine, rooms in registered.items():
+            self._stats.registered += len(rooms)
+            engine.push(protocol.encode_registered(rooms))
+        for engine in [e for e in self._connections if e.rank and e.rank.draining]:
+            self.tell_drained(engine)
+
+    def _reject(self, engine: EngineConnection, outcome: Rejected) -> None:
+        self._stats.rejected[type(outcome.error).__name__] += 1
+        log.debug("rejected room=%d: %s", outcome.room, outcome.error)
+        engine.push([_rejection(outcome.room, outcome.error)])
+
+    def tell_drained(self, engine: EngineConnection) -> None:
+        """Say that the engine's rank has no rooms left, once that is so."""
+        if engine.rank and not self._book.live(engine.rank.ref) and not engine.rank.told_drained:
+            engine.rank.told_drained = True
+            engine.send(protocol.DRAINED)
+
+
+def _engine(wait: Wait) -> EngineConnection:
+    """The engine that waits."""
+    assert isinstance(wait.owner, EngineConnection)
+    return wait.owner
+
+
+def _rejection(room: int, error: EtcdPDError) -> bytes:
+    message: dict[str, object] = {"room": room, "error": type(error).__name__, "text": str(error)}
+    if isinstance(error, RoomConflict):
+        message |= {"holder": error.holder, "owned": error.room}
+    elif isinstance(error, RankLost):
+        message["epoch"] = error.epoch
+    elif isinstance(error, AgentBusy):
+        message["limit"] = error.limit
+    return protocol.encode_json(protocol.REJECTED, message)

@@ -1,0 +1,139 @@
+"""The rank processes behind this agent's sockets: which stand in etcd, and what becomes of them when they leave."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Set
+
+from .. import protocol
+from ..core.book import RoomBook
+from ..core.rooms import View
+from ..errors import AnnounceError, InstanceConflict, ProtocolError
+from .announcer import Announcer, LocalRank
+from .connection import EngineConnection
+from .lingering import Lingering
+from .pushes import Pushes
+from .registrar import Registrar
+
+log = logging.getLogger(__name__)
+
+
+class Ranks:
+    """Follows each local rank from its announcement to its end.
+
+    Args:
+        view: what etcd is known to hold.
+        book: the rooms of local ranks.
+        announcer: keeps ranks in etcd.
+        registrar: writes rooms.
+        pushes: what engines are told.
+        connections: every engine.
+
+    Attributes:
+        lingering: ranks that nobody speaks for at present.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        book: RoomBook,
+        announcer: Announcer,
+        registrar: Registrar,
+        pushes: Pushes,
+        connections: Set[EngineConnection],
+    ) -> None:
+        self._view, self._book, self._announcer = view, book, announcer
+        self._registrar, self._pushes, self._connections = registrar, pushes, connections
+        self.lingering = Lingering(self._withdraw)
+
+    # --- from engines
+
+    def announce(self, engine: EngineConnection, local: LocalRank) -> None:
+        """An engine process says which rank it is."""
+        if engine.rank:
+            raise ProtocolError("one rank per connection")
+        left = self.lingering.take_over(local)
+        if left is None:
+            engine.rank = local
+            self._announcer.announce(local)
+            return
+        # another process on behalf of the same engine: nothing has changed but whom to tell
+        left.linger, left.told_epoch = local.linger, 0
+        engine.rank = left
+        self._tell_epoch(engine, left)
+
+    def drain(self, engine: EngineConnection) -> None:
+        """The engine's rank takes no new rooms."""
+        if engine.rank and not engine.rank.draining:
+            log.info("draining instance=%s rank=%s", engine.rank.instance, engine.rank.rank)
+            self._announcer.drain(engine.rank)
+        self._pushes.tell_drained(engine)
+
+    def leave(self, engine: EngineConnection) -> None:
+        """The engine is gone."""
+        if engine.rank and engine.rank.linger:
+            log.info("lingering instance=%s rank=%s", engine.rank.instance, engine.rank.rank)
+            self.lingering.add(engine.rank)
+        elif engine.rank:
+            self._withdraw(engine.rank)
+
+    def _withdraw(self, local: LocalRank) -> None:
+        self._announcer.withdraw(local)
+        self._ended(local)
+
+    def _ended(self, local: LocalRank) -> None:
+        """A rank process left, or was never let in: what that means for the rooms of its DP rank."""
+        siblings = any(other.ref == local.ref for other in self._announcer.ranks)
+        if local.key_epoch or not siblings:  # one that never stood has ended nothing for others of the same rank
+            self._pushes.deliver(self._book.rank_ended(local.ref, gone=not siblings))
+
+    # --- from etcd
+
+    def refused(self, local: LocalRank, error: AnnounceError) -> None:
+        """Somebody else has the instance's name."""
+        for engine in self._connections:
+            if engine.rank is local:
+                engine.rank = None
+                assert isinstance(error, InstanceConflict)
+                message = {"error": "InstanceConflict", "instance": error.instance, "holder": error.holder}
+                engine.send(protocol.encode_json(protocol.REFUSED, message))
+        self._ended(local)
+
+    def instances_changed(self, ids: list[str]) -> None:
+        """Tell of these instances whoever knows them, and their ranks of their epochs."""
+        for id in ids:
+            self._announcer.instance_changed(id)
+            for local in self.lingering.of(id):
+                self._tell_epoch(None, local)
+            for engine in self._connections:
+                names = {name for name in engine.followed if self._view.find(name) == id}
+                if names:
+                    engine.known.setdefault(id, set()).update(names)
+                if id in engine.known:
+                    self._pushes.tell_instance(engine, id)
+                if engine.rank and engine.rank.instance == id:
+                    self._tell_epoch(engine, engine.rank)
+        self._registrar.kick()
+
+    def _tell_epoch(self, engine: EngineConnection | None, local: LocalRank) -> None:
+        """Tell a rank when its epoch ended or began, as the view shows it; None while nobody speaks for it."""
+        if not local.lease_id or not self._view.revision:
+            return
+        instance = self._view.instances.get(local.instance)
+        own = instance.endpoints.get(local.rank) if instance else None
+        stands = own is not None and own.epoch == local.key_epoch
+        epoch = self._view.epoch(*local.ref) if stands else 0
+        if not stands and self._view.revision < local.key_epoch:
+            return  # the view has not come as far as our own write
+        if local.told_epoch not in (0, epoch):
+            self._pushes.deliver(self._book.rank_ended(local.ref, gone=False))
+            message = {"epoch": local.told_epoch, "reason": "the rank's key vanished from etcd"}
+            if engine:
+                engine.send(protocol.encode_json(protocol.RANK_ENDED, message))
+            log.warning("epoch ended instance=%s rank=%s epoch=%d", local.instance, local.rank, local.told_epoch)
+            local.told_epoch = 0
+        if epoch and local.told_epoch != epoch:
+            local.told_epoch = epoch
+            message = {"epoch": epoch, "key_epoch": local.key_epoch, "incarnation": local.incarnation}
+            if engine:
+                engine.send(protocol.encode_json(protocol.ANNOUNCED, message))

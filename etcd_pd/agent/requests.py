@@ -1,0 +1,283 @@
+"""From engines: each packet becomes a call of the book, the view or the announcer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Set
+
+from .. import protocol
+from ..config import AgentSettings
+from ..core.batch import Outcome, Rejected
+from ..core.book import RoomBook
+from ..core.rooms import View, Wait
+from ..core.watch import WatchState
+from ..errors import ConfigError, EtcdPDError, ProtocolError, RankDraining
+from ..keys import Keys
+from ..model import (
+    MAX_ROOM,
+    InstanceInfo,
+    RankEndpoint,
+    Topology,
+    check_heartbeat,
+    check_int,
+    check_linger,
+    check_name,
+    check_rank,
+    check_room,
+    check_text,
+)
+from .announcer import Announcer, LocalRank
+from .connection import EngineConnection
+from .pushes import Pushes
+from .ranks import Ranks
+from .registrar import Registrar
+from .stats import Stats
+from .watcher import Watcher
+
+log = logging.getLogger(__name__)
+
+#: How often to look whether a node that drains has rooms left, seconds.
+NODE_DRAIN_LOOK_SECONDS = 0.1
+
+
+class Requests:
+    """Handles packets of engines, and their end.
+
+    Args:
+        settings: of the agent.
+        view: what etcd is known to hold.
+        book: the rooms of local ranks.
+        announcer: keeps ranks in etcd.
+        registrar: writes rooms.
+        watcher: whose word the view is.
+        ranks: the local ones.
+        pushes: what engines are told.
+        connections: every engine.
+        stats: what is counted.
+    """
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        view: View,
+        book: RoomBook,
+        announcer: Announcer,
+        registrar: Registrar,
+        watcher: Watcher,
+        ranks: Ranks,
+        pushes: Pushes,
+        connections: Set[EngineConnection],
+        stats: Stats,
+    ) -> None:
+        self._settings, self._keys, self._view, self._book = settings, Keys(settings.root), view, book
+        self._announcer, self._registrar, self._watcher = announcer, registrar, watcher
+        self._ranks, self._pushes, self._connections, self._stats = ranks, pushes, connections, stats
+        self._handlers: dict[int, Callable[[EngineConnection, bytes], None]] = {
+            protocol.HELLO[0]: self._hello,
+            protocol.ANNOUNCE[0]: self._announce,
+            protocol.DECODER[0]: self._decoder,
+            protocol.REGISTER[0]: self._register,
+            protocol.REGISTER_LOT[0]: self._register_lot,
+            protocol.RELEASE[0]: self._release,
+            protocol.ADOPT[0]: self._adopt,
+            protocol.FAIL[0]: self._fail,
+            protocol.DRAIN[0]: self._drain,
+            protocol.DRAIN_NODE[0]: self._drain_node,
+            protocol.WANT[0]: self._want,
+            protocol.DONE[0]: self._done,
+            protocol.FOLLOW[0]: self._follow,
+            protocol.BYE[0]: self._bye,
+            protocol.PING[0]: self._ping,
+        }
+
+    def packet(self, engine: EngineConnection, packet: bytes) -> None:
+        """Handle one packet.
+
+        Raises:
+            ProtocolError, ConfigError: it is malformed, or breaks a rule; the connection is to be closed.
+        """
+        handler = self._handlers.get(packet[0])
+        if handler is None or len(packet) > protocol.MAX_PACKET:
+            raise ProtocolError(f"unknown or oversized packet {packet[:1]!r}")
+        if not engine.greeted and packet[0] != protocol.HELLO[0]:
+            raise ProtocolError("the first packet must be HELLO")
+        try:
+            handler(engine, packet)
+        except (ProtocolError, ConfigError):
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as exc:
+            raise ProtocolError(f"malformed {packet[:1]!r} packet: {exc}") from exc
+
+    def closed(self, engine: EngineConnection, reason: str) -> None:
+        """An engine is gone."""
+        if reason.startswith("it broke"):
+            self._stats.protocol_errors += 1
+            log.warning("engine %r closed: %s", engine, reason)
+        else:
+            log.log(
+                logging.INFO if engine.rank or engine.decoder else logging.DEBUG, "engine %r left: %s", engine, reason
+            )
+        for wait in engine.wants.values():
+            self._view.forget(wait)
+        engine.wants.clear()
+        self._ranks.leave(engine)
+        if engine.decoder:
+            self._announcer.drop(self._keys.decode(engine.decoder))
+
+    def _hello(self, engine: EngineConnection, packet: bytes) -> None:
+        message = protocol.decode_json(packet)
+        if message.get("protocol") != protocol.VERSION:
+            refusal = f"the agent speaks protocol {protocol.VERSION}, the client {message.get('protocol')!r}"
+            engine.send(protocol.encode_json(protocol.WELCOME, {"refused": refusal}))
+            raise ProtocolError(refusal)
+        engine.greeted = True
+        heartbeat = message.get("heartbeat")
+        if heartbeat is not None:
+            engine.expect_heartbeat(check_heartbeat(heartbeat))
+        synced = self._watcher.synced.is_set()
+        engine.send(protocol.encode_json(protocol.WELCOME, {"agent": self._settings.agent_id, "synced": synced}))
+        self._ping(engine, packet)
+
+    def _announce(self, engine: EngineConnection, packet: bytes) -> None:
+        message = protocol.decode_json(packet)
+        topology = Topology(**message["topology"])
+        rank = check_rank(message["rank"], topology)
+        info = InstanceInfo(
+            incarnation="",
+            launch_id=message["launch_id"],
+            addresses=tuple(message["addresses"]),
+            topology=topology,
+            policy=message["policy"],
+            fingerprint=message["fingerprint"],
+            extra=message.get("extra", {}),
+        )
+        endpoint = RankEndpoint(rank, message["ip"], message["port"], str(message.get("incarnation", "")))
+        local = LocalRank(check_name("instance", message["instance"]), rank, info, endpoint)
+        local.key_epoch = check_int("key_epoch", message.get("key_epoch", 0), 0, MAX_ROOM)
+        local.told_epoch = check_int("epoch", message.get("epoch", 0), 0, MAX_ROOM)
+        local.linger = check_linger(message.get("linger", 0.0))
+        self._ranks.announce(engine, local)
+
+    def _decoder(self, engine: EngineConnection, packet: bytes) -> None:
+        message = protocol.decode_json(packet)
+        engine.decoder = check_name("instance", message["instance"])
+        value = json.dumps({"address": str(message["address"]), "agent": self._settings.agent_id}).encode()
+        self._announcer.keep(self._keys.decode(engine.decoder), value)
+
+    def _register(self, engine: EngineConnection, packet: bytes) -> None:
+        now = time.monotonic()
+        outcomes: list[Outcome] = []
+        for room in _rooms(packet):
+            if engine.rank is None or engine.rank.draining:
+                outcomes.append(_refused(engine, room))
+            else:
+                outcomes.extend(self._book.register(engine, engine.rank.ref, room, now))
+        if outcomes:
+            self._pushes.deliver(outcomes)
+        self._registrar.kick()
+
+    def _register_lot(self, engine: EngineConnection, packet: bytes) -> None:
+        rooms = _rooms(packet)
+        if not 0 < len(rooms) <= protocol.MAX_LOT:
+            raise ProtocolError(f"a lot of {len(rooms)} rooms")
+        if engine.rank is None or engine.rank.draining:
+            self._pushes.deliver([_refused(engine, room) for room in rooms])
+        else:
+            self._pushes.deliver(self._book.register_lot(engine, engine.rank.ref, rooms, time.monotonic()))
+        self._registrar.kick()
+
+    def _release(self, engine: EngineConnection, packet: bytes) -> None:
+        for room in protocol.decode_rooms(packet):
+            if engine.rank:
+                self._book.release(engine.rank.ref, room)
+        self._registrar.kick()
+
+    def _adopt(self, engine: EngineConnection, packet: bytes) -> None:
+        for room, epoch, token, lease_id in protocol.decode_adopted(packet):
+            if engine.rank and epoch == engine.rank.told_epoch:
+                self._book.adopt(engine.rank.ref, epoch, room, token, lease_id, time.monotonic())
+
+    def _fail(self, engine: EngineConnection, packet: bytes) -> None:
+        message = protocol.decode_json(packet)
+        room, reason = check_room(message["room"]), check_text("reason", message["reason"])
+        if engine.rank:
+            self._book.fail(engine.rank.ref, room, reason, time.monotonic())
+        self._registrar.kick()
+
+    def _drain(self, engine: EngineConnection, packet: bytes) -> None:
+        self._ranks.drain(engine)
+
+    def _drain_node(self, engine: EngineConnection, packet: bytes) -> None:
+        """Whoever ends this node asks: let no new room in, and say when the last one has ended."""
+        log.info("draining the node engines=%d", len(self._connections) - 1)
+        for other in self._connections:
+            if other.rank:
+                self._ranks.drain(other)
+        self._tell_node_drained(engine)
+
+    def _tell_node_drained(self, engine: EngineConnection) -> None:
+        if any(other.wants or (other.rank and self._book.live(other.rank.ref)) for other in self._connections):
+            asyncio.get_running_loop().call_later(NODE_DRAIN_LOOK_SECONDS, self._tell_node_drained, engine)
+        else:
+            engine.send(protocol.DRAINED)
+
+    def _want(self, engine: EngineConnection, packet: bytes) -> None:
+        asked = protocol.decode_want(packet)
+        earlier = engine.wants.pop(asked.id, None)
+        if earlier:  # the engine lost pushes and asks again
+            self._view.forget(earlier)
+        named = asked.named_rank if asked.named_rank >= 0 else None
+        wait = Wait(engine, asked.id, check_name("instance", asked.instance), asked.room, named)
+        wait.asked_at = time.monotonic()
+        engine.wants[asked.id], engine.last_want = wait, asked.id
+        self._stats.wanted += 1
+        self._pushes.answer(engine, self._view.want(wait))
+        if self._view.is_unplaced(wait):
+            seconds = min(asked.seconds, self._settings.instance_timeout_seconds)
+            asyncio.get_running_loop().call_later(seconds, self._give_up_unknown, wait)
+
+    def _give_up_unknown(self, wait: Wait) -> None:
+        if wait.ended or not self._view.is_unplaced(wait):
+            return
+        if self._watcher.state is not WatchState.SYNCED:  # cannot tell: the wait's own deadline still holds
+            asyncio.get_running_loop().call_later(self._settings.instance_timeout_seconds, self._give_up_unknown, wait)
+            return
+        self._pushes.end_wait(wait, {"error": "InstanceUnknown"})
+
+    def _done(self, engine: EngineConnection, packet: bytes) -> None:
+        for id in protocol.decode_done(packet):
+            wait = engine.wants.pop(id, None)
+            if wait:
+                self._view.forget(wait)
+
+    def _follow(self, engine: EngineConnection, packet: bytes) -> None:
+        name = check_name("instance", protocol.decode_follow(packet))
+        engine.followed.add(name)
+        id = self._view.find(name)
+        if id is not None:
+            engine.known.setdefault(id, set()).add(name)
+        # after the answers to earlier wants, which may still be queued as pushes
+        self._pushes.tell_instance(engine, id if id is not None else name)
+
+    def _bye(self, engine: EngineConnection, packet: bytes) -> None:
+        if engine.rank:
+            engine.rank.linger = 0.0
+
+    def _ping(self, engine: EngineConnection, packet: bytes) -> None:
+        self._pushes.tell_view(engine)
+
+
+def _rooms(packet: bytes) -> list[int]:
+    rooms = protocol.decode_rooms(packet)
+    if rooms and min(rooms) < 0:
+        raise ProtocolError(f"room {min(rooms)} is out of range")
+    return rooms
+
+
+def _refused(engine: EngineConnection, room: int) -> Rejected:
+    if engine.rank is None:
+        return Rejected(engine, room, EtcdPDError("the rank is not announced"))
+    return Rejected(engine, room, RankDraining(room, "the rank is draining"))
