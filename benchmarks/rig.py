@@ -106,8 +106,8 @@ class Rig:
 
         Returns:
             A room each: ``late_ms`` (from when it was due to register()), ``wait_ms`` (from then until it was found),
-            ``acknowledged_ms``, ``wall_us``, ``cpu_us``, ``look_us``. And ``missing``, ``reached`` (registrations a
-            second) and ``cpu_us_per_room`` by part.
+            ``acknowledged_ms``, ``wall_us``, ``cpu_us``, ``clock_us``, ``look_us``. And ``missing``, ``reached``
+            (registrations a second) and ``cpu_us_per_room`` by part.
         """
         side, count = self._sides[case.system], int(rate * seconds)
         message = self._message(case, count) | {"rate": rate}
@@ -173,6 +173,7 @@ def _measured(message: Message, written: Message, read: Message, service: dict[s
         "acknowledged_ms": [(at - begun) * 1e3 for begun, at in zip(sent, told, strict=True) if at is not None],
         "wall_us": written["wall_us"],
         "cpu_us": written["cpu_us"],
+        "clock_us": written["clock_us"],
         "look_us": read["look_us"],
         "missing": found.count(None),
         "reached": (count - 1) / (sent[-1] - sent[0]),
