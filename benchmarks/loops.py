@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from .peers import Reader, Writer
@@ -32,27 +33,28 @@ Message = dict[str, Any]
 def write_at_rate(side: Writer, message: Message) -> Message:
     """Register each room when it is due; when each was, and how long the loop was held up by it.
 
-    ``sent_at``, ``acknowledged_at`` (seconds, None where never); ``wall_us``, ``cpu_us`` of register().
+    ``sent_at``, ``acknowledged_at`` (seconds, None where never); ``wall_us``, ``cpu_us`` of register(); ``clock_us``:
+    what ``cpu_us`` shows of nothing at all, which is what reading the clocks costs.
     """
     start, first, count, rate = message["start"], message["first"], message["count"], message["rate"]
     spin, sent_at = message["spin"], [0.0] * count
     acknowledged_at: list[float | None] = [None] * count
-    walls, cpus, number, next_turn = [], [], 0, 0.0
+    walls, cpus, clocks, number, next_turn = [], [], [], 0, 0.0
     releases: deque[int] = deque()
     end = start + count / rate + TAIL_SECONDS
     while (now := time.monotonic()) < end or releases or number < count:
         if number < count and now >= start + number / rate:
             sent_at[number] = now
-            cpu, wall = time.thread_time_ns(), time.perf_counter_ns()
-            side.register(first + number)
-            walls.append((time.perf_counter_ns() - wall) / 1e3)
-            cpus.append((time.thread_time_ns() - cpu) / 1e3)
+            wall, cpu = _timed(side.register, first + number)
+            walls.append(wall)
+            cpus.append(cpu)
             if side.blocking:
                 acknowledged_at[number] = time.monotonic()
             releases.append(number)
             number += 1
             continue
         if releases and now >= sent_at[releases[0]] + HOLD_SECONDS:
+            clocks.append(_timed(int, 0)[1])
             side.release(first + releases.popleft())
             continue
         if not spin:
@@ -64,7 +66,16 @@ def write_at_rate(side: Writer, message: Message) -> Message:
             for room in rooms:
                 if 0 <= room - first < count:
                     acknowledged_at[room - first] = now
-    return {"sent_at": sent_at, "acknowledged_at": acknowledged_at, "wall_us": walls, "cpu_us": cpus}
+    times = {"wall_us": walls, "cpu_us": cpus, "clock_us": clocks}
+    return {"sent_at": sent_at, "acknowledged_at": acknowledged_at, **times}
+
+
+def _timed(call: Callable[[int], object], number: int) -> tuple[float, float]:
+    """Wall time and this thread's CPU time of a call, microseconds."""
+    cpu, wall = time.thread_time_ns(), time.perf_counter_ns()
+    call(number)
+    took = time.perf_counter_ns() - wall
+    return took / 1e3, (time.thread_time_ns() - cpu) / 1e3
 
 
 def read_at_rate(side: Reader, message: Message) -> Message:

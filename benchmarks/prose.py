@@ -22,7 +22,8 @@ SUBJECTS: Mapping[str, tuple[str, str]] = {
         """register() hands a packet to the kernel and returns; etcd has the room later. SGLang's POST returns when
 its server has it. The two are not the same promise: *acknowledged* is the column that compares like with
 like. The loop that registers spins. In the first table decode looks every 5 ms, so that a core is free
-beside the spinning interpreter; in the second it spins as well.""",
+beside the spinning interpreter; in the second it spins as well. Reading a thread's
+CPU clock costs time itself: *clocks* is the median of measuring nothing in the same loop.""",
     ),
     "latency": (
         "From register() to the decode engine",

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from .harness import Row, percentiles, spread
 
 #: What a run at a rate measures, a value each room.
-FIGURES = ("late_ms", "wait_ms", "acknowledged_ms", "wall_us", "cpu_us", "look_us")
+FIGURES = ("late_ms", "wait_ms", "acknowledged_ms", "wall_us", "cpu_us", "clock_us", "look_us")
 #: Whose interpreter spins: prefill's, decode's.
 MODES = {"both idle": (False, False), "prefill spins": (True, False), "both spin": (True, True)}
 

@@ -59,7 +59,16 @@ def _against(ours: Row | None, other: Row, figure: str) -> str:
 
 
 def _blocking(results: Results) -> Iterable[Table]:
-    columns = ("", "n", "wall us", "thread CPU us", "acknowledged ms", "resolve_nowait() us", "wall p50, to etcd_pd's")
+    columns = (
+        "",
+        "n",
+        "wall us",
+        "thread CPU us",
+        "of that, clocks",
+        "acknowledged ms",
+        "resolve_nowait() us",
+        "wall p50, to etcd_pd's",
+    )
     for mode, first in (("prefill spins", OURS_5MS), ("both spin", OURS)):
         ours = row(results, "blocking", mode=mode, case=first.name)
         cells = [
@@ -68,6 +77,7 @@ def _blocking(results: Results) -> Iterable[Table]:
                 f"{each['wall_us']['n']:,}",
                 _three(each["wall_us"]),
                 _three(each["cpu_us"]),
+                digits(each["clock_us"]["p50"]) if "clock_us" in each else "-",
                 _three(each.get("acknowledged_ms")),
                 _three(each.get("look_us")),
                 _against(ours, each, "wall_us"),

@@ -102,7 +102,7 @@ class FloorWriter:
             for each in batch:
                 acknowledged_at[each] = done
                 releases.append(each)
-        return {"sent_at": sent_at, "acknowledged_at": acknowledged_at, "wall_us": [], "cpu_us": []}
+        return {"sent_at": sent_at, "acknowledged_at": acknowledged_at, "wall_us": [], "cpu_us": [], "clock_us": []}
 
     def write_flat_out(self, message: Message) -> Message:
         """As loops.write_flat_out(): full Txns, two in flight."""

@@ -32,6 +32,7 @@ def run(wait: float = 1.0, wall: float = 10.0, look: float = 2.0, cpu_us: float 
         "acknowledged_ms": [wait] * 10,
         "wall_us": [wall] * 10,
         "cpu_us": [wall] * 10,
+        "clock_us": [1.0] * 10,
         "look_us": [look] * 10,
         "missing": 0,
         "reached": 300.0,
