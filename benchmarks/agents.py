@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 
@@ -16,14 +17,15 @@ class AgentProcess:
     Args:
         endpoint: etcd's.
         name: the agent's id.
+        options: more of its command line.
     """
 
-    def __init__(self, endpoint: str, name: str) -> None:
+    def __init__(self, endpoint: str, name: str, options: Sequence[str] = ()) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="etcd-pd-")
         self.socket_path = os.path.join(self._directory.name, "agent.sock")
         command = [sys.executable, "-m", "etcd_pd", "agent", "--socket", self.socket_path]
         command += ["--etcd", endpoint, "--agent-id", name, "--log-level", "warning", "--metrics-listen", ""]
-        self._process = subprocess.Popen(command)
+        self._process = subprocess.Popen([*command, *options])
 
     def __enter__(self) -> AgentProcess:
         while not os.path.exists(self.socket_path):
