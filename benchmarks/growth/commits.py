@@ -27,7 +27,7 @@ async def _write(endpoint: str, rate: float, seconds: float, in_flight: int) -> 
 
     parts, answered, started = urlsplit(endpoint), 0, time.monotonic()
     async with grpc.aio.insecure_channel(f"{parts.hostname}:{parts.port}") as channel:
-        call = channel.unary_unary("/etcdserverpb.KV/Txn")
+        call: Any = channel.unary_unary("/etcdserverpb.KV/Txn")
         epoch = b"/growth/unwatched/rank"
         numbers = iter(range(int(rate * seconds)))
 

@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -80,15 +81,17 @@ class Costs:
         return points[-1][1] * txns / points[-1][0]
 
     def batch(self, writes: float) -> float:
-        """Writes a transaction, where one prefill agent has so many writes a second: between what was measured, by
-        logarithm; beyond it, as at its ends."""
+        """Writes a transaction, by one prefill agent's writes a second.
+
+        Between what was measured it goes by their logarithms; beyond, it is what it was at the end.
+        """
         rates = [rate for rate, _ in self.batches]
         at = bisect.bisect_left(rates, writes)
         if at in (0, len(rates)):
             return self.batches[min(at, len(rates) - 1)][1]
         (low, few), (high, many) = self.batches[at - 1 : at + 1]
         share = math.log(writes / low) / math.log(high / low)
-        return few * (many / few) ** share
+        return float(few * (many / few) ** share)
 
     def to_row(self) -> Row:
         """As a row of the results."""
@@ -110,7 +113,8 @@ def fit(rows: Iterable[Row]) -> tuple[Costs, dict[str, float]]:
     there = _solve(quiet, lambda row: [1.0, row["agents"]], lambda row: row["etcd_cpu"])
     base, each = there.coefficients
     commits = _commits(rows, base, each)
-    costs = Costs(*[0.0] * (len(fields(Costs)) - 2), commits=commits, batches=_batches(rows))
+    nothing: dict[str, Any] = {field.name: 0.0 for field in fields(Costs)}
+    costs = Costs(**{**nothing, "commits": commits, "batches": _batches(rows)})
 
     def fan_out(row: Row) -> float:
         return float(row["etcd_cpu"] - base - row["agents"] * each - costs.commit(row["txns"]))
@@ -148,7 +152,7 @@ def fit(rows: Iterable[Row]) -> tuple[Costs, dict[str, float]]:
     return costs, {name: round(found.error, 3) for name, found in fits.items()}
 
 
-def _named(found: _Fit, *names: str) -> dict[str, float]:
+def _named(found: _Fit, *names: str) -> dict[str, Any]:
     return dict(zip(names, found.coefficients, strict=True))
 
 

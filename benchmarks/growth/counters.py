@@ -1,4 +1,4 @@
-"""What a process, the machine and etcd have used so far; the difference of two looks is the cost of what lay between."""
+"""What a process, the machine and etcd have used so far; between two looks lies what something cost."""
 
 from __future__ import annotations
 

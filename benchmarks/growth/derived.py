@@ -52,7 +52,7 @@ def derive(measured: Sequence[Row], hardware: Hardware | None = None) -> list[Ro
 def costs_of(rows: Sequence[Row]) -> Costs:
     """The costs among the derived rows."""
     row = next(row for row in rows if row["sweep"] == "costs")
-    named = {name: row[name] for name in Costs.__dataclass_fields__}
+    named: dict[str, Any] = {name: row[name] for name in Costs.__dataclass_fields__}
     return Costs(
         **{**named, **{name: tuple((at, found) for at, found in named[name]) for name in ("commits", "batches")}}
     )
@@ -60,11 +60,12 @@ def costs_of(rows: Sequence[Row]) -> Costs:
 
 def _delay(measured: Sequence[Row], costs: Costs) -> float:
     """What of the median room's way is no CPU time: measured with one bystander at the lowest rate, less its costs."""
-    row = min((row for row in measured if row["sweep"] == "rates"), key=lambda row: float(row["rate"]))
+    row: Row = min((row for row in measured if row["sweep"] == "rates"), key=lambda row: float(row["rate"]))
     batch = 2 * row["rooms"] / row["txns"]
     working = costs.writer_txn + batch / 2 * costs.writer_room + 1 / costs.most_commits + (batch - 1) * costs.etcd_write
     working += costs.etcd_message + batch * costs.etcd_event + costs.agent_message + batch * costs.agent_event
-    return max(float(row["resolved_ms"]["p50"]) / 1e3 - working, 0.0)
+    median = float(row["resolved_ms"]["p50"]) / 1e3
+    return float(max(median - working, 0.0))
 
 
 def _checked(row: Row, costs: Costs, hardware: Hardware) -> Row:

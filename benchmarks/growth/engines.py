@@ -27,7 +27,7 @@ TAIL_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class Place:
-    """One prefill rank: the agent that it speaks to, and what it is called. With one rank only nobody would need etcd."""
+    """One prefill rank: the agent that it speaks to, and what it is called; dp_size 1 would need no registry."""
 
     socket_path: str
     instance: str
@@ -154,7 +154,12 @@ def _decode(socket_path: str, instances: list[str], plan: Plan) -> Callable[[flo
             upcoming = start + wanted / plan.rate if wanted < count else end
             select.select([client.fileno()], [], [], max(0.0, upcoming - time.monotonic()))
             for event in client.decode.poll():
-                room = event.assignment.room if isinstance(event, etcd_pd.Resolved) else event.error.room
+                if isinstance(event, etcd_pd.Resolved):
+                    room = event.assignment.room
+                elif isinstance(event, etcd_pd.Ended):
+                    room = event.error.room
+                else:
+                    continue
                 answered.setdefault(room - plan.first_room, time.monotonic())
                 client.decode.done(instances[(room - plan.first_room) % len(instances)], room)
         return list(answered.items())

@@ -134,7 +134,7 @@ def proxied(scale: Scale) -> Iterator[Row]:
 
 
 def ttl(scale: Scale) -> Iterator[Row]:
-    """The rooms' TTL, by the engines' bootstrap timeout: with rooms that are released, and with rooms that never are."""
+    """The rooms' TTL, by the engines' bootstrap timeout: for rooms that are released, and for rooms that never are."""
     for timeout in scale.timeouts:
         with running(Setting(bootstrap_timeout=timeout)) as rig:
             for release in (True, False):

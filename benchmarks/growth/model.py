@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from ..harness import Row
 from .costs import Costs
 
-
 #: etcd_pd's default batch_max_rooms.
 MAX_BATCH = 120
 
@@ -182,7 +181,7 @@ class Advice:
 
     @property
     def rule(self) -> str:
-        """What is least work for the owner: one etcd, then proxies, then cells; proxies in cells where they save half."""
+        """The least work for the owner: one etcd, then proxies, then cells; proxies in cells where they save half."""
         if self.cells == 1:
             return "one etcd"
         if self.cells_with_proxies == 1:

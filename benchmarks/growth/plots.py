@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from ..harness import Row, new_figure, save_svg
 from .derived import SIMULATED_ROOMS
 from .figures import PARTS, per_room
 
-#: The parts of a room's cost, in the order in which they are stacked.
+#: The parts of a room's cost.
 _NAMES = {
     "prefill": "prefill agent(s)",
     "etcd": "etcd",
@@ -23,66 +23,55 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Axis:
-    """What grows in a plot.
-
-    Attributes:
-        key: a row's.
-        label: for people.
-        log: growing by factors.
-    """
+    """What grows in a plot: a row's key, and how people call it."""
 
     key: str
     label: str
-    log: bool = True
+
+
+SWEEPS = {
+    "rates": Axis("rate", "rooms a second"),
+    "ranks": Axis("ranks", "ranks of one instance"),
+    "instances": Axis("prefills", "prefill instances, each with an agent"),
+    "decodes": Axis("decodes", "decode agents on this machine"),
+}
 
 
 def sweep(rows: Sequence[Row], axis: Axis, path: Path) -> None:
     """CPU a room by part beside the latency; rounds in which the machine was full are hollow."""
     figure, (cpu, latency) = new_figure(2, width=9.0)
-    for rate in sorted({row["rate"] for row in rows}) if axis.key != "rate" else [None]:
-        some = sorted((row for row in rows if rate in (None, row["rate"])), key=lambda row: float(row[axis.key]))
-        label = "" if rate is None else f", {rate:g} rooms/s"
-        style = (
-            ["-", "--", ":", "-."][sorted({row["rate"] for row in rows}).index(rate) % 4] if rate is not None else "-"
-        )
-        for number, part in enumerate(PARTS):
-            points = [(row[axis.key], per_room(row, part)) for row in some if row[f"{part}_cpu"] > 0]
-            if points:
-                only = label if rate in (None, min(row["rate"] for row in rows)) or len(PARTS) else label
-                cpu.plot(*zip(*points, strict=True), style, color=f"C{number}", label=_NAMES[part] + only)
-                _mark(
-                    cpu,
-                    [row for row in some if row[f"{part}_cpu"] > 0],
-                    axis,
-                    lambda row, part=part: per_room(row, part),
-                    f"C{number}",
-                )
-        for number, quantile in enumerate(("p50", "p99")):
+    rates = sorted({row["rate"] for row in rows})
+    groups = [(rows, "", "-")]
+    if axis.key != "rate":
+        groups = [
+            ([row for row in rows if row["rate"] == rate], f", {rate:g} rooms/s", style)
+            for rate, style in zip(rates, ("-", "--", ":", "-."), strict=False)
+        ]
+    for some, label, style in groups:
+        some = sorted(some, key=lambda row: float(row[axis.key]))
+        for color, part in enumerate(PARTS):
+            told = [row for row in some if row[f"{part}_cpu"] > 0]
+            _line(cpu, told, axis, [per_room(row, part) for row in told], style, color, _NAMES[part] + label)
+        for color, quantile in enumerate(("p50", "p99")):
             told = [row for row in some if row["resolved_ms"][quantile] is not None]
-            points = [(row[axis.key], row["resolved_ms"][quantile]) for row in told]
-            if points:
-                latency.plot(*zip(*points, strict=True), style, color=f"C{number}", label=quantile + label)
-                _mark(latency, told, axis, lambda row, q=quantile: row["resolved_ms"][q], f"C{number}")
+            _line(latency, told, axis, [row["resolved_ms"][quantile] for row in told], style, color, quantile + label)
     _dress(cpu, axis, "CPU, µs a room")
     _dress(latency, axis, "register → resolved, ms")
     save_svg(figure, path)
 
 
-def _mark(axes: Any, rows: Sequence[Row], axis: Axis, value: Callable[[Row], float], color: str) -> None:
-    for row in rows:
-        axes.plot(
-            row[axis.key],
-            value(row),
-            "o",
-            color=color,
-            markersize=4,
-            markerfacecolor="white" if row["saturated"] else color,
-        )
+def _line(axes: Any, rows: list[Row], axis: Axis, values: list[float], style: str, number: int, label: str) -> None:
+    if not rows:
+        return
+    places, color = [row[axis.key] for row in rows], f"C{number}"
+    axes.plot(places, values, style, color=color, label=label)
+    for row, place, value in zip(rows, places, values, strict=True):
+        inside = "white" if row["saturated"] else color
+        axes.plot(place, value, "o", color=color, markersize=4, markerfacecolor=inside)
 
 
 def _dress(axes: Any, axis: Axis, label: str) -> None:
-    if axis.log:
-        axes.set_xscale("log", base=10)
+    axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel(axis.label)
     axes.set_ylabel(label)

@@ -163,7 +163,7 @@ class Simulation:
 
 
 def latencies(at: Cell, costs: Costs, hardware: Hardware, rooms: int, shared: bool = False) -> list[float] | None:
-    """Seconds from register() to resolved; None where some resource cannot keep up, so that there is no steady state."""
+    """Seconds from register() to resolved; None where a resource cannot keep up, so that no steady state comes."""
     if not shared and max(utilisation(at, costs, hardware).values()) > HOPELESS:
         return None
     return Simulation(at, costs, hardware, shared=shared).run(rooms)

@@ -38,7 +38,8 @@ async def _watch(endpoint: str, prefix: bytes, count: int, watching: threading.E
 
     async def drain() -> None:
         channel = grpc.aio.insecure_channel(f"{parts.hostname}:{parts.port}", options=_OPTIONS)
-        call = channel.stream_stream("/etcdserverpb.Watch/Watch")(asking())
+        method: Any = channel.stream_stream("/etcdserverpb.Watch/Watch")
+        call = method(asking())
         await call.read()  # created
         standing.append(True)
         if len(standing) == count:
