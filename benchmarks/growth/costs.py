@@ -107,49 +107,84 @@ class _Fit:
 def fit(rows: Iterable[Row]) -> tuple[Costs, dict[str, float]]:
     """The costs, and how far each fit is from its rows: the median of the relative errors."""
     rows = list(rows)
-    quiet = [row for row in rows if row["sweep"] in FITTED and not row["rooms"]]
-    busy = [row for row in rows if row["sweep"] in FITTED and row["rooms"] and row["refused"] == 0]
-    direct = [row for row in busy if not row["proxies"]]
-    there = _solve(quiet, lambda row: [1.0, row["agents"]], lambda row: row["etcd_cpu"])
-    base, each = there.coefficients
-    commits = _commits(rows, base, each)
     nothing: dict[str, Any] = {field.name: 0.0 for field in fields(Costs)}
-    costs = Costs(**{**nothing, "commits": commits, "batches": _batches(rows)})
+    costs = Costs(**nothing)
+    errors: dict[str, float] = {}
+    # each takes what the ones before it found as given
+    for step in (_etcd_there, _etcd_busy, _agents, _prefill_agents, _proxies):
+        costs, found = step(rows, costs)
+        errors |= {name: round(one.error, 3) for name, one in found.items()}
+    return costs, errors
 
-    def fan_out(row: Row) -> float:
-        return float(row["etcd_cpu"] - base - row["agents"] * each - costs.commit(row["txns"]))
 
-    etcd = _solve(direct, _etcd_terms, fan_out, lambda row: row["etcd_cpu"])
-    sent = _solve(direct, _byte_terms, lambda row: row["sent_bytes"])
-    idle = statistics.median(row["bystander_cpu"] for row in quiet if row["decodes"] > 1)
-    hearing = [row for row in direct if row["decodes"] > 1]
-    agent = _solve(hearing, _agent_terms, lambda row: row["bystander_cpu"] - idle, lambda row: row["bystander_cpu"])
+_Found = tuple[Costs, dict[str, _Fit]]
+
+
+def _quiet(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if row["sweep"] in FITTED and not row["rooms"]]
+
+
+def _direct(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if row["sweep"] in FITTED and row["rooms"] and not row["proxies"]]
+
+
+def _etcd_there(rows: list[Row], costs: Costs) -> _Found:
+    """What etcd uses without any room, then for transactions alone."""
+    there = _solve(_quiet(rows), lambda row: [1.0, row["agents"]], lambda row: row["etcd_cpu"])
+    costs = replace(costs, **_named(there, "etcd_base", "etcd_agent"))
+    return replace(costs, commits=_commits(rows, costs), batches=_batches(rows)), {}
+
+
+def _etcd_busy(rows: list[Row], costs: Costs) -> _Found:
+    """What is left is fan-out, and larger transactions; and the bytes of both."""
+
+    def left(row: Row) -> float:
+        return float(row["etcd_cpu"] - _there(row, costs) - costs.commit(row["txns"]))
+
+    etcd = _solve(_direct(rows), _etcd_terms, left, lambda row: row["etcd_cpu"])
+    sent = _solve(_direct(rows), _byte_terms, lambda row: row["sent_bytes"])
     costs = replace(
         costs,
-        etcd_base=base,
-        etcd_agent=each,
         **_named(etcd, "etcd_write", "etcd_message", "etcd_event"),
         **_named(sent, "bytes_message", "bytes_event", "bytes_txn", "bytes_write"),
-        agent_idle=idle,
-        **_named(agent, "agent_message", "agent_event"),
     )
-    single = [row for row in direct if row["prefills"] == 1]
-    want = _solve(single, lambda row: [row["rooms"]], lambda row: row["decode_cpu"] - _watching(row, costs))
+    return costs, {"etcd": etcd, "bytes": sent}
+
+
+def _agents(rows: list[Row], costs: Costs) -> _Found:
+    """A bystander's work; and on top, what a room costs whose engine waits for it."""
+    idle = statistics.median(row["bystander_cpu"] for row in _quiet(rows) if row["decodes"] > 1)
+    hearing = [row for row in _direct(rows) if row["decodes"] > 1]
+    agent = _solve(hearing, _agent_terms, lambda row: row["bystander_cpu"] - idle, lambda row: row["bystander_cpu"])
+    costs = replace(costs, agent_idle=idle, **_named(agent, "agent_message", "agent_event"))
+    want = _solve(
+        _direct(rows),
+        lambda row: [row["rooms"]],
+        lambda row: row["decode_cpu"] - _watching(row, costs),
+        lambda row: row["decode_cpu"],
+    )
+    return replace(costs, **_named(want, "agent_want")), {"agent": agent}
+
+
+def _prefill_agents(rows: list[Row], costs: Costs) -> _Found:
+    """What a prefill agent uses beyond a bystander's work."""
     writer = _solve(
-        single,
+        _direct(rows),
         lambda row: [row["txns"], row["rooms"]],
-        lambda row: row["prefill_cpu"] - _watching(row, costs),
+        lambda row: row["prefill_cpu"] - row["prefills"] * _watching(row, costs),
         lambda row: row["prefill_cpu"],
     )
-    proxy = _solve([row for row in busy if row["proxies"]], _proxy_terms, lambda row: row["proxy_cpu"])
-    costs = replace(
-        costs,
-        **_named(want, "agent_want"),
-        **_named(writer, "writer_txn", "writer_room"),
-        **_named(proxy, "proxy_base", "proxy_up", "proxy_message", "proxy_event"),
-    )
-    fits = {"etcd": etcd, "bytes": sent, "agent": agent, "prefill agent": writer, "proxy": proxy}
-    return costs, {name: round(found.error, 3) for name, found in fits.items()}
+    return replace(costs, **_named(writer, "writer_txn", "writer_room")), {"prefill agent": writer}
+
+
+def _proxies(rows: list[Row], costs: Costs) -> _Found:
+    behind = [row for row in rows if row["sweep"] in FITTED and row["proxies"]]
+    proxy = _solve(behind, _proxy_terms, lambda row: row["proxy_cpu"])
+    return replace(costs, **_named(proxy, "proxy_base", "proxy_up", "proxy_message", "proxy_event")), {"proxy": proxy}
+
+
+def _there(row: Row, costs: Costs) -> float:
+    return float(costs.etcd_base + row["agents"] * costs.etcd_agent)
 
 
 def _named(found: _Fit, *names: str) -> dict[str, Any]:
@@ -211,11 +246,11 @@ def _solve(
     return _Fit([float(one) for one in coefficients], float(error))
 
 
-def _commits(rows: list[Row], base: float, each: float) -> tuple[tuple[float, float], ...]:
+def _commits(rows: list[Row], costs: Costs) -> tuple[tuple[float, float], ...]:
     """What etcd used beyond its being there, against transactions a second; more of them never use less."""
     measured = [row for row in rows if row["sweep"] == "commits"]
     found: list[tuple[float, float]] = []
-    for txns, cpu in sorted((row["txns"], row["etcd_cpu"] - base - row["agents"] * each) for row in measured):
+    for txns, cpu in sorted((row["txns"], row["etcd_cpu"] - _there(row, costs)) for row in measured):
         if not found or txns > found[-1][0] * 1.1:
             found.append((txns, max(cpu, found[-1][1] if found else 0.0)))
     return tuple(found)

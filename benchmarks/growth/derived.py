@@ -49,6 +49,12 @@ def derive(measured: Sequence[Row], hardware: Hardware | None = None) -> list[Ro
     return [{**row, "derived": True} for row in rows]
 
 
+def hardware_of(rows: Sequence[Row]) -> Hardware:
+    """The hardware among the derived rows."""
+    row = next(row for row in rows if row["sweep"] == "hardware")
+    return Hardware(**{name: row[name] for name in Hardware.__dataclass_fields__})
+
+
 def costs_of(rows: Sequence[Row]) -> Costs:
     """The costs among the derived rows."""
     row = next(row for row in rows if row["sweep"] == "costs")

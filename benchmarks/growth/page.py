@@ -12,7 +12,7 @@ from typing import Any
 
 from ..harness import ROOT, Row, load
 from . import plots, tables
-from .derived import costs_of
+from .derived import costs_of, hardware_of
 from .figures import number, percent
 
 DOCS = ROOT / "docs"
@@ -38,7 +38,7 @@ def _plot(rows: Sequence[Row], to: Path) -> None:
 
 def _page(results: dict[str, Any]) -> str:
     rows, machine, versions = results["rows"], results["machine"], results["versions"]
-    costs, hardware = costs_of(rows), tables.hardware(rows)
+    costs, hardware = costs_of(rows), hardware_of(rows)
     told = {
         "machine": f"{machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB",
         "data": machine["etcd_data"],

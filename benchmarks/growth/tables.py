@@ -20,11 +20,6 @@ def rooms(rows: Sequence[Row], sweep: str) -> list[Row]:
     return [row for row in of(rows, sweep) if row["rooms"]]
 
 
-def hardware(rows: Sequence[Row]) -> Hardware:
-    (row,) = of(rows, "hardware")
-    return Hardware(**{name: row[name] for name in Hardware.__dataclass_fields__})
-
-
 def plan(rows: Sequence[Row]) -> str:
     plan = of(rows, "plan")
     counts = sorted({row["decodes"] for row in plan})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from benchmarks.growth.costs import Costs
+from benchmarks.growth.derived import derive
 from benchmarks.harness import Row
 
 COSTS = Costs(
@@ -107,3 +110,9 @@ def rows() -> list[Row]:
     checked = {"sweep": "checks", "idle_seconds": 7.0, "largest_message": 10, "view_lost": 0}
     answers = ("same_cluster", "created_revision", "in_order", "fragments", "progress", "keepalive")
     return found + [{**checked, "asked": name, **dict.fromkeys(answers, True)} for name in ("etcd", "grpc-proxy")]
+
+
+@cache
+def derived() -> list[Row]:
+    """What follows from that run."""
+    return derive(rows())

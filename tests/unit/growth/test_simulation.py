@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.growth import page
-from benchmarks.growth.derived import derive
 from benchmarks.growth.model import Hardware, cell
 from benchmarks.growth.simulation import Simulation, latencies
-from tests.unit.growth.made import COSTS, rows
+from tests.unit.growth.made import COSTS, derived, rows
 
 HARDWARE = Hardware()
 
@@ -59,8 +58,7 @@ def test_it_is_the_same_twice() -> None:
 
 def test_the_page_is_made_of_the_results_alone(tmp_path: Path) -> None:
     machine = {"cores": 2, "cpu": "a CPU", "memory_gib": 8, "etcd_data": "a disk"}
-    measured = rows()
-    results = {"rows": measured + derive(measured), "machine": machine, "versions": {"etcd": "3", "python": "3"}}
+    results = {"rows": rows() + derived(), "machine": machine, "versions": {"etcd": "3", "python": "3"}}
 
     text = page.write(results, tmp_path).read_text()
 
