@@ -70,9 +70,20 @@ def _line(axes: Any, rows: list[Row], axis: Axis, values: list[float], style: st
         axes.plot(place, value, "o", color=color, markersize=4, markerfacecolor=inside)
 
 
+def _plain(*some: Any) -> None:
+    """Ticks of a logarithmic axis that are numbers and not powers."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    for axis in some:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
 def _dress(axes: Any, axis: Axis, label: str) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
+    _plain(axes.xaxis, axes.yaxis)
     axes.set_xlabel(axis.label)
     axes.set_ylabel(label)
     axes.legend(fontsize=7)
@@ -126,6 +137,7 @@ def leases(rows: Sequence[Row], path: Path) -> None:
         cpu.plot(timeouts, [per_room(row, "etcd") for row in some], "o-", color=f"C{number}", markersize=4, label=label)
     for axes, label in ((held, "leases held at the end"), (cpu, "etcd, µs a room")):
         axes.set_xscale("log")
+        _plain(axes.xaxis)
         axes.set_xlabel("engines' bootstrap timeout, s")
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
@@ -178,6 +190,7 @@ def simulated(rows: Sequence[Row], path: Path) -> None:
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlim(0.8, 14_000)
+        _plain(axes.yaxis)
         axes.set_xlabel("decode agents")
         axes.set_ylabel("simulated register → resolved, ms")
         axes.set_title("a proxy on each node" if proxies else "one etcd", fontsize=9)
