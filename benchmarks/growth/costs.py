@@ -125,7 +125,11 @@ def _quiet(rows: list[Row]) -> list[Row]:
 
 
 def _direct(rows: list[Row]) -> list[Row]:
-    return [row for row in rows if row["sweep"] in FITTED and row["rooms"] and not row["proxies"]]
+    return [row for row in _busy(rows) if not row["proxies"]]
+
+
+def _busy(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if row["sweep"] in FITTED and row["rooms"] and not row["overrun"]]
 
 
 def _etcd_there(rows: list[Row], costs: Costs) -> _Found:
@@ -178,7 +182,7 @@ def _prefill_agents(rows: list[Row], costs: Costs) -> _Found:
 
 
 def _proxies(rows: list[Row], costs: Costs) -> _Found:
-    behind = [row for row in rows if row["sweep"] in FITTED and row["proxies"]]
+    behind = [row for row in _busy(rows) if row["proxies"]]
     proxy = _solve(behind, _proxy_terms, lambda row: row["proxy_cpu"])
     return replace(costs, **_named(proxy, "proxy_base", "proxy_up", "proxy_message", "proxy_event")), {"proxy": proxy}
 
@@ -258,7 +262,7 @@ def _commits(rows: list[Row], costs: Costs) -> tuple[tuple[float, float], ...]:
 
 def _batches(rows: list[Row]) -> tuple[tuple[float, float], ...]:
     """Writes a transaction against writes a second and agent, smoothed so that more writes are never fewer a batch."""
-    measured = [row for row in rows if row["sweep"] == "rates"]
+    measured = [row for row in _busy(rows) if row["sweep"] == "rates"]
     found: list[tuple[float, float]] = []
     for rate, size in sorted((writes(row) / row["prefills"], writes(row) / row["txns"]) for row in measured):
         if not found or rate > found[-1][0] * 1.1:

@@ -149,7 +149,10 @@ def _decode(socket_path: str, instances: list[str], plan: Plan) -> Callable[[flo
         wanted, count = 0, plan.rooms
         while (now := time.monotonic()) < end:
             while wanted < count and start + wanted / plan.rate <= now:
-                client.decode.want(instances[wanted % len(instances)], plan.first_room + wanted, timeout=60)
+                try:
+                    client.decode.want(instances[wanted % len(instances)], plan.first_room + wanted, timeout=60)
+                except etcd_pd.AgentBusy:
+                    pass  # it stays without an answer, and is counted so
                 wanted += 1
             upcoming = start + wanted / plan.rate if wanted < count else end
             select.select([client.fileno()], [], [], max(0.0, upcoming - time.monotonic()))

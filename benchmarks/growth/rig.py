@@ -21,8 +21,12 @@ from .engines import Place, Plan
 
 #: What is running before the first room that counts, seconds.
 WARM_SECONDS = 0.6
+#: How long agents that have just started are left alone before they count as idle, seconds.
+SETTLE_SECONDS = 0.5
 #: Past this share of the machine's cores in use, latencies are the machine's and not the registry's.
 SATURATED = 0.9
+#: With more than this share of the rooms refused, or without an answer at the end, the load was more than it takes.
+OVERRUN = 0.02
 #: The prefix that an agent watches by default.
 PREFIX = "/etcd_pd/default/v1/"
 INSTANCE = "prefill-0"
@@ -143,7 +147,9 @@ def play_round(rig: Rig, plan: Plan, places: list[Place], streams: int = 0) -> R
         after = look(everybody, rig.etcd.endpoint)
         wrote, read = writer.hear(), dict(reader.hear())
     row = _setting_row(rig.setting, plan, places, streams)
-    return row | _use(pids, before, after) | _traffic(before, after) | _outcome(wrote, read, before.at, after.at)
+    row |= _use(pids, before, after) | _traffic(before, after) | _outcome(wrote, read, before.at, after.at)
+    row["overrun"] = row["refused"] + row["unresolved"] > OVERRUN * plan.rooms
+    return row | {"saturated": row["saturated"] or row["overrun"]}
 
 
 def _streams(endpoint: str, count: int) -> Worker:
@@ -190,6 +196,7 @@ def _traffic(before: Look, after: Look) -> Row:
     counted = {name: after.etcd[name] - before.etcd[name] for name in after.etcd}
     names = ("txns", "puts", "deletes", "messages", "asked", "keepalives", "sent_bytes", "received_bytes", "granted")
     row: Row = {name: round(counted[name] / seconds, 2) for name in names}
+    row["rooms"] = row["puts"]  # all else that is put was put before
     row["fsync_ms"] = round(1e3 * counted["fsync_seconds"] / max(counted["fsyncs"], 1), 3)
     row["leases"] = after.etcd["granted"] - after.etcd["revoked"]
     row["window"] = round(seconds, 3)
@@ -202,7 +209,6 @@ def _outcome(wrote: dict[str, Any], read: dict[int, float], start: float, end: f
     window = [number for number, at in enumerate(wrote["sent"]) if start <= at < end]
     sent = wrote["sent"]
     return {
-        "rooms": round(len(window) / (end - start), 2),
         "unresolved": sum(number not in read for number in window),
         "refused": wrote["refused"],
         "announce_ms": round(wrote["announced"] * 1e3, 1),
@@ -213,12 +219,13 @@ def _outcome(wrote: dict[str, Any], read: dict[int, float], start: float, end: f
 
 def idle(rig: Rig, seconds: float) -> Row:
     """The same without any room: what agents and their watches cost by being there."""
+    time.sleep(SETTLE_SECONDS)
     pids = rig.pids()
     before = look([pid for some in pids.values() for pid in some], rig.etcd.endpoint)
     time.sleep(seconds)
     after = look(before.cpu, rig.etcd.endpoint)
     row = _setting_row(rig.setting, Plan(0, 0), [], 0) | _use(pids, before, after) | _traffic(before, after)
-    return row | {"rooms": 0.0}
+    return row | {"rooms": 0.0, "overrun": False}
 
 
 def commit(rig: Rig, seconds: float, rate: float, in_flight: int) -> Row:
@@ -235,4 +242,4 @@ def commit(rig: Rig, seconds: float, rate: float, in_flight: int) -> Row:
         after = look(before.cpu, rig.etcd.endpoint)
         writer.hear()
     row = _setting_row(rig.setting, Plan(rate, seconds), [], 0) | _use(pids, before, after) | _traffic(before, after)
-    return row | {"rooms": 0.0, "in_flight": in_flight}
+    return row | {"rooms": 0.0, "in_flight": in_flight, "overrun": False}

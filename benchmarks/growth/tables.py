@@ -87,7 +87,7 @@ def costs(rows: Sequence[Row], costs: Costs) -> str:
 
 
 def _full(row: Row) -> str:
-    return "full" if row["saturated"] else percent(row["busy"])
+    return "overrun" if row["overrun"] else "full" if row["saturated"] else percent(row["busy"])
 
 
 def sweep(rows: Sequence[Row], name: str) -> str:

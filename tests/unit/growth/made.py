@@ -52,6 +52,7 @@ def row(sweep: str, rate: float, *, decodes: int = 1, prefills: int = 1, streams
         "rooms": rate,
         "refused": 0,
         "saturated": False,
+        "overrun": False,
         "cores": 2,
         "busy": 0.5,
         "prefills": prefills,
