@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from ..harness import Row, percentiles
 from .costs import Costs, fit
-from .model import Cell, Hardware, advice_rows, agent_share, busiest, cell, largest, shared, utilisation
-from .simulation import latencies
+from .model import Cell, Hardware, advice_rows, busiest, cell, largest, settled, shared
+from .simulation import simulate
 
 #: The planning table, and the simulation's points.
 PLAN_ROOMS, PLAN_DECODES = (10, 100, 1000, 10_000), (10, 32, 100, 320, 1000, 3200, 10_000)
@@ -65,13 +66,22 @@ def costs_of(rows: Sequence[Row]) -> Costs:
 
 
 def _delay(measured: Sequence[Row], costs: Costs) -> float:
-    """What of the median room's way is no CPU time: measured with one bystander at the lowest rate, less its costs."""
-    row: Row = min((row for row in measured if row["sweep"] == "rates"), key=lambda row: float(row["rate"]))
+    """What of the median room's way is no CPU time: what was measured less its costs, the median of quiet rounds.
+
+    Quiet are those of few watchers and rooms in which the machine was not full.
+    """
+    quiet = [row for row in measured if row["sweep"] in ("rates", "ranks", "decodes") and row["rooms"]]
+    quiet = [row for row in quiet if row["decodes"] <= 2 and row["rate"] <= 300 and not row["saturated"]] or quiet
+    left = [float(row["resolved_ms"]["p50"]) / 1e3 - _work(row, costs) for row in quiet]
+    return max(statistics.median(left), 0.0)
+
+
+def _work(row: Row, costs: Costs) -> float:
+    """CPU seconds on a room's way, one after the other, where nothing waits."""
     batch = 2 * row["rooms"] / row["txns"]
-    working = costs.writer_txn + batch / 2 * costs.writer_room + 1 / costs.most_commits + (batch - 1) * costs.etcd_write
-    working += costs.etcd_message + batch * costs.etcd_event + costs.agent_message + batch * costs.agent_event
-    median = float(row["resolved_ms"]["p50"]) / 1e3
-    return float(max(median - working, 0.0))
+    writer = costs.writer_txn + batch / 2 * costs.writer_room
+    etcd = 1 / costs.most_commits + (batch - 1) * costs.etcd_write + costs.etcd_message + batch * costs.etcd_event
+    return float(writer + etcd + costs.agent_message + batch * costs.agent_event)
 
 
 def _checked(row: Row, costs: Costs, hardware: Hardware) -> Row:
@@ -79,33 +89,34 @@ def _checked(row: Row, costs: Costs, hardware: Hardware) -> Row:
     cores = row["cores"] - row["load_cpu"] - row["others_cpu"]
     here = shared(hardware, cores)
     at = Cell(row["rooms"], row["decodes"], row["prefills"])
-    shares = utilisation(at, costs, here)
-    found = latencies(at, costs, here, ROOMS, shared=True)
+    found = simulate(at, costs, here, ROOMS, shared=True)
+    hears = costs.agent_idle + found.txns * costs.agent_message + 2 * at.rooms * costs.agent_event
     return {
         "sweep": "check",
         "rooms": row["rooms"],
         "decodes": row["decodes"],
         "saturated": row["saturated"],
+        "txns_measured": row["txns"],
+        "txns_model": round(found.txns, 1),
         "etcd_measured": row["etcd_cpu"],
-        "etcd_model": round(shares["etcd"] * cores, 4),
+        "etcd_model": round(found.shares["etcd"] * cores, 4),
         "agent_measured": row["bystander_cpu"],
-        "agent_model": round(agent_share(at, costs, here), 4),
+        "agent_model": round(hears, 4),
         "resolved_measured_ms": row["resolved_ms"],
-        "resolved_model_ms": percentiles([seconds * 1e3 for seconds in found or []]),
+        "resolved_model_ms": percentiles([seconds * 1e3 for seconds in found.latencies or []]),
     }
 
 
 def _first(rate: float, decodes: int, proxies: bool, costs: Costs, hardware: Hardware) -> Row:
     """What saturates first with one more than so many."""
-    name, share = busiest(utilisation(cell(rate, decodes + max(1, decodes // 50), hardware, proxies), costs, hardware))
+    name, share = busiest(settled(cell(rate, decodes + max(1, decodes // 50), hardware, proxies), costs, hardware, 1.0))
     return {"first": name, "share": round(share, 3)}
 
 
 def _simulated(rate: float, decodes: int, cells: int, proxies: bool, costs: Costs, hardware: Hardware) -> Row:
     at = cell(rate / cells, decodes / cells, hardware, proxies)
-    shares = utilisation(at, costs, hardware)
-    found: Any = latencies(at, costs, hardware, ROOMS)
-    first, share = busiest(shares)
+    found = simulate(at, costs, hardware, ROOMS)
+    first, share = busiest(found.shares)
     return {
         "sweep": "simulated",
         "rooms": rate,
@@ -114,6 +125,6 @@ def _simulated(rate: float, decodes: int, cells: int, proxies: bool, costs: Cost
         "proxies": proxies,
         "first": first,
         "share": round(share, 4),
-        "shares": {name: round(value, 5) for name, value in shares.items()},
-        "resolved_ms": percentiles([seconds * 1e3 for seconds in found]) if found else None,
+        "shares": {name: round(value, 5) for name, value in found.shares.items()},
+        "resolved_ms": percentiles([seconds * 1e3 for seconds in found.latencies]) if found.latencies else None,
     }

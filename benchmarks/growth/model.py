@@ -25,6 +25,8 @@ class Hardware:
         agents_per_node: decode agents on one node, which would share a proxy.
         decodes_per_prefill: decode agents for each prefill agent.
         planned: the share of a resource that a plan may use.
+        patience: seconds that a transaction may take before the registry counts as too slow. Meanwhile rooms queue for
+            the next one, so that a busy cell writes fewer and larger ones than a quiet one.
     """
 
     etcd_cores: float = 8
@@ -34,6 +36,7 @@ class Hardware:
     agents_per_node: int = 8
     decodes_per_prefill: int = 4
     planned: float = 0.6
+    patience: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,25 @@ def load(at: Cell, costs: Costs, hardware: Hardware) -> Load:
     return Load(txns, writes, watchers, behind)
 
 
-def utilisation(at: Cell, costs: Costs, hardware: Hardware) -> dict[str, float]:
-    """The share of each resource in use: above 1, it cannot be done."""
+def patient(at: Cell, hardware: Hardware) -> float:
+    """Fewest transactions a second: each prefill agent has one in flight, for as long as patience lasts."""
+    writes = 2 * at.rooms
+    return max(min(writes, at.prefills / hardware.patience), writes / MAX_BATCH)
+
+
+def settled(at: Cell, costs: Costs, hardware: Hardware, share: float | None = None) -> dict[str, float]:
+    """As utilisation(); where something would be busier than ``share``, None: planned, with transactions filled."""
+    quiet = utilisation(at, costs, hardware)
+    if busiest(quiet)[1] <= (share or hardware.planned):
+        return quiet
+    return utilisation(at, costs, hardware, min(patient(at, hardware), load(at, costs, hardware).txns))
+
+
+def utilisation(at: Cell, costs: Costs, hardware: Hardware, at_txns: float | None = None) -> dict[str, float]:
+    """The share of each resource in use: above 1, it cannot be done. Transactions a second: None, as when measured."""
     doing = load(at, costs, hardware)
+    if at_txns is not None:
+        doing = replace(doing, txns=at_txns)
     txns, writes, watchers = doing.txns, doing.writes, doing.watchers
     fan_out = watchers * (txns * costs.etcd_message + writes * costs.etcd_event)
     # a keepalive goes through a proxy to etcd all the same
@@ -102,7 +121,7 @@ def utilisation(at: Cell, costs: Costs, hardware: Hardware) -> dict[str, float]:
     writing = costs.commit(txns) + max(writes - txns, 0.0) * costs.etcd_write
     sent = watchers * (txns * costs.bytes_message + writes * costs.bytes_event)
     sent += txns * costs.bytes_txn + writes * costs.bytes_write
-    hears = agent_share(at, costs, hardware)
+    hears = costs.agent_idle + txns * costs.agent_message + writes * costs.agent_event
     writer = txns / at.prefills * costs.writer_txn + at.rooms / at.prefills * costs.writer_room
     found = {
         "etcd": (etcd + writing) / hardware.etcd_cores,
@@ -118,12 +137,6 @@ def utilisation(at: Cell, costs: Costs, hardware: Hardware) -> dict[str, float]:
     return found
 
 
-def agent_share(at: Cell, costs: Costs, hardware: Hardware) -> float:
-    """Cores that a decode agent uses whose engines want nothing."""
-    doing = load(at, costs, hardware)
-    return costs.agent_idle + doing.txns * costs.agent_message + doing.writes * costs.agent_event
-
-
 def busiest(shares: dict[str, float]) -> tuple[str, float]:
     """The resource that saturates first, and its share."""
     return max(shares.items(), key=lambda item: item[1])
@@ -131,21 +144,24 @@ def busiest(shares: dict[str, float]) -> tuple[str, float]:
 
 def fits(at: Cell, costs: Costs, hardware: Hardware) -> bool:
     """Whether nothing is busier than planned."""
-    return busiest(utilisation(at, costs, hardware))[1] <= hardware.planned
+    return busiest(settled(at, costs, hardware))[1] <= hardware.planned
 
 
 def largest(rooms: float, proxies: bool, costs: Costs, hardware: Hardware, share: float) -> int:
-    """Most decode agents at which no resource is busier than ``share``; 0 where one agent is too many.
+    """Most decode agents at which no resource is busier than ``share``; 0 where no number is right.
 
     Rooms a second stay, whoever takes them. Looked for up to a million, and to one part in a hundred.
     """
 
     def carried(decodes: float) -> bool:
-        return busiest(utilisation(cell(rooms, decodes, hardware, proxies), costs, hardware))[1] <= share
+        return busiest(settled(cell(rooms, decodes, hardware, proxies), costs, hardware, share))[1] <= share
 
-    low, high = 0.0, 1.0
-    while carried(high) and high < 1e6:
-        low, high = high, high * 2
+    # from above: with very few agents it may be these that are too busy, and more of them carry it
+    low, high = 2.0**20, 2.0**21
+    while low >= 1 and not carried(low):
+        low, high = low / 2, low
+    if low < 1:
+        return 0
     while high - low > max(low / 100, 0.5):
         middle = (low + high) / 2
         low, high = (middle, high) if carried(middle) else (low, middle)
@@ -195,7 +211,7 @@ class Advice:
 
 def advise(rooms: float, decodes: int, costs: Costs, hardware: Hardware) -> Advice:
     """The planning rule for one point."""
-    first, share = busiest(utilisation(cell(rooms, decodes, hardware), costs, hardware))
+    first, share = busiest(settled(cell(rooms, decodes, hardware), costs, hardware))
     direct = cells_needed(rooms, decodes, False, costs, hardware)
     proxied = cells_needed(rooms, decodes, True, costs, hardware)
     return Advice(rooms, decodes, first, share, direct, proxied)

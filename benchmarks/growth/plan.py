@@ -16,8 +16,8 @@ from rich.table import Table
 from ..harness import load, percentiles
 from .derived import costs_of, hardware_of
 from .figures import number, percent
-from .model import Hardware, advise, cell, utilisation
-from .simulation import latencies
+from .model import Hardware, advise, cell
+from .simulation import simulate
 
 _ROOMS = 3000
 
@@ -41,10 +41,9 @@ def main() -> int:
     shown = Table("cells", "proxies", "how busy", "p50 / p99 ms, simulated")
     for cells, proxies in sorted((cells, proxies) for cells, proxies in choices if cells):
         at = cell(options["rooms"] / cells, options["decodes"] / cells, hardware, proxies)
-        shares = utilisation(at, costs, hardware)
-        found = latencies(at, costs, hardware, _ROOMS)
-        waits = percentiles([seconds * 1e3 for seconds in found]) if found else None
-        busy = ", ".join(f"{name} {percent(share)}" for name, share in shares.items())
+        found = simulate(at, costs, hardware, _ROOMS)
+        waits = percentiles([seconds * 1e3 for seconds in found.latencies]) if found.latencies else None
+        busy = ", ".join(f"{name} {percent(share)}" for name, share in found.shares.items())
         told = f"{number(waits['p50'])} / {number(waits['p99'])}" if waits else "cannot"
         shown.add_row(str(cells), "yes" if proxies else "no", busy, told)
     console = Console()

@@ -86,7 +86,7 @@ def _dress(axes: Any, axis: Axis, label: str) -> None:
     _plain(axes.xaxis, axes.yaxis)
     axes.set_xlabel(axis.label)
     axes.set_ylabel(label)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, framealpha=0.6)
 
 
 def fan_out(rows: Sequence[Row], path: Path) -> None:
@@ -141,7 +141,7 @@ def leases(rows: Sequence[Row], path: Path) -> None:
         axes.set_xlabel("engines' bootstrap timeout, s")
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, framealpha=0.6)
     save_svg(figure, path)
 
 
@@ -167,7 +167,7 @@ def sizes(rows: Sequence[Row], path: Path) -> None:
         axes.set_xlabel("bytes")
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, framealpha=0.6)
     save_svg(figure, path)
 
 
@@ -194,5 +194,5 @@ def simulated(rows: Sequence[Row], path: Path) -> None:
         axes.set_xlabel("decode agents")
         axes.set_ylabel("simulated register → resolved, ms")
         axes.set_title("a proxy on each node" if proxies else "one etcd", fontsize=9)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, framealpha=0.6)
     save_svg(figure, path)

@@ -97,6 +97,8 @@ def running(setting: Setting) -> Iterator[Rig]:
         decodes = [AgentProcess(watched_at[n % len(watched_at)], f"decode-{n}") for n in range(setting.decodes)]
         for agent in prefills + decodes:
             stack.enter_context(agent)
+        for agent in prefills + decodes:
+            stack.callback(agent.end)
         yield Rig(setting, etcd, proxies, prefills, decodes)
 
 

@@ -19,6 +19,10 @@ from .model import MAX_BATCH, Cell, Hardware, load, utilisation
 HOLD_SECONDS = 0.1
 #: Watchers that are followed.
 FOLLOWED = 12
+#: So much of the time at most that an agent spends on hearing keeps it from writing: it takes both in turn.
+MOST_HEARING = 0.95
+#: How long what was heard is taken as if the simulation had begun earlier, seconds: nothing is busy at once.
+WARM_SECONDS = 0.2
 #: Where a resource is busier than this, no steady state is waited for.
 HOPELESS = 0.97
 
@@ -60,6 +64,7 @@ class Simulation:
         self._events: list[_Event] = []
         self._number = 0
         self._write_free = self._fan_out_free = 0.0
+        self._heard = 0.0  # seconds of each agent
         self._proxy_free = [0.0] * FOLLOWED
         self._agent_free = [0.0] * FOLLOWED
         self._fan_out_cores = max(hardware.etcd_cores - self._writing(), 0.05)
@@ -112,12 +117,15 @@ class Simulation:
         size = len(writer.in_flight)
         self.batches.append(size)
         costs = self._costs
-        # the agent's own work comes before, and is no one else's
-        ready = now + costs.writer_txn + size / 2 * costs.writer_room
-        self._write_free = max(ready, self._write_free) + 1 / costs.most_commits + (size - 1) * costs.etcd_write
-        committed = self._write_free + costs.delay
-        self._later(committed, agent, answered=True)
-        resolved = self._fan_out(committed, size)
+        # it watches like all others, with one loop for both: its own work waits as long as hearing keeps it busy
+        hearing = 0.0 if self._shared else min(self._heard / (now + WARM_SECONDS), MOST_HEARING)
+        ready = now + hearing / (1 - hearing) * costs.agent_message + costs.writer_txn + size / 2 * costs.writer_room
+        # it waits for its turn among etcd's work for the watchers, as all of etcd shares the same cores
+        begun = max(ready, self._write_free, self._fan_out_free)
+        self._write_free = begun + 1 / costs.most_commits + (size - 1) * costs.etcd_write
+        # the delay is nobody's work, so that nothing else waits for it
+        self._later(self._write_free + costs.delay, agent, answered=True)
+        resolved = self._fan_out(self._write_free, size)
         for born in writer.in_flight:
             if born is not None:
                 self.latencies.append(self._random.choice(resolved) - born)
@@ -138,6 +146,7 @@ class Simulation:
         hears = costs.agent_message + size * costs.agent_event
         if self._shared:
             message += hears
+        self._heard += hears
         sent = watchers * (costs.bytes_message + size * costs.bytes_event)
         working = max(watchers * message / self._fan_out_cores, message)
         took = max(working, sent * 8 / (hardware.gigabits * 1e9))
@@ -145,7 +154,7 @@ class Simulation:
         self._fan_out_free = begun + took
         times = []
         for one in range(FOLLOWED):
-            at = begun + message + self._random.random() * (took - message if took > message else 0.0)
+            at = begun + costs.delay + message + self._random.random() * (took - message if took > message else 0.0)
             if self._load.behind:
                 at = self._through_proxy(one, at, size)
             if not self._shared:
@@ -162,8 +171,26 @@ class Simulation:
         return begun + self._random.random() * took
 
 
-def latencies(at: Cell, costs: Costs, hardware: Hardware, rooms: int, shared: bool = False) -> list[float] | None:
-    """Seconds from register() to resolved; None where a resource cannot keep up, so that no steady state comes."""
-    if not shared and max(utilisation(at, costs, hardware).values()) > HOPELESS:
-        return None
-    return Simulation(at, costs, hardware, shared=shared).run(rooms)
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        latencies: seconds from register() to resolved; None where a resource cannot keep up: no steady state comes.
+        txns: transactions a second that the prefill agents came to write.
+        shares: how busy each resource is with these.
+    """
+
+    latencies: list[float] | None
+    txns: float
+    shares: dict[str, float]
+
+
+def simulate(at: Cell, costs: Costs, hardware: Hardware, rooms: int, shared: bool = False) -> Outcome:
+    """Run one simulation of so many rooms."""
+    run = Simulation(at, costs, hardware, shared=shared)
+    found = run.run(rooms)
+    txns = 2 * at.rooms * len(run.batches) / sum(run.batches)
+    shares = utilisation(at, costs, hardware, txns)
+    keeps_up = shared or max(shares.values()) <= HOPELESS
+    return Outcome(found if keeps_up else None, txns, shares)

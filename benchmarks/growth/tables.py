@@ -50,6 +50,7 @@ def assumed(hardware: Hardware) -> str:
             ["decode agents on a node, which share its proxy", hardware.agents_per_node],
             ["decode agents for each prefill agent", hardware.decodes_per_prefill],
             ["share of any resource that a plan may use", percent(hardware.planned)],
+            ["how long a transaction may take, ms", f"{hardware.patience * 1e3:g}"],
         ],
     )
 
@@ -257,6 +258,8 @@ def checks(rows: Sequence[Row]) -> str:
         [
             row["decodes"],
             number(row["rooms"]),
+            number(row["txns_measured"]),
+            number(row["txns_model"]),
             number(row["etcd_measured"]),
             number(row["etcd_model"]),
             number(row["agent_measured"] or None),
@@ -267,7 +270,9 @@ def checks(rows: Sequence[Row]) -> str:
         ]
         for row in of(rows, "check")
     ]
-    head = ["decode agents", "rooms/s", "etcd, cores", "model", "an agent, cores", "model", "p50 / p99 ms", "simulated"]
+    head = ["decode agents", "rooms/s"]
+    for measured in ("txns/s", "etcd, cores", "an agent, cores", "p50 / p99 ms"):
+        head += [measured, "simulated"]
     return table([*head, "machine"], lines)
 
 

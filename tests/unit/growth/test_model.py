@@ -17,6 +17,8 @@ from benchmarks.growth.model import (
     fits,
     largest,
     load,
+    patient,
+    settled,
     utilisation,
 )
 from tests.unit.growth.made import COSTS, row
@@ -67,8 +69,20 @@ def test_no_transaction_holds_more_than_etcd_takes() -> None:
 def test_the_largest_cell_is_the_one_beyond_which_something_is_full(proxies: bool) -> None:
     found = largest(100, proxies, COSTS, HARDWARE, share=1.0)
 
-    assert busiest(utilisation(cell(100, found, HARDWARE, proxies), COSTS, HARDWARE))[1] <= 1
-    assert busiest(utilisation(cell(100, found * 1.05, HARDWARE, proxies), COSTS, HARDWARE))[1] > 1
+    assert busiest(settled(cell(100, found, HARDWARE, proxies), COSTS, HARDWARE, 1.0))[1] <= 1
+    assert busiest(settled(cell(100, found * 1.05, HARDWARE, proxies), COSTS, HARDWARE, 1.0))[1] > 1
+
+
+def test_a_busy_cell_fills_its_transactions_as_far_as_patience_lasts() -> None:
+    at = Cell(10_000, 10, 8)
+    quiet, busy = utilisation(at, COSTS, HARDWARE), settled(at, COSTS, HARDWARE)
+
+    assert quiet["decode agent"] > HARDWARE.planned > busy["decode agent"]
+    assert patient(at, HARDWARE) == pytest.approx(8 / HARDWARE.patience)
+
+
+def test_many_writers_with_few_rooms_each_have_nothing_to_fill_a_transaction_with() -> None:
+    assert patient(Cell(100, 1000, 1000), HARDWARE) == 200
 
 
 def test_cells_are_the_fewest_that_carry_it() -> None:

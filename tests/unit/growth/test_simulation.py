@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.growth import page
 from benchmarks.growth.model import Hardware, cell
-from benchmarks.growth.simulation import Simulation, latencies
+from benchmarks.growth.simulation import Simulation, simulate
 from tests.unit.growth.made import COSTS, derived, rows
 
 HARDWARE = Hardware()
@@ -47,11 +47,11 @@ def test_one_writer_fills_its_transactions_where_rooms_come_faster() -> None:
 
 
 def test_what_cannot_keep_up_has_no_latency() -> None:
-    assert latencies(cell(1000, 10_000, HARDWARE), COSTS, HARDWARE, 100) is None
+    assert simulate(cell(1000, 10_000, HARDWARE), COSTS, HARDWARE, 100).latencies is None
 
 
 def test_it_is_the_same_twice() -> None:
-    first, again = (latencies(cell(100, 100, HARDWARE), COSTS, HARDWARE, 300) for _ in range(2))
+    first, again = (simulate(cell(100, 100, HARDWARE), COSTS, HARDWARE, 300) for _ in range(2))
 
     assert first == again
 
