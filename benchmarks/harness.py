@@ -255,8 +255,8 @@ def spinners(count: int) -> Iterator[list[int]]:
 # --- plots
 
 
-def new_figure(columns: int = 1, width: float = 8.0, height: float = 3.6) -> tuple[Any, list[Any]]:
-    """A matplotlib figure and its axes side by side, in the one style of docs/."""
+def new_figure(columns: int = 1, rows: int = 1, width: float = 8.0, height: float = 3.6) -> tuple[Any, list[Any]]:
+    """A matplotlib figure and its axes, row by row, in the one style of docs/."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -265,8 +265,8 @@ def new_figure(columns: int = 1, width: float = 8.0, height: float = 3.6) -> tup
     # the same figures are the same bytes: no random ids, no date, text as text
     plt.rcParams.update({"svg.hashsalt": "etcd_pd", "svg.fonttype": "none", "font.size": 9, "axes.grid": True})
     plt.rcParams.update({"grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False})
-    figure, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False, layout="constrained")
-    return figure, list(axes[0])
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
+    return figure, list(axes.flat)
 
 
 def save_svg(figure: Any, path: Path) -> None:
