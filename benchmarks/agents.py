@@ -42,6 +42,10 @@ class AgentProcess:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
 
+    def end(self) -> None:
+        """Ask it to end, and do not wait: many agents end faster together than one after the other."""
+        self._process.terminate()
+
     def stop(self) -> None:
         """End it."""
         self._process.terminate()
