@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 #: Packets read in one turn of the event loop, so that no engine starves the others.
 PACKETS_PER_TURN = 64
 _UCRED = struct.Struct("3i")
+#: Every packet is read into it and copied out: recv() would allocate as much for each. One thread reads all sockets.
+_BUFFER = memoryview(bytearray(protocol.MAX_PACKET + 1))
 
 
 class Peer:
@@ -131,18 +133,18 @@ class EngineConnection:
         self._heard_at = self._loop.time()
         for _ in range(PACKETS_PER_TURN):
             try:
-                packet = self._socket.recv(protocol.MAX_PACKET + 1)
+                size = self._socket.recv_into(_BUFFER)
             except BlockingIOError:
                 return
             except OSError as exc:
                 self.close(f"its socket failed: {exc.strerror}")
                 return
-            if not packet:
+            if not size:
                 self.close("its socket closed")
                 return
-            self.received_bytes += len(packet)
+            self.received_bytes += size
             try:
-                self._on_packet(self, packet)
+                self._on_packet(self, bytes(_BUFFER[:size]))
             except (ProtocolError, ConfigError) as exc:
                 self.close(f"it broke the protocol: {exc}")
             if self.closed:
