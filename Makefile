@@ -118,8 +118,10 @@ soak: $(READY) docker ## an hour of load: does anything grow?
 	@$(BIN)/python -m tests.chaos.soak --plot docs/soak.svg
 
 .PHONY: bench
-bench: $(READY) $(SGLANG) ## etcd_pd beside SGLang's own server and raw etcd: docs/performance.md; twenty minutes
+bench: $(READY) $(SGLANG) ## beside SGLang's own server and raw etcd, TTFT, growth: docs/performance.md, ttft.md, scaling.md; 40 minutes
 	@echo "bench: measuring; leave the machine alone"
+	@$(BIN)/python -m benchmarks.growth.run
+	@$(BIN)/python -m benchmarks.ttft.run
 	@$(BIN)/python -m benchmarks
 
 .PHONY: bench-quick

@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from . import harness
 from .goals import Results
 from .plots import draw
-from .prose import HEAD, NOTHING, OTHERS, SUBJECTS
+from .prose import HEAD, NOTHING, OTHERS, SUBJECTS, TRIED
 from .tables import Table, goal_table, tables
 
 DOCS = harness.ROOT / "docs"
@@ -43,6 +43,8 @@ def page(results: Results, plots: Mapping[str, str]) -> str:
         if name in plots:
             parts.append(f"![{title}](performance/{plots[name]})\n")
         parts += [f"**{table.title}**\n\n{_markdown(table)}" for table in tables(name, results)]
+    if "profile" in ours:
+        parts.append(TRIED)
     return "\n".join(parts)
 
 
