@@ -214,4 +214,4 @@ class Agent:
     def _is_dead(self, instance: str, value: RoomValue, kv: KeyValue) -> bool | None:
         if self.watcher.state is not WatchState.SYNCED or self.view.revision < kv.create_revision:
             return None
-        return self.view.epoch(instance, value.dp_rank) != value.epoch
+        return self.view.is_dead(instance, value.dp_rank, value.epoch)

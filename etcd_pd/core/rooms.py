@@ -170,6 +170,19 @@ class View:
         """How many keys there are under those of rooms."""
         return len(self._rooms)
 
+    def is_dead(self, id: str, dp_rank: int, epoch: int) -> bool | None:
+        """Whether an epoch of a DP rank has ended; None while only that is known that a restored etcd has its key.
+
+        Its own process may not have heard of the restore yet, and register rooms under it.
+        """
+        if any(
+            (key.instance, key.rank.dp) == (id, dp_rank)
+            for key in map(self._keys.parse, self._brought_back)
+            if isinstance(key, RankKey)
+        ):
+            return None
+        return self.epoch(id, dp_rank) != epoch
+
     # --- waiting
 
     def want(self, wait: Wait) -> list[Notice]:
@@ -220,8 +233,14 @@ class View:
         All is stored before anything is concluded: half a list describes a state that never was.
         """
         self.floor = revision
-        self._rooms = {kv.key: kv for kv in kvs if kv.key.startswith(self._room_prefix)}
-        others = {kv.key: kv for kv in kvs if kv.key not in self._rooms and kv != self._brought_back.get(kv.key)}
+        rooms: dict[bytes, KeyValue] = {}
+        others: dict[bytes, KeyValue] = {}
+        for kv in kvs:
+            (rooms if kv.key.startswith(self._room_prefix) else others)[kv.key] = kv
+        self._rooms = rooms
+        self._brought_back = {key: kv for key, kv in self._brought_back.items() if others.get(key) == kv}
+        for key in self._brought_back:
+            del others[key]
         events = [Event(key, revision, None) for key in self._instance_keys() if key not in others]
         events += [Event(kv.key, kv.mod_revision, kv) for kv in others.values()]
         stored = [self._store(event) for event in events]

@@ -306,9 +306,11 @@ class TestAnotherHistory:
         assert isinstance(notice, WaitLost) and notice.epoch == epoch
         cell.relist()
         assert epoch_of(cell, 2) == 0, "nor by the next list"
+        assert cell.view.is_dead("p", 2, epoch) is None, "its process may not know yet: no room of it may be taken over"
         cell.rank(2)
         cell.follow()
         assert epoch_of(cell, 2) == epoch, "its own process has not seen another history"
+        assert cell.view.is_dead("p", 2, epoch) is False
 
     def test_a_rank_that_came_back_by_itself_lives(self, cell: Cell) -> None:
         old = epoch_of(cell, 2)
@@ -317,6 +319,14 @@ class TestAnotherHistory:
         new = cell.rank(2)
         cell.relist()
         assert epoch_of(cell, 2) == new != old
+        assert cell.view.is_dead("p", 2, old) and not cell.view.is_dead("p", 2, new)
+
+    def test_what_a_restore_did_not_bring_back_is_dead(self, cell: Cell) -> None:
+        old = epoch_of(cell, 2)
+        cell.view.void(0)
+        cell.delete(KEYS.rank("p", Rank(2)))
+        cell.relist()
+        assert cell.view.is_dead("p", 2, old)
 
 
 class TestSeveralProcessesPerRank:
