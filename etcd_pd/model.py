@@ -203,7 +203,8 @@ class RankEndpoint:
         """Read a rank key's value; None where it is garbage."""
         try:
             data = json.loads(value)
-            return cls(rank, data["ip"], data["port"], str(data["incarnation"]), str(data["state"]), epoch)
+            incarnation, state = check_text("incarnation", data["incarnation"]), check_text("state", data["state"])
+            return cls(rank, data["ip"], data["port"], incarnation, state, epoch)
         except _GARBAGE:
             return None
 
@@ -252,13 +253,13 @@ class InstanceInfo:
         try:
             data = json.loads(value)
             return cls(
-                incarnation=str(data["incarnation"]),
+                incarnation=check_text("incarnation", data["incarnation"]),
                 launch_id=data["launch_id"],
                 addresses=tuple(data["addresses"]),
                 topology=Topology(**data["topology"]),
                 policy=data["policy"],
                 fingerprint=data.get("fingerprint", ""),
-                state=str(data.get("state", SERVING)),
+                state=check_text("state", data.get("state", SERVING)),
                 extra=data.get("extra", {}),
             )
         except _GARBAGE:
@@ -290,11 +291,12 @@ def _parse_room_value(value: bytes) -> RoomValue | None:
     try:
         data = json.loads(value)
         dp_rank, epoch, state = data["dp_rank"], data["epoch"], data["state"]
+        reason = check_text("reason", data.get("reason", ""))
     except _GARBAGE:
         return None
     if type(dp_rank) is not int or type(epoch) is not int or state not in (ASSIGNED, FAILED) or dp_rank < 0:
         return None
-    return RoomValue(dp_rank, epoch, state, str(data.get("reason", "")))
+    return RoomValue(dp_rank, epoch, state, reason)
 
 
 #: Longest value that is parsed once for all: what all assigned rooms of a rank's epoch hold is about 50 bytes.

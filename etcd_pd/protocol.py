@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 from .errors import ProtocolError
 
 #: Both sides name it in their first message; a difference ends the connection with a clear error.
-VERSION = 1
+VERSION = 2
 #: Longest packet. A socket's send buffer must take it whole.
 MAX_PACKET = 65_536
 
@@ -36,7 +36,7 @@ _ID = struct.Struct("<Q")
 _ADOPTED = struct.Struct("<qqqq")
 _WANT = struct.Struct("<Qqid")
 _REGISTERED = struct.Struct("<qqq")
-_VIEW = struct.Struct("<qBQq")
+_VIEW = struct.Struct("<qBQqQ")
 _RESOLVED = struct.Struct("<QiqqqB")
 
 #: Answers that fit one RESOLVED packet.
@@ -86,12 +86,14 @@ class ViewAt(NamedTuple):
         view: state of the agent's view of etcd, an index into VIEWS.
         last_want: number of the engine's latest want that this holds for.
         floor: revision of the agent's last list: what ended before it may be said to have ended at it.
+        round: of the last PING that named one: everything that the engine said before that was looked at.
     """
 
     revision: int
     view: int
     last_want: int
     floor: int
+    round: int
 
 
 class ResolvedWant(NamedTuple):
@@ -153,6 +155,21 @@ def decode_follow(packet: bytes) -> str:
         return packet[1:].decode()
     except UnicodeDecodeError as exc:
         raise ProtocolError("malformed FOLLOW packet") from exc
+
+
+def encode_ping(round: int) -> bytes:
+    """A PING that asks for this number in every VIEW from its answer on."""
+    return PING + _ID.pack(round)
+
+
+def decode_ping(packet: bytes) -> int:
+    """The number in a PING packet, 0 where it is a bare sign of life."""
+    if len(packet) == 1:
+        return 0
+    try:
+        return int(_ID.unpack_from(packet, 1)[0])
+    except struct.error as exc:
+        raise ProtocolError("malformed PING packet") from exc
 
 
 def encode_done(id: int) -> bytes:

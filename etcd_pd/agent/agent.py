@@ -188,6 +188,7 @@ class Agent:
             log.error("etcd has another history: every token and epoch from before is void")
             self.announcer.history_lost()
             self._pushes.notify(self.view.void(snapshot.revision), self.view.revision)
+            self._requests.expect_instances()
         before = self.view.revision
         self._pushes.notify(self.view.snapshot(snapshot.revision, snapshot.kvs), before)
         # a decode group admits nothing before all of its agents came past this list: in a quiet cell they would not

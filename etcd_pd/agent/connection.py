@@ -46,6 +46,7 @@ class EngineConnection:
         decoder: the decode instance that it announced.
         wants: its waits by their number.
         last_want: the latest number that it wanted.
+        round: of its last PING that named one.
         known: names under which it was told of an instance, by the instance's id.
         followed: names of instances that it wants to hear of.
         received_bytes, sent_bytes: of packets so far.
@@ -63,7 +64,7 @@ class EngineConnection:
         self.rank: LocalRank | None = None
         self.decoder: str | None = None
         self.wants: dict[int, Wait] = {}
-        self.last_want = 0
+        self.last_want = self.round = 0
         self.known: dict[str, set[str]] = {}
         self.followed: set[str] = set()
         self.closed = False
@@ -110,8 +111,7 @@ class EngineConnection:
             if self._lost_pushes or self.closed:
                 return
             if self._queued_bytes + len(packet) > self._limit:
-                self._lost_pushes = True
-                self.last_want = 0  # until it has asked again, nothing holds for any of its wants
+                self._lost_pushes = True  # nothing is pushed until it knows, and then it begins another round
                 log.warning("pushes dropped for %r: it does not read", self)
                 return
             self.send(packet)

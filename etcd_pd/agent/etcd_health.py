@@ -68,20 +68,24 @@ class EtcdHealth:
         """Warn of an etcd whose roles do not hold, once a version."""
         if not self.status or self.status.version == self._known_version:
             return
-        if self.status.roles_leak and await self._roles_hold():
+        hold = await self._roles_hold() if self.status.roles_leak else False
+        if hold is None:
+            return
+        if hold:
             log.warning(
                 "roles of etcd %s can be passed by (GHSA-rfx7-8w68-q57q): upgrade it to 3.5.30, 3.6.11 or newer",
                 self.status.version,
             )
         self._known_version = self.status.version
 
-    async def _roles_hold(self) -> bool:
+    async def _roles_hold(self) -> bool | None:
+        """Whether users and roles hold at all; None where nobody answered."""
         try:
             return await self._store.auth_enabled()
         except StoreRejected:
             return True  # or else nobody would refuse
         except StoreError:
-            return False
+            return None
 
     async def _ask(self) -> tuple[MemberStatus | None, Counter[str]]:
         try:

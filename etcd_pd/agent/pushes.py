@@ -62,6 +62,11 @@ class Pushes:
             asyncio.get_running_loop().call_soon(self._answer_all)
         self._asked.add(engine)
 
+    def flush(self) -> None:
+        """Tell what answer() holds back: nothing that is said next may overtake it."""
+        if self._asked:
+            self._answer_all()
+
     def _answer_all(self) -> None:
         asked, self._asked = self._asked, set()
         told = self.notify((), self._view.revision)
@@ -146,21 +151,22 @@ class Pushes:
 
     def tell_view(self, engine: EngineConnection) -> None:
         """Say how far the view is, and what may be assumed of it."""
+        self.flush()
         engine.push([protocol.encode_view(self._view_at(engine, self._view.revision))])
 
     def _view_at(self, engine: EngineConnection, revision: int) -> protocol.ViewAt:
-        return protocol.ViewAt(revision, _VIEW[self._state()], engine.last_want, self._view.floor)
+        return protocol.ViewAt(revision, _VIEW[self._state()], engine.last_want, self._view.floor, engine.round)
 
     def tell_instance(self, engine: EngineConnection, id: str) -> None:
         """Describe an instance, or say that there is none."""
         found = self._view.instance(id)
         names = sorted(engine.known.get(id, set()) | {id})
-        info = json.loads(found.info.to_json()) if found else None
         ranks = [[list(e.rank), e.ip, e.port, e.state, e.epoch] for e in found.ranks] if found else []
-        message = {"id": id, "names": names, "info": info, "ranks": ranks}
         try:
+            info = json.loads(found.info.to_json()) if found else None
+            message = {"id": id, "names": names, "info": info, "ranks": ranks}
             engine.send(protocol.encode_json(protocol.INSTANCE, message))
-        except ProtocolError as exc:  # a thousand processes, or somebody else's idea of an instance
+        except (ProtocolError, ValueError) as exc:  # a thousand processes, or somebody else's idea of an instance
             log.error("instance=%s cannot be described to %r: %s", id, engine, exc)
 
     # --- of registrations

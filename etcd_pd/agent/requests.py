@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Set
 
@@ -236,8 +237,18 @@ class Requests:
         self._stats.wanted += 1
         self._pushes.answer(engine, self._view.want(wait))
         if self._view.is_unplaced(wait):
-            seconds = min(asked.seconds, self._settings.instance_timeout_seconds)
-            asyncio.get_running_loop().call_later(seconds, self._give_up_unknown, wait)
+            self._expect_instance(wait, asked.seconds)
+
+    def expect_instances(self) -> None:
+        """Waits of which the view has lost the instance: it must come back as soon as others must come."""
+        for engine in self._connections:
+            for wait in engine.wants.values():
+                if self._view.is_unplaced(wait):
+                    self._expect_instance(wait, math.inf)
+
+    def _expect_instance(self, wait: Wait, seconds: float) -> None:
+        seconds = min(seconds, self._settings.instance_timeout_seconds)
+        asyncio.get_running_loop().call_later(seconds, self._give_up_unknown, wait)
 
     def _give_up_unknown(self, wait: Wait) -> None:
         if wait.ended or not self._view.is_unplaced(wait):
@@ -259,7 +270,7 @@ class Requests:
         id = self._view.find(name)
         if id is not None:
             engine.known.setdefault(id, set()).add(name)
-        # after the answers to earlier wants, which may still be queued as pushes
+        self._pushes.flush()  # the answers to earlier wants come first
         self._pushes.tell_instance(engine, id if id is not None else name)
 
     def _bye(self, engine: EngineConnection, packet: bytes) -> None:
@@ -267,6 +278,8 @@ class Requests:
             engine.rank.linger = 0.0
 
     def _ping(self, engine: EngineConnection, packet: bytes) -> None:
+        self._pushes.flush()
+        engine.round = protocol.decode_ping(packet) or engine.round
         self._pushes.tell_view(engine)
 
 

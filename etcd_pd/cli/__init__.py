@@ -14,4 +14,11 @@ def main() -> int:
             raise
         print(f"etcd-pd needs {error.name}: pip install 'etcd-pd[agent]'", file=sys.stderr)
         return 1
-    cli.main(prog_name="etcd-pd")
+    try:
+        cli.main(prog_name="etcd-pd")
+    except SystemExit as end:
+        if "etcd_pd.agent.main" in sys.modules and isinstance(end.code, int):
+            from .leave import leave
+
+            leave(end.code)
+        raise

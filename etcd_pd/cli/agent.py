@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-from typing import NoReturn
-
 import click
 
 from ..config import AgentSettings
@@ -30,19 +25,7 @@ def agent(settings: AgentSettings, logs: LogSettings) -> None:
     configure(logs)
     from ..agent.main import run as run_agent
 
-    _leave(run_agent(settings))
-
-
-def _leave(status: int) -> NoReturn:
-    """End at once, everything being closed.
-
-    On a busy machine a thread of gRPC's may still be on its way out. An interpreter that tears itself down then can
-    wait for ever for a lock that this thread held when it was stopped (seen once in 65 ends).
-    """
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    raise SystemExit(run_agent(settings))
 
 
 @click.command(context_settings={"ignore_unknown_options": True})

@@ -91,6 +91,8 @@ class Decode:
         self._undone: list[int] = []  # waits that the agent was not told yet to forget
         self._revision = self._floor = 0
         self._last_want = self._answered_want = 0  # numbers of wants: said to this agent, and looked at by it
+        self._rounds = itertools.count(1)
+        self._round = self._answered_round = 0  # in which all was asked again (0: in none), and which was answered
         self._view = "stale"
         self._events: list[DecodeEvent] = []
 
@@ -100,6 +102,8 @@ class Decode:
 
         It is not known until the agent has looked at every want once, which it does within a round trip on its socket.
         """
+        if self._round and self._answered_round != self._round:
+            return 0
         return self._revision if self._answered_want >= self._last_want else 0
 
     @property
@@ -312,8 +316,11 @@ class Decode:
         yield from self.ask_again()
 
     def ask_again(self) -> Iterator[bytes]:
-        """Repeat every wait that has not ended; the answer to the ping says that all of them were looked at."""
-        self._revision = self._last_want = self._answered_want = 0
+        """Repeat every wait that has not ended; the answer to the ping says that all of them were looked at.
+
+        The ping opens a round: what the agent said before, it said of answers that may not have come.
+        """
+        self._revision = self._last_want = self._answered_want = self._round = 0
         now = time.monotonic()
         for want in self._wants.values():
             if want.error is None:
@@ -321,7 +328,8 @@ class Decode:
                 yield self._want_packet(want, max(want.deadline - now, 0.001))
         yield from map(protocol.encode_follow, self._followed)
         if self._wants:
-            yield protocol.PING
+            self._round = next(self._rounds)
+            yield protocol.encode_ping(self._round)
 
     # --- what the agent says
 
@@ -332,7 +340,7 @@ class Decode:
 
     def on_view(self, packet: bytes) -> None:
         """VIEW."""
-        self._revision, view, self._answered_want, self._floor = protocol.decode_view(packet)
+        self._revision, view, self._answered_want, self._floor, self._answered_round = protocol.decode_view(packet)
         self._view = protocol.VIEWS[view]
 
     def on_resolved(self, packet: bytes) -> None:

@@ -116,7 +116,7 @@ class RoomBook:
 
     def _conflict(self, own: OwnRoom, owner: object, rank: RankRef) -> RoomConflict | None:
         releasing = Job.DELETE in (own.job, own.follow_up)
-        if own.rank != rank or (releasing and owner in own.owners):
+        if own.rank != rank or (releasing and (owner in own.owners or not self._is_alive(own.rank, own.epoch))):
             return RoomConflict(own.room, f"{own.rank.instance}/{own.rank.dp_rank}@{own.epoch}")
         return None
 

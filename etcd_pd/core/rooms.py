@@ -260,7 +260,7 @@ class View:
         Waits that were not answered go on: their rooms may yet be registered in the new history. A rank whose key is
         found there just as it was is dead, as waits were told, until its own process writes the key again.
         """
-        brought_back = dict(self._rank_keys)
+        brought_back = self._brought_back | self._rank_keys
         unanswered = [wait for index in (self._pending, self._for_rank) for waits in index.values() for wait in waits]
         for index in (self._pending, self._for_rank):
             index.clear()

@@ -66,16 +66,23 @@ class FakeEngineSocket:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._socket = sock
+        self._heard: list[bytes] = []
+        self._round = 0
 
     def packets(self) -> list[bytes]:
         """What the engine has said since the last call; an empty packet at the end: it has left."""
-        found: list[bytes] = []
+        self._hear()
+        found, self._heard = self._heard, []
+        return found
+
+    def _hear(self) -> None:
         try:
-            while not found or found[-1]:
-                found.append(self._socket.recv(MAX_PACKET + 1))
+            while not self._heard or self._heard[-1]:
+                self._heard.append(self._socket.recv(MAX_PACKET + 1))
+                if self._heard[-1][:1] == protocol.PING:
+                    self._round = protocol.decode_ping(self._heard[-1]) or self._round
         except (BlockingIOError, ConnectionResetError):
             pass
-        return found
 
     def kinds(self) -> bytes:
         """The kinds of packets() in one word."""
@@ -104,7 +111,8 @@ class FakeEngineSocket:
         self.say(protocol.WELCOME, agent="fake")
 
     def view(self, revision: int, view: int = SYNCED, last_want: int = 2**32, floor: int = 0) -> None:
-        self.send(protocol.encode_view(ViewAt(revision, view, last_want, floor)))
+        self._hear()
+        self.send(protocol.encode_view(ViewAt(revision, view, last_want, floor, self._round)))
 
     def announced(self, epoch: int, incarnation: str = "uuid") -> None:
         self.say(protocol.ANNOUNCED, epoch=epoch, key_epoch=epoch, incarnation=incarnation)
@@ -116,7 +124,8 @@ class FakeEngineSocket:
     def resolved(
         self, wants: Sequence[ResolvedWant], revision: int, view: int = SYNCED, last_want: int = 2**32
     ) -> None:
-        for packet in protocol.encode_resolved(ViewAt(revision, view, last_want, 0), wants):
+        self._hear()
+        for packet in protocol.encode_resolved(ViewAt(revision, view, last_want, 0, self._round), wants):
             self.send(packet)
 
     def lost(self, id: int, revision: int, dp_rank: int = 0, epoch: int = 1, **more: Any) -> None:

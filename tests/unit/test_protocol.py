@@ -25,7 +25,7 @@ rooms = st.integers(0, MAX_ROOM)
 revisions = st.integers(0, 2**63 - 1)
 leases = st.integers(-(2**63), 2**63 - 1)
 ids = st.integers(0, 2**64 - 1)
-views = st.builds(ViewAt, revisions, st.integers(0, 2), ids, revisions)
+views = st.builds(ViewAt, revisions, st.integers(0, 2), ids, revisions, ids)
 names = st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=253)
 
 
@@ -54,6 +54,12 @@ def test_want(id: int, room: int, rank: int, seconds: float, instance: str) -> N
 @given(names)
 def test_follow(instance: str) -> None:
     assert protocol.decode_follow(protocol.encode_follow(instance)) == instance
+
+
+@given(ids)
+def test_ping(round: int) -> None:
+    assert protocol.decode_ping(protocol.encode_ping(round)) == round
+    assert protocol.decode_ping(protocol.PING) == 0
 
 
 @given(views)
@@ -98,7 +104,7 @@ def test_more_than_a_packet_holds_becomes_more_packets() -> None:
 @pytest.mark.parametrize("more", [0, 1])
 def test_how_many_answers_fit_a_packet(more: int) -> None:
     wants = [ResolvedWant(n, 0, 0, 0, 0, 0) for n in range(protocol.RESOLVED_PER_PACKET + more)]
-    assert len(list(protocol.encode_resolved(ViewAt(1, 0, 1, 0), wants))) == 1 + more
+    assert len(list(protocol.encode_resolved(ViewAt(1, 0, 1, 0, 0), wants))) == 1 + more
 
 
 def test_nothing_to_say_is_no_packet() -> None:

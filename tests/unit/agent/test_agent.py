@@ -598,6 +598,28 @@ class TestGroups:
             assert client.decode.floor < floor
             await until(lambda: client.decode.poll() == [] and client.decode.revision >= floor, "the first is past it")
 
+    @pytest.mark.parametrize("said", [protocol.encode_ping(9), protocol.PING, protocol.encode_follow("p")])
+    async def test_nothing_overtakes_the_answer_to_a_want(self, world: InMemory, said: bytes) -> None:
+        prefill = await world.prefill()
+        await world.registered(prefill, 7)
+        with raw(world.settings.socket_path) as sock:
+            sock.send(HELLO)
+            await until(lambda: heard(sock, protocol.VIEW), "it is let in")
+            sock.send(protocol.encode_want(WantedRoom(1, 7, -1, 60.0, "p")))
+            sock.send(said)
+            told: list[bytes] = []
+            last = protocol.INSTANCE if said[:1] == protocol.FOLLOW else protocol.VIEW
+
+            def answered() -> bool:
+                told.extend(packets(sock))
+                kinds = [packet[:1] for packet in told]
+                return protocol.RESOLVED in kinds and last in kinds[kinds.index(protocol.RESOLVED) :]
+
+            await until(answered, "both answers")
+            before = told[: next(n for n, packet in enumerate(told) if packet[:1] == protocol.RESOLVED)]
+            assert not [packet for packet in before if packet[:1] == protocol.VIEW]
+            assert len([packet for packet in before if packet[:1] == protocol.INSTANCE]) <= 1, "its own introduction"
+
     async def test_a_late_want_is_admitted_as_it_was_and_then_failed(self, world: InMemory) -> None:
         prefill = await world.prefill()
         early, late = decode(world, 7), world.client()

@@ -105,6 +105,17 @@ async def test_an_etcd_whose_roles_do_not_hold_is_warned_of_once(
     assert caplog.text.count("GHSA-rfx7-8w68-q57q") == warned
 
 
+async def test_where_nobody_answers_it_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    store = MemoryStore()
+    store.version, store.authenticates = "3.5.16", True
+    store.fail("auth_enabled", DOWN)
+    health = EtcdHealth(store)
+    await health.look()
+    assert "GHSA" not in caplog.text
+    await health.look()
+    assert "GHSA" in caplog.text
+
+
 async def test_who_may_not_ask_whether_roles_hold_is_under_them(caplog: pytest.LogCaptureFixture) -> None:
     store = MemoryStore()
     store.version = "3.5.16"

@@ -25,7 +25,7 @@ from etcd_pd import (
     ViewStale,
     protocol,
 )
-from etcd_pd.protocol import ResolvedWant, WantedRoom
+from etcd_pd.protocol import ResolvedWant, ViewAt, WantedRoom
 from tests.support.fake_agent import STALE, FakeAgent, FakeEngineSocket
 from tests.support.waiting import wait_until
 
@@ -248,8 +248,8 @@ class TestDeadlines:
         assert engine.packets() == [protocol.encode_done(want.id)]
 
     def test_an_answer_has_none(self, client: Client, engine: FakeEngineSocket) -> None:
-        client.decode.want("p", 77, timeout=0.05)
-        client.decode.want("p", 78, timeout=0.06)
+        client.decode.want("p", 77, timeout=0.5)
+        client.decode.want("p", 78, timeout=0.6)
         engine.resolved([answer(engine.wants()[0].id, 101)], 101)
         client.decode.poll()
         [event] = wait_until(client.decode.poll, "the other one's end")
@@ -346,6 +346,19 @@ class TestRevision:
         successor.view(120, last_want=first)
         client.decode.poll()
         assert client.decode.revision == 120, "the wait that is done is not asked about"
+
+    def test_nothing_that_was_said_before_pushes_were_lost_holds_after(
+        self, client: Client, engine: FakeEngineSocket
+    ) -> None:
+        """The answer to a want was dropped, and a later want was answered before the engine knew."""
+        first, second = wanted(client, engine, 7, 8)
+        engine.send(protocol.LOST_PUSHES)
+        engine.send(protocol.encode_view(ViewAt(120, 0, second, 0, 0)))
+        client.decode.poll()
+        assert client.decode.revision == 0
+        engine.view(121, last_want=second)
+        client.decode.poll()
+        assert client.decode.revision == 121, "all was asked again, and looked at"
 
 
 class TestAdmission:

@@ -299,6 +299,18 @@ class TestRelease:
         assert desk.value(7) is None and desk.value(8) is not None
         assert len(desk.book) == 0
 
+    def test_while_it_waits_the_rank_s_next_life_is_not_given_a_dead_token(self) -> None:
+        desk = Desk(release_delay=1.0)
+        registered(desk, 7)
+        desk.book.release(RANK, 7)
+        desk.dies(RANK, gone=True)
+        desk.comes_alive(RANK)
+        [outcome] = desk.book.register("next life", RANK, 7, 0.0)
+        assert isinstance(outcome, Rejected) and isinstance(outcome.error, RoomConflict)
+        assert desk.book.take(2.0) is None
+        desk.work(3.0)
+        assert desk.book.register("next life", RANK, 7, 3.0) == [], "once it is gone"
+
     def test_where_no_registration_comes_it_goes_alone(self) -> None:
         desk = Desk(release_delay=1.0)
         registered(desk, 7)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from random import Random
 
 import hypothesis.strategies as st
-from hypothesis import given
+from hypothesis import given, settings
 
 from etcd_pd.core.rooms import Notice, Resolved, Wait, WaitFailed, WaitLost
 from etcd_pd.model import FAILED
@@ -61,6 +61,7 @@ def happen(cell: Cell, epochs: dict[int, int], random: Random, left: list[int]) 
             cell.room(room, dp, epochs[dp], state=FAILED, reason="a fault")
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32))
 def test_members_agree_at_every_revision_from_their_floors_on(seed: int) -> None:
     random = Random(seed)

@@ -312,6 +312,12 @@ class TestAnotherHistory:
         assert epoch_of(cell, 2) == epoch, "its own process has not seen another history"
         assert cell.view.is_dead("p", 2, epoch) is False
 
+    def test_it_is_so_after_another_restore_too(self, cell: Cell) -> None:
+        for _ in range(2):
+            cell.view.void(0)
+            cell.relist()
+        assert epoch_of(cell, 2) == 0
+
     def test_a_rank_that_came_back_by_itself_lives(self, cell: Cell) -> None:
         old = epoch_of(cell, 2)
         cell.view.void(0)
@@ -546,6 +552,11 @@ GARBAGE = [
     b"[" * 100_000,
     b'{"a":' * 100_000,
     b'{"dp_rank":' + b"9" * 5000 + b',"epoch":1,"state":"assigned"}',
+    b'{"dp_rank":0,"epoch":1,"state":"failed","reason":"\\ud800"}',
+    b'{"dp_rank":0,"epoch":1,"state":"failed","reason":"%s"}' % (b"x" * 70_000),
+    b'{"dp_rank":0,"epoch":1,"state":"failed","reason":7}',
+    b'{"incarnation":"\\ud800","launch_id":"l","addresses":["h:1"],"topology":{"dp":4},"policy":"round_robin"}',
+    b'{"incarnation":"i1","ip":"10.0.0.1","port":5000,"state":"\\ud800"}',
 ]
 
 
