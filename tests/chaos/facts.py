@@ -39,9 +39,10 @@ class Ownership:
 
 @dataclass
 class Life:
-    """One life of a rank's key, as the witness saw it."""
+    """One life of a rank's key, as the witness saw it, in one history of etcd."""
 
     born_at: float
+    era: int
     died_at: float = math.inf
     died_revision: float = math.inf
 
@@ -117,9 +118,9 @@ class Facts:
         """When the epoch that lived at ``since`` or before died; never (inf), or -inf where it never lived."""
         return max((life.died_at for life in self.lives.get(key, ()) if life.born_at <= since + 1.0), default=-math.inf)
 
-    def died_revision(self, key: EpochKey) -> float:
-        """The revision of the epoch's last death."""
-        return max((life.died_revision for life in self.lives.get(key, ())), default=-math.inf)
+    def died_revision(self, key: EpochKey, era: int) -> float:
+        """The revision of the epoch's last death in a history of etcd: another's revisions are other numbers."""
+        return max((life.died_revision for life in self.lives.get(key, ()) if life.era == era), default=-math.inf)
 
     def someone_lived(self, instance: str, start: float, end: float) -> bool:
         """Whether some rank of an instance lived through all of a time."""
@@ -199,7 +200,7 @@ class Facts:
         lives = self.lives[event.instance, event.dp_rank, event.epoch]
         if event.alive:
             if not lives or lives[-1].died_at < math.inf:
-                lives.append(Life(event.t))
+                lives.append(Life(event.t, self.era))
         elif lives:
             lives[-1].died_at, lives[-1].died_revision = event.t, event.revision
 

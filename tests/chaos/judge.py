@@ -79,7 +79,7 @@ def _ended_before(facts: Facts, a: Ownership, b: Ownership) -> bool:
     if a.token == b.token:
         return False
     revoked = facts.revoked_at.get(a.lease, math.inf)
-    return min(a.released_at, revoked) < b.acked_at or facts.died_revision(a.key) < b.token
+    return min(a.released_at, revoked) < b.acked_at or facts.died_revision(a.key, a.era) < b.token
 
 
 def _not_the_owner(facts: Facts, wait: Wait, answer: Event) -> Iterator[Violation]:

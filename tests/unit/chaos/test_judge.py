@@ -92,6 +92,11 @@ def test_a_good_life_breaks_no_rule() -> None:
     assert a_good_life().judged() == []
 
 
+def restored() -> Story:
+    """Another history of etcd, with both ranks' keys as they were."""
+    return Story().at(5.0, "witness", "void").rank(5.1, 0, 10).rank(5.1, 1, 11)
+
+
 INNOCENT: dict[str, Callable[[], Story]] = {
     "a room goes to another rank after its release": lambda: (
         Story().register(1.0).release(2.0).in_etcd(2.1, alive=False).register(3.0, 1, 11, token=30)
@@ -183,6 +188,9 @@ INNOCENT: dict[str, Callable[[], Story]] = {
         .rank(5.1, 1, 11)
         .register(6.0, 1, 11, token=20)
     ),
+    "a room is taken over from a rank that a restore brought back, and that has ended since": lambda: (
+        restored().register(5.2).rank(5.5, 0, 10, alive=False, revision=25).register(6.0, 1, 11, token=30)
+    ),
     "an epoch is lost with its history, though another brings its number back": lambda: (
         Story()
         .want(1.0)
@@ -211,6 +219,21 @@ PLANTED: dict[str, tuple[int, Callable[[], Story]]] = {
     "the epoch died only after the room was taken over": (
         1,
         lambda: Story().register(1.0).register(2.0, 1, 11, token=30).rank(2.1, 0, 10, alive=False, revision=31),
+    ),
+    "the epoch had died, but in another history": (
+        1,
+        lambda: (
+            Story()
+            .rank(2.0, 0, 10, alive=False, revision=25)
+            .at(5.0, "witness", "void")
+            .rank(5.1, 0, 10)
+            .register(5.2)
+            .register(6.0, 1, 11, token=30)
+        ),
+    ),
+    "a room is taken over from a rank that a restore brought back, and that lives": (
+        1,
+        lambda: restored().register(5.2).register(6.0, 1, 11, token=30),
     ),
     "a third owner takes it from a living second": (
         1,
