@@ -24,7 +24,7 @@ class Cost:
         stall: longest time for which no registration was acknowledged, seconds.
         wait: longest time that one registration took.
         news: from the fault until the last decode that held a room of a rank that it killed was told; none where no
-            rank died.
+            rank died. Decodes whose own agent the fault cut off are left out: they cannot be told, and know it.
         heal: from its end until each agent's view was equal to etcd, one number for each agent.
     """
 
@@ -56,7 +56,8 @@ def _add(cost: Cost, history: Sequence[Event], start: float, end: float) -> None
     times = [start, *(e.t for e in acked), end]
     cost.stall.append(max(b - a for a, b in zip(sorted(times), sorted(times)[1:], strict=False)))
     cost.wait.append(max((e.t - asked[e.dp_rank, e.room] for e in acked), default=0.0))
-    holding = {(e.who, e.room) for e in history if e.what == "resolved" and e.t < start}
+    cut_off = {e.who for e in history if e.what == "view" and e.view != "synced" and start <= e.t <= end}
+    holding = {(e.who, e.room) for e in history if e.what == "resolved" and e.t < start and e.who not in cut_off}
     told: dict[tuple[str, int], float] = {}  # the first word counts: the decodes ask again, to see that lost is final
     for e in history:
         if e.what == "ended" and e.error == "PrefillLost" and start <= e.t <= end + 1.0:
