@@ -121,13 +121,13 @@ class TestItsOwnAgent:
     def test_one_that_is_killed_is_started_again(self, run_flags: list[str], endpoint: str, root: str) -> None:
         ctl = EtcdCtl(endpoint)
         with subprocess.Popen([*run_flags, "--", "sleep", "60"], stderr=subprocess.PIPE, text=True) as running:
-            wait_until(lambda: ctl.get(f"{root}/v1/agents/mine"), "the agent is in etcd")
+            before = wait_until(lambda: ctl.get(f"{root}/v1/agents/mine"), "the agent is in etcd")
             wait_until(lambda: _child_of(running.pid, "sleep"), "the command runs")
             first = _agent_of(running.pid)
             assert first
             first.kill()
             second = wait_until(lambda: _agent_of(running.pid, other_than=first.pid), "another agent")
-            wait_until(lambda: (key := ctl.get(f"{root}/v1/agents/mine")) and key.version == 1 and key, "it is in etcd")
+            wait_until(lambda: (key := ctl.get(f"{root}/v1/agents/mine")) and key.lease != before.lease, "it is in etcd")
             running.terminate()
             _, errors = running.communicate(timeout=30)
         assert running.returncode == 128 + signal.SIGTERM
