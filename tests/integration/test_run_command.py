@@ -127,7 +127,7 @@ class TestItsOwnAgent:
             assert first
             first.kill()
             second = wait_until(lambda: _agent_of(running.pid, other_than=first.pid), "another agent")
-            wait_until(lambda: (key := ctl.get(f"{root}/v1/agents/mine")) and key.lease != before.lease, "it is in etcd")
+            wait_until(lambda: (key := ctl.get(f"{root}/v1/agents/mine")) and key.lease != before.lease, "it stands")
             running.terminate()
             _, errors = running.communicate(timeout=30)
         assert running.returncode == 128 + signal.SIGTERM
