@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -61,7 +62,10 @@ async def serve(
         finally:
             writer.close()
 
-    return await asyncio.start_server(talk, host, port, limit=REQUEST_BYTES)
+    # Bound and listening before the loop has it: uvloop says nothing where listen() fails, as it does when another
+    # process listens on the port after this one's bind().
+    listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    return await asyncio.start_server(talk, sock=listener, limit=REQUEST_BYTES)
 
 
 def _path(request: bytes, hosts: Collection[str]) -> str:

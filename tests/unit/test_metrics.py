@@ -6,11 +6,13 @@ import asyncio
 import logging
 import math
 import random
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
 import pytest
+import uvloop
 from hypothesis import given, strategies as st
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -147,3 +149,25 @@ async def test_an_address_that_is_taken_is_a_warning(caplog: pytest.LogCaptureFi
         assert await serve(address, families) is None
     assert f"no metrics at {address}" in caplog.text
     first.close()
+
+
+def test_an_address_that_is_taken_after_bind_is_a_warning(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bind = socket.socket.bind
+    faster = []
+
+    def bind_too_late(self: socket.socket, address: tuple[str, int]) -> None:
+        bind(self, address)
+        other = socket.socket()
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bind(other, self.getsockname())
+        other.listen()
+        faster.append(other)
+
+    monkeypatch.setattr(socket.socket, "bind", bind_too_late)
+    with caplog.at_level(logging.WARNING):
+        assert uvloop.run(serve("127.0.0.1:0", families)) is None
+    assert "no metrics at 127.0.0.1:0: Address already in use" in caplog.text
+    for one in faster:
+        one.close()
