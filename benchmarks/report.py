@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from . import harness
+from . import harness, markdown
 from .goals import Results
 from .plots import draw
 from .prose import HEAD, NOTHING, OTHERS, SUBJECTS, TRIED
@@ -65,11 +65,7 @@ def _measured_on(results: Results, names: list[str]) -> str:
 
 
 def _markdown(table: Table) -> str:
-    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" + "---:|" * (len(table.columns) - 1)]
-    if table.title == "Goals":
-        lines[1] = "|" + "---|" * len(table.columns)
-    lines += ["| " + " | ".join(cells) + " |" for cells in table.rows]
-    return "\n".join(lines) + "\n"
+    return markdown.table(table.columns, table.rows, figures=table.title != "Goals") + "\n"
 
 
 def write_page(docs: Path = DOCS, results: Path = harness.RESULTS) -> Path:

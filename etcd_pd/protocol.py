@@ -10,7 +10,7 @@ import json
 import math
 import struct
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from .errors import ProtocolError
 
@@ -214,9 +214,9 @@ def encode_registered(rooms: Iterable[tuple[int, int, int]]) -> Iterator[bytes]:
     return _pack_all(REGISTERED, _REGISTERED, rooms)
 
 
-def decode_registered(packet: bytes) -> Iterator[tuple[int, int, int]]:
-    """Room, token and lease id of each :class:`RegisteredRoom` in a REGISTERED packet."""
-    return cast("Iterator[tuple[int, int, int]]", _records(_REGISTERED, packet))
+def decode_registered(packet: bytes) -> Iterator[RegisteredRoom]:
+    """The rooms of a REGISTERED packet."""
+    return map(RegisteredRoom._make, _records(_REGISTERED, packet))
 
 
 def encode_view(at: ViewAt) -> bytes:

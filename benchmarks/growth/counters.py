@@ -8,15 +8,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
-#: What is taken from etcd's own /metrics: our name, its family, and a label that must be there.
-_FAMILIES = {
-    "txns": ("grpc_server_handled_total", 'grpc_method="Txn"'),
+#: What is taken from etcd's own /metrics: our name, the samples', and the gRPC method that they are of.
+_SAMPLES = {
+    "txns": ("grpc_server_handled_total", "Txn"),
     "puts": ("etcd_mvcc_put_total", ""),
     "deletes": ("etcd_mvcc_delete_total", ""),
-    "messages": ("grpc_server_msg_sent_total", 'grpc_method="Watch"'),
-    "asked": ("grpc_server_msg_received_total", 'grpc_method="Watch"'),
-    "keepalives": ("grpc_server_msg_sent_total", 'grpc_method="LeaseKeepAlive"'),
+    "messages": ("grpc_server_msg_sent_total", "Watch"),
+    "asked": ("grpc_server_msg_received_total", "Watch"),
+    "keepalives": ("grpc_server_msg_sent_total", "LeaseKeepAlive"),
     "sent_bytes": ("etcd_network_client_grpc_sent_bytes_total", ""),
     "received_bytes": ("etcd_network_client_grpc_received_bytes_total", ""),
     "granted": ("etcd_debugging_lease_granted_total", ""),
@@ -69,11 +70,10 @@ def scrape(endpoint: str) -> dict[str, float]:
 
 def parse(text: str) -> dict[str, float]:
     """The counters in what /metrics says; each is the sum over its labels."""
-    found = dict.fromkeys(_FAMILIES, 0.0)
-    for line in text.splitlines():
-        name, _, labels = line.partition("{")
-        name = name.split(" ", 1)[0]
-        for ours, (family, label) in _FAMILIES.items():
-            if name == family and label in labels:
-                found[ours] += float(line.rpartition(" ")[2])
-    return found
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {
+        ours: sum(
+            one.value for one in samples if one.name == name and (not method or one.labels["grpc_method"] == method)
+        )
+        for ours, (name, method) in _SAMPLES.items()
+    }

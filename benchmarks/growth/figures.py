@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from ..harness import Row
 
 #: Whose CPU a row tells of; ``bystander`` is one decode agent whose engines want nothing.
@@ -13,12 +11,6 @@ PARTS = ("prefill", "etcd", "proxy", "decode", "bystander")
 def per_room(row: Row, part: str) -> float:
     """CPU microseconds a room."""
     return float(row[f"{part}_cpu"] * 1e6 / row["rooms"])
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown; the first column is text."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(str(value) for value in line) + " |" for line in lines)
 
 
 def number(value: float | None, digits: int = 2) -> str:

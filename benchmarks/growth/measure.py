@@ -91,19 +91,20 @@ def ranks(scale: Scale) -> Iterator[Row]:
 def instances(scale: Scale) -> Iterator[Row]:
     """Prefill instances, each with an agent that writes its own transactions and holds a watch."""
     for count, at in scale.instances:
-        with running(Setting(prefills=count)) as rig:
-            yield idle(rig, scale.seconds)
-            for rate in at:
-                yield play_round(rig, Plan(rate, scale.seconds), rig.places())
+        yield from _idle_and_at(Setting(prefills=count), at, scale)
 
 
 def decodes(scale: Scale) -> Iterator[Row]:
     """Decode agents, of which one has an engine that wants every room."""
     for count, at in scale.decodes:
-        with running(Setting(decodes=count)) as rig:
-            yield idle(rig, scale.seconds)
-            for rate in at:
-                yield play_round(rig, Plan(rate, scale.seconds), rig.places())
+        yield from _idle_and_at(Setting(decodes=count), at, scale)
+
+
+def _idle_and_at(setting: Setting, rates: tuple[float, ...], scale: Scale) -> Iterator[Row]:
+    with running(setting) as rig:
+        yield idle(rig, scale.seconds)
+        for rate in rates:
+            yield play_round(rig, Plan(rate, scale.seconds), rig.places())
 
 
 def commits(scale: Scale) -> Iterator[Row]:

@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Sequence
 
 from ..harness import Row
+from ..markdown import table
 from .costs import Costs
-from .figures import PARTS, number, per_room, percent, table
+from .figures import PARTS, number, per_room, percent
 from .model import Hardware
 from .plots import SWEEPS
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from etcd_pd.balance import POLICIES
 
+from ..markdown import table
 from . import published, text
 from .figures import SHORTEST_PASSES, Row, spell
 
@@ -47,12 +48,6 @@ class Results:
             if row["kind"] == "stack":
                 found.setdefault((row["workload"], row["rate"], row["policy"]), []).append(row)
         return found
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Markdown; all but the first column to the right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def with_interval(figure: dict[str, float], digits: int = 0) -> str:

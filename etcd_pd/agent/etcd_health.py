@@ -9,7 +9,7 @@ from collections import Counter
 
 from ..errors import StoreError, StoreRejected
 from ..records import MemberStatus
-from ..store.base import Store
+from ..store.base import Store, roles_hold
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class EtcdHealth:
         """Warn of an etcd whose roles do not hold, once a version."""
         if not self.status or self.status.version == self._known_version:
             return
-        hold = await self._roles_hold() if self.status.roles_leak else False
+        hold = await roles_hold(self._store) if self.status.roles_leak else False
         if hold is None:
             return
         if hold:
@@ -77,15 +77,6 @@ class EtcdHealth:
                 self.status.version,
             )
         self._known_version = self.status.version
-
-    async def _roles_hold(self) -> bool | None:
-        """Whether users and roles hold at all; None where nobody answered."""
-        try:
-            return await self._store.auth_enabled()
-        except StoreRejected:
-            return True  # or else nobody would refuse
-        except StoreError:
-            return None
 
     async def _ask(self) -> tuple[MemberStatus | None, Counter[str]]:
         try:

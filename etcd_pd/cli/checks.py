@@ -20,6 +20,7 @@ from ..errors import AgentUnavailable, ConfigError, EtcdPDError, LeaseNotFound, 
 from ..keys import Keys
 from ..model import MAX_ROOM
 from ..records import Compare, Put
+from ..store.base import roles_hold
 from ..store.tls import handshake
 from ..visit import visit
 from .etcd_view import ask, ask_members
@@ -182,19 +183,10 @@ async def _quorum(store: EtcdAdmin, settings: EtcdSettings) -> Finding:
         hint = "look at that member's log; where only its advertised URL is out of reach from here, all is well"
         return Finding("quorum", WARN, f"{text}; not {', '.join(silent)}", hint)
     old = {found.version for found in answers.values() if not isinstance(found, str) and found.roles_leak}
-    if old and await _auth_is_on(store):
+    if old and await roles_hold(store):
         hint = "upgrade etcd to 3.5.30, 3.6.11 or newer"
         return Finding("quorum", WARN, f"{text}; roles of {', '.join(sorted(old))} can be passed by", hint)
     return Finding("quorum", OK, text)
-
-
-async def _auth_is_on(store: EtcdAdmin) -> bool:
-    try:
-        return await store.auth_enabled()
-    except StoreRejected:
-        return True  # or else nobody would refuse
-    except StoreError:
-        return False
 
 
 async def _alarms(store: EtcdAdmin) -> Finding:

@@ -6,7 +6,7 @@ once; a room is written only under a guard that its rank's epoch lives; an outco
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 
 from ..errors import AgentBusy, EtcdPDError, RankLost, RegistrationTimeout, RoomConflict, StoreRejected
@@ -49,7 +49,7 @@ class RoomBook:
         self._max_queue = max_queue
         self._timeout, self._tombstone_seconds = registration_timeout, tombstone_seconds
         self._rooms: dict[tuple[str, int], OwnRoom] = {}
-        self._by_rank: dict[RankRef, set[int]] = {}
+        self._by_rank: defaultdict[RankRef, set[int]] = defaultdict(set)
         self._by_lease: dict[int, list[OwnRoom]] = {}  # also those that are over since
         self._queue: deque[OwnRoom] = deque()
         self._releases: deque[OwnRoom] = deque()
@@ -77,7 +77,7 @@ class RoomBook:
         if own is None:
             if len(self) >= self._max_queue:
                 return [Rejected(owner, room, AgentBusy(self._max_queue))]
-            self._queue.append(self._asked(owner, rank, room, now))
+            self._queue.append(self._new(rank, room, now, [owner]))
             return []
         conflict = self._conflict(own, owner, rank)
         if conflict:
@@ -99,15 +99,12 @@ class RoomBook:
             refusal = AgentBusy(self._max_queue)
         if refusal:
             return [Rejected(owner, room, refusal) for room in rooms]
-        lot = Lot([self._asked(owner, rank, room, now) for room, own in standing.items() if own is None])
+        lot = Lot([self._new(rank, room, now, [owner]) for room, own in standing.items() if own is None])
         for own in lot.rooms:
             own.lot = lot
         self._queue.extend(lot.rooms[:1])
         known = [self.register(owner, rank, room, now) for room, own in standing.items() if own]
         return [outcome for outcomes in known for outcome in outcomes]
-
-    def _asked(self, owner: object, rank: RankRef, room: int, now: float) -> OwnRoom:
-        return self._new(rank, room, now, [owner])
 
     def _standing(self, owner: object, rank: RankRef, room: int) -> OwnRoom | None:
         """What is known of a room, unless that is past."""
@@ -152,7 +149,7 @@ class RoomBook:
         if (rank.instance, room) not in self._rooms:
             own = OwnRoom(rank, room, self._keys.room(rank.instance, room), 0.0, None, epoch, token, lease_id)
             self._rooms[rank.instance, room] = own
-            self._by_rank.setdefault(rank, set()).add(room)
+            self._by_rank[rank].add(room)
             self._by_lease.setdefault(lease_id, []).append(own)
             self._pool.adopted(lease_id, now)
 
@@ -174,16 +171,13 @@ class RoomBook:
         key = self._keys.room(rank.instance, room)
         own = OwnRoom(rank, room, key, now + self._timeout, asked_at=now, waiters=owners, owners=set(owners))
         self._rooms[rank.instance, room] = own
-        rooms = self._by_rank.get(rank)
-        if rooms is None:
-            rooms = self._by_rank[rank] = set()
-        rooms.add(room)
+        self._by_rank[rank].add(room)
         return own
 
     def _ask(self, own: OwnRoom, job: Job) -> None:
         if own.job is None:
             own.job = job
-            self._by_rank.setdefault(own.rank, set()).add(own.room)  # also where it was over already
+            self._by_rank[own.rank].add(own.room)  # also where it was over already
             (self._releases if job is Job.DELETE else self._queue).append(own)
         elif own.job is not Job.DELETE and own.follow_up is not Job.DELETE:
             own.follow_up = job
@@ -429,7 +423,7 @@ class RoomBook:
 
     def _retire(self, own: OwnRoom, now: float) -> None:
         """The room is over for its rank: released, or failed for all who look at its key."""
-        self._by_rank.get(own.rank, set()).discard(own.room)
+        self._by_rank[own.rank].discard(own.room)
         self._tombstones.append((now + self._tombstone_seconds, own))
 
     def _follow_up(self, own: OwnRoom) -> None:
@@ -451,7 +445,7 @@ class RoomBook:
     def _drop(self, own: OwnRoom) -> None:
         if self._rooms.get((own.rank.instance, own.room)) is own:
             del self._rooms[own.rank.instance, own.room]
-            self._by_rank.get(own.rank, set()).discard(own.room)
+            self._by_rank[own.rank].discard(own.room)
         own.job = own.follow_up = None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
+from ..errors import StoreError, StoreRejected
 from ..records import Compare, LeaseGrant, Listing, MemberStatus, Operation, TxnResult, WatchResponse
 
 
@@ -62,3 +63,13 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Close all channels."""
+
+
+async def roles_hold(store: Store) -> bool | None:
+    """Whether users and roles hold, also for those who may not ask; None where etcd did not answer."""
+    try:
+        return await store.auth_enabled()
+    except StoreRejected:
+        return True  # or else nobody would refuse
+    except StoreError:
+        return None
