@@ -22,6 +22,8 @@ FIRST_ROOM = 10**18
 ROOMS_A_RUN = 10**7
 #: What each system does before it is measured, so that it is not its first second that is.
 WARM_UP_ROOMS, WARM_UP_RATE = 150, 150
+#: More of an agent's command line, as the chart has it.
+AGENT_FLAGS = {"prefill": ["--prefill-only"], "decode": []}
 #: From telling the engines to the first room, seconds.
 HEAD_START = 0.3
 
@@ -251,7 +253,7 @@ def _agents(
     endpoints = ",".join(where.endpoints)
     made = {
         role: [
-            AgentProcess(endpoints, f"{role}-{number}", where.flags(role), profiles.get(role))
+            AgentProcess(endpoints, f"{role}-{number}", [*where.flags(role), *AGENT_FLAGS[role]], profiles.get(role))
             for number in range(count)
         ]
         for role, count in counts.items()

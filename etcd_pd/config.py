@@ -97,6 +97,9 @@ class AgentSettings:
     push_queue_max_bytes: int = _option(4_194_304, "most bytes that wait for one slow engine before pushes are dropped")
     watch_silence_seconds: float = _option(2.0, "how long the watch may be silent before another endpoint is tried")
     startup_timeout_seconds: float = _option(60.0, "how long a starting agent waits for etcd before it gives up")
+    prefill_only: bool = _option(
+        False, "serve prefill engines alone: no room is watched, which costs etcd and this node nothing then"
+    )
     idle_exit_seconds: float = _option(0.0, "end this long after the last engine left; 0: never")
     socket_mode: int = _option(0o600, "mode of the socket, 0600 or 0660", octal=True)
     allowed_uids: tuple[int, ...] = _option((), "users beside its own whose processes the agent serves")

@@ -7,6 +7,8 @@
     {root}/v1/rooms/{id}/{room}                     RoomValue      (bucket lease)
     {root}/v1/decode/{id}                           DecodeInfo     (session lease)
     {root}/v1/agents/{id}                           AgentInfo      (session lease)
+
+Rooms sort last: one range holds all that is no room, which is all that an agent for prefill engines alone follows.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ class Agent:
         self._settings, self._store = settings, store
         self._keys = Keys(settings.root)
         self._ending = False
+        self.prefill_only = settings.prefill_only
         self.queue_limit = settings.queue_max_rooms
         self.stats = Stats()
         self.view = View(self._keys)
@@ -62,6 +63,7 @@ class Agent:
             store,
             self._keys.prefix,
             settings.watch_silence_seconds,
+            end=self._keys.rooms() if settings.prefill_only else b"",
             on_snapshot=self._on_snapshot,
             on_changes=self._on_changes,
             on_state=self._on_state,
@@ -86,7 +88,7 @@ class Agent:
             self.view, self.book, self.server.connections, self._state, self._on_instances, self.stats
         )
         self.registrar = Registrar(
-            store, self.book, self.pool, self.view, self._is_dead, self._pushes.deliver, self.stats
+            store, self.book, self.pool, self.view, self._is_dead, self._pushes.deliver, self.watcher.heard, self.stats
         )
         connections = self.server.connections
         self.ranks = Ranks(self.view, self.book, self.announcer, self.registrar, self._pushes, connections)
@@ -213,6 +215,8 @@ class Agent:
         self.ranks.refused(local, error)
 
     def _is_dead(self, instance: str, value: RoomValue, kv: KeyValue) -> bool | None:
-        if self.watcher.state is not WatchState.SYNCED or self.view.revision < kv.create_revision:
+        # a view that has come to the epoch's begin has heard of its end, or still takes it for alive; it need not have
+        # come to the room, of which an agent that watches no rooms never hears
+        if self.watcher.state is not WatchState.SYNCED or self.view.revision < min(value.epoch, kv.create_revision):
             return None
         return self.view.is_dead(instance, value.dp_rank, value.epoch)

@@ -77,7 +77,8 @@ def _watch(agent: Agent) -> Iterator[Metric]:
     yield counter(
         "etcd_pd_watch_lists_total", "Full lists of the cell; after the first, each one a gap.", watcher.resyncs
     )
-    yield gauge("etcd_pd_cell_rooms", "Rooms in the cell.", agent.view.room_count())
+    if not agent.prefill_only:  # a zero would be read as an empty cell
+        yield gauge("etcd_pd_cell_rooms", "Rooms in the cell.", agent.view.room_count())
 
 
 def _engines(agent: Agent) -> Iterator[Metric]:

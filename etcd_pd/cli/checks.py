@@ -108,7 +108,7 @@ def check_round_trip(path: str, agent: Finding) -> Finding:
     try:
         seconds = round_trip(path, path, PATIENCE_SECONDS, lambda _: None)
     except (EtcdPDError, LookupError) as exc:
-        hint = "the agent's log says why; an agent with the decode role may not register, and then this is no fault"
+        hint = "the agent's log says why; one with the decode role may not register, one with prefill_only not resolve"
         return Finding(check, FAIL, str(exc), hint)
     middle, slowest = statistics.median(seconds), max(seconds)
     return Finding(check, OK, f"{len(seconds)} rooms there and back, {_ms(middle)} each, {_ms(slowest)} at most")

@@ -65,6 +65,10 @@ class RoomBook:
             return waiting
         return waiting + sum(len(rooms) for _, rooms in self._blocked.values())
 
+    def is_full(self) -> bool:
+        """Whether rooms for a whole batch wait to be registered."""
+        return len(self._queue) >= self._limit
+
     def live(self, rank: RankRef) -> int:
         """How many rooms of a rank are registered or being so."""
         return len(self._by_rank.get(rank, ()))

@@ -64,7 +64,8 @@ class WatchMachine:
         self.state = WatchState.STALE
         self.revision = 0
         self._cluster_id = 0
-        self._highest = 0  # highest revision listed or applied: a later list below it means a restored store
+        self._highest = 0  # highest revision listed, applied or heard of: a later list below it means a restored store
+        self._known = 0  # the same when the present list or stream was begun
         self._target = 0  # SYNCED once everything up to here has arrived
         self._listed = False
         self._void = False
@@ -76,6 +77,7 @@ class WatchMachine:
     def next(self) -> Relist | Resume:
         """What to do with a fresh stream."""
         self._fragments.clear()
+        self._known = self._highest  # what is heard while the answer is under way proves nothing against it
         return Resume(self.revision + 1) if self._listed else Relist()
 
     def listed(self, listing: Listing) -> Snapshot | Reopen:
@@ -84,7 +86,7 @@ class WatchMachine:
         if problem:
             return problem
         # a list is linearizable, so no healthy cluster can answer it from behind what was seen
-        went_back = listing.header.revision < self._highest
+        went_back = listing.header.revision < self._known
         void, self._void = self._void or went_back, False
         self._listed = True
         self.revision = self._highest = listing.header.revision
@@ -99,7 +101,7 @@ class WatchMachine:
             self._listed = False
             return self._stale(f"compacted up to revision {response.compact_revision}")
         if response.created:
-            if response.header.revision < self.revision:
+            if response.header.revision < self._known:
                 # a lagging member or a restored store, which would stay silent for ever: the next list tells
                 self._listed = False
                 return self._stale(f"the store is at {response.header.revision}, behind what was read from it")
@@ -109,6 +111,10 @@ class WatchMachine:
         if caught_up and self.state is not WatchState.CLOSED:
             self.state = WatchState.SYNCED
         return changes
+
+    def heard(self, revision: int) -> None:
+        """The store was at this revision: where the keys watched are quiet, they would not tell of a restored one."""
+        self._highest = max(self._highest, revision)
 
     def disconnected(self) -> None:
         """The stream ended or fell silent: what is known stays, but nothing is sure any more."""
@@ -134,7 +140,8 @@ class WatchMachine:
             return None
         if events[0].mod_revision <= self.revision:
             events = [event for event in events if event.mod_revision > self.revision]
-        self.revision = self._highest = events[-1].mod_revision
+        self.revision = events[-1].mod_revision
+        self._highest = max(self._highest, self.revision)
         return Changes(self.revision, events)
 
     def _is_progress(self, response: WatchResponse) -> bool:
@@ -149,7 +156,7 @@ class WatchMachine:
         if self._cluster_id in (0, header.cluster_id):
             self._cluster_id = header.cluster_id
             return None
-        self._cluster_id = self._highest = self._target = 0
+        self._cluster_id = self._highest = self._known = self._target = 0
         self._listed, self._void = False, True
         return self._stale(f"another cluster answered ({header.cluster_id:x})")
 

@@ -34,8 +34,11 @@ class Store(Protocol):
     async def read(self, keys: Sequence[bytes]) -> Listing:
         """Those of the keys that exist, at one revision."""
 
-    async def list(self, prefix: bytes) -> Listing:
-        """All keys under a prefix at one revision, in pages large enough that etcd counts the range once."""
+    async def list(self, prefix: bytes, end: bytes = b"") -> Listing:
+        """All keys under a prefix, where ``end`` is given only those before it, at one revision.
+
+        In pages large enough that etcd counts the range once.
+        """
 
     async def grant(self, ttl: int) -> LeaseGrant:
         """A new lease of at least ``ttl`` seconds."""
@@ -58,8 +61,8 @@ class Store(Protocol):
     async def alarms(self) -> Sequence[tuple[int, str]]:
         """Alarms that are raised, as member id and name: ``NOSPACE``, ``CORRUPT``. It costs an entry in etcd's log."""
 
-    async def watch(self, prefix: bytes, start_revision: int) -> Watch:
-        """Open a watch over a prefix from a revision on."""
+    async def watch(self, prefix: bytes, start_revision: int, end: bytes = b"") -> Watch:
+        """Open a watch over a prefix, where ``end`` is given only over the keys before it, from a revision on."""
 
     async def close(self) -> None:
         """Close all channels."""

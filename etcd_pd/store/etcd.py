@@ -131,12 +131,12 @@ class EtcdStore:
         kvs = [_key_value(kv) for answer in response.responses for kv in answer.response_range.kvs]
         return Listing(_header(response.header), kvs)
 
-    async def list(self, prefix: bytes) -> Listing:
-        """All keys under a prefix at one revision."""
+    async def list(self, prefix: bytes, end: bytes = b"") -> Listing:
+        """All keys under a prefix, where ``end`` is given only those before it, at one revision."""
         # one key first: turns from a frozen or cut-off endpoint long before a page's own timeout would
         await self._repeat("list", "KV", "Range", rpc.RangeRequest(key=prefix))
         kvs: list[KeyValue] = []
-        start, end, header = prefix, prefix_end(prefix), None
+        start, end, header = prefix, end or prefix_end(prefix), None
         while True:
             request = rpc.RangeRequest(
                 key=start, range_end=end, limit=PAGE_KEYS, revision=header.revision if header else 0
@@ -222,11 +222,11 @@ class EtcdStore:
 
     # --- watch
 
-    async def watch(self, prefix: bytes, start_revision: int) -> EtcdWatch:
-        """Open a watch over a prefix from a revision on."""
+    async def watch(self, prefix: bytes, start_revision: int, end: bytes = b"") -> EtcdWatch:
+        """Open a watch over a prefix, where ``end`` is given only over the keys before it, from a revision on."""
         stream = await self._open("watch", "Watch", "Watch", _watch_response)
         create = rpc.WatchCreateRequest(
-            key=prefix, range_end=prefix_end(prefix), start_revision=start_revision, fragment=True
+            key=prefix, range_end=end or prefix_end(prefix), start_revision=start_revision, fragment=True
         )
         stream.send(rpc.WatchRequest(create_request=create))
         return EtcdWatch(stream)

@@ -228,6 +228,17 @@ class TestRead:
         assert [kv.key for kv in listing.kvs] == [subject.key("a/1"), subject.key("a/2")]
         assert (await subject.store.list(subject.key("nothing/"))).kvs == []
 
+    async def test_a_list_and_a_watch_may_end_before_a_key(self, subject: Subject) -> None:
+        start = await subject.put("a")
+        for name in ("b", "c/1", "c", "c/2", "b0"):
+            await subject.put(name)
+        end = subject.key("c")
+        listing = await subject.store.list(subject.prefix, end)
+        reader = Reader(await subject.store.watch(subject.prefix, start, end))
+        names = [b"a", b"b", b"b0"]
+        assert [kv.key for kv in listing.kvs] == [subject.prefix + name for name in names]
+        assert sorted(event.key for event in await reader.events(3)) == [subject.prefix + name for name in names]
+
     @pytest.mark.parametrize("page", [1, 3, 7, 100])
     async def test_pages_of_a_list_are_of_one_revision(
         self, subject: Subject, page: int, monkeypatch: pytest.MonkeyPatch

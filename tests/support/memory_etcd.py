@@ -81,14 +81,14 @@ class MemoryEtcd:
         self.expire()
         return Listing(self.header, [self.keys[key] for key in keys if key in self.keys])
 
-    def scan(self, prefix: bytes) -> Listing:
-        """All keys under a prefix, in order."""
+    def scan(self, prefix: bytes, end: bytes = b"") -> Listing:
+        """All keys under a prefix, and before ``end`` where that is given, in order."""
         self.expire()
-        return Listing(self.header, [self.keys[key] for key in sorted(self.keys) if _under(prefix, key)])
+        return Listing(self.header, [self.keys[key] for key in sorted(self.keys) if _under(prefix, key, end)])
 
-    def events(self, prefix: bytes, start_revision: int) -> list[list[Event]]:
+    def events(self, prefix: bytes, start_revision: int, end: bytes = b"") -> list[list[Event]]:
         """What happened under a prefix from a revision on, by revision."""
-        found = [e for e in self.history if e.mod_revision >= start_revision and _under(prefix, e.key)]
+        found = [e for e in self.history if e.mod_revision >= start_revision and _under(prefix, e.key, end)]
         return [list(group) for _, group in itertools.groupby(found, key=lambda event: event.mod_revision)]
 
     def compact(self, revision: int | None = None) -> None:
@@ -183,5 +183,5 @@ def _check(compares: Sequence[Compare], operations: Sequence[Operation]) -> None
         raise StoreRejected("txn", "duplicate key given in txn request")
 
 
-def _under(prefix: bytes, key: bytes) -> bool:
-    return prefix <= key < prefix_end(prefix)
+def _under(prefix: bytes, key: bytes, end: bytes = b"") -> bool:
+    return prefix <= key < (end or prefix_end(prefix))

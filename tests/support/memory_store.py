@@ -72,8 +72,8 @@ class MemoryStore:
     async def read(self, keys: Sequence[bytes]) -> Listing:
         return await self._do("read", lambda: self.etcd.read(keys))
 
-    async def list(self, prefix: bytes) -> Listing:
-        return await self._do("list", lambda: self.etcd.scan(prefix))
+    async def list(self, prefix: bytes, end: bytes = b"") -> Listing:
+        return await self._do("list", lambda: self.etcd.scan(prefix, end))
 
     async def grant(self, ttl: int) -> LeaseGrant:
         return await self._do("grant", lambda: self.etcd.grant(ttl))
@@ -107,8 +107,8 @@ class MemoryStore:
         names = tuple(name for _, name in self.raised)
         return MemberStatus(1, self.version, 1, self.etcd.header.revision, 1, 2 * used, used, False, names)
 
-    async def watch(self, prefix: bytes, start_revision: int) -> MemoryWatch:
-        watch = await self._do("watch", lambda: MemoryWatch(self, prefix, start_revision, self._fragment))
+    async def watch(self, prefix: bytes, start_revision: int, end: bytes = b"") -> MemoryWatch:
+        watch = await self._do("watch", lambda: MemoryWatch(self, prefix, start_revision, end, self._fragment))
         self._watches.append(watch)
         return watch
 
@@ -141,8 +141,8 @@ class MemoryStore:
 class MemoryWatch:
     """An open watch on a :class:`MemoryStore`."""
 
-    def __init__(self, store: MemoryStore, prefix: bytes, start_revision: int, fragment: int) -> None:
-        self._store, self._prefix, self._fragment = store, prefix, fragment
+    def __init__(self, store: MemoryStore, prefix: bytes, start_revision: int, end: bytes, fragment: int) -> None:
+        self._store, self._prefix, self._end, self._fragment = store, prefix, end, fragment
         self._next = start_revision
         self._silent = self._over = False
         self._queue: asyncio.Queue[WatchResponse | StoreError] = asyncio.Queue()
@@ -183,7 +183,7 @@ class MemoryWatch:
         if self._over or self._silent:
             return
         header = self._store.etcd.header
-        for events in self._store.etcd.events(self._prefix, self._next):
+        for events in self._store.etcd.events(self._prefix, self._next, self._end):
             step = self._fragment or len(events)
             for start in range(0, len(events), step):
                 more = start + step < len(events)

@@ -121,5 +121,11 @@ def test_the_end_of_a_prefix_is_etcd_s(prefix: bytes, end: bytes) -> None:
     assert prefix_end(prefix) == end
 
 
+@given(st.sampled_from(["p", "rooms", "zz", "~"]), st.integers(0, MAX_ROOM))
+def test_all_that_is_no_room_sorts_before_the_rooms(name: str, room: int) -> None:
+    others = [KEYS.prefill(name), KEYS.rank(name, Rank(3)), KEYS.decode(name), KEYS.agent(name)]
+    assert all(KEYS.prefix <= key < KEYS.rooms() <= KEYS.room(name, room) for key in others)
+
+
 def test_one_instance_s_rooms_are_not_those_of_a_longer_name() -> None:
     assert not KEYS.room("p-10", 1).startswith(KEYS.rooms("p-1"))

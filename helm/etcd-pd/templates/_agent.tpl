@@ -21,6 +21,10 @@ env:
   - name: ETCD_PD_{{ snakecase $name | upper }}
     value: {{ $value | toString | quote }}
   {{- end }}
+  {{- if eq .identity "prefill" }}
+  - name: ETCD_PD_PREFILL_ONLY
+    value: "true"
+  {{- end }}
   - name: ETCD_PD_METRICS_LISTEN
     value: {{ ternary (printf "0.0.0.0:%d" (int .metrics)) "127.0.0.1:0" (gt (int .metrics) 0) }}
 {{- if .metrics }}

@@ -554,6 +554,94 @@ class TestBounds:
             await world.event(prefill, Registered)
 
 
+class TestInFlight:
+    async def test_two_full_transactions_and_no_more(self, tmp_path: Path) -> None:
+        async with running(tmp_path, batch_max_rooms=2) as world:
+            prefill = await world.prefill()
+            await world.registered(prefill, 100)  # its lease serves the others
+            gate, before = world.store.hold("txn"), world.store.calls.count("txn")
+            for room in range(10):
+                prefill.prefill.register(room)
+            await until(lambda: len(world.agent.book) == 6, "all that can be is under way")
+            assert world.store.calls.count("txn") == before + 2
+            gate.set()
+            tokens = [(await world.event(prefill, Registered)).token for _ in range(10)]
+            assert len(set(tokens)) == 5, "two rooms a transaction"
+
+    async def test_rooms_gather_behind_one_that_is_not_full(self, tmp_path: Path) -> None:
+        async with running(tmp_path) as world:
+            prefill = await world.prefill()
+            gate, before = world.store.hold("txn"), world.store.calls.count("txn")
+            prefill.prefill.register(0)
+            await until(lambda: world.store.calls.count("txn") == before + 1, "it is under way")
+            for room in range(1, 10):
+                prefill.prefill.register(room)
+            await until(lambda: len(world.agent.book) == 9, "the others wait")
+            assert world.store.calls.count("txn") == before + 1
+            gate.set()
+            tokens = [(await world.event(prefill, Registered)).token for _ in range(10)]
+            assert len(set(tokens)) == 2
+
+
+class TestPrefillOnly:
+    async def test_rooms_are_registered_and_not_heard_of(self, tmp_path: Path) -> None:
+        async with running(tmp_path, prefill_only=True) as world:
+            prefill = await world.prefill()
+            found = await world.registered(prefill, 7)
+            other = await world.prefill(1)
+            assert other.prefill.epoch > found.token, "what is no room is heard of"
+            assert world.agent.view.room_count() == 0
+            assert world.agent.view.revision >= other.prefill.epoch
+
+    @pytest.mark.parametrize("packet", ["want", "decoder"])
+    async def test_decode_is_turned_away_and_told_why(self, tmp_path: Path, packet: str) -> None:
+        async with running(tmp_path, prefill_only=True) as world:
+            client = world.client()
+            if packet == "want":
+                client.decode.want("p", 7)
+            else:
+                client.decode.announce("d", address="10.0.0.9:1")
+            error = await until(lambda: _refusal(client), "it is refused")
+            assert "prefill_only" in str(error)
+
+    async def test_a_dead_epochs_room_is_taken_over(self, tmp_path: Path) -> None:
+        """Though the agent never comes to hear of the room itself."""
+        async with running(tmp_path, prefill_only=True) as world:
+            prefill, other = await world.prefill(0), await world.prefill(1)
+            token = (await world.registered(prefill, 7)).token
+            prefill.close()
+            await until(lambda: not world.agent.view.epoch("p", 0), "it is known to be gone")
+            assert (await world.registered(other, 7)).token > token
+            assert world.room(7) == RoomValue(1, other.prefill.epoch)
+
+    async def test_a_living_epochs_room_is_not(self, tmp_path: Path) -> None:
+        async with running(tmp_path, prefill_only=True) as world:
+            prefill, other = await world.prefill(0), await world.prefill(1)
+            await world.registered(prefill, 7)
+            other.prefill.register(7)
+            assert isinstance((await world.event(other, Rejected)).error, RoomConflict)
+
+    async def test_an_older_store_is_noticed_by_the_rooms_that_were_written(self, tmp_path: Path) -> None:
+        async with running(tmp_path, prefill_only=True) as world:
+            prefill = await world.prefill()
+            snapshot, epoch = copy.deepcopy(world.store.etcd), prefill.prefill.epoch
+            for room in range(5):
+                await world.registered(prefill, room)
+            world.store.etcd = snapshot
+            world.store.drop_watches()
+            assert (await world.event(prefill, RankEnded)).epoch == epoch
+            await world.event(prefill, Announced)
+            await world.registered(prefill, 1)
+
+
+def _refusal(client: Client) -> etcd_pd.AgentUnavailable | None:
+    try:
+        client.decode.poll()
+    except etcd_pd.AgentUnavailable as exc:
+        return exc
+    return None
+
+
 class TestDuplicates:
     async def test_a_second_process_of_a_rank_does_not_harm_the_first_by_leaving(self, world: InMemory) -> None:
         first = await world.prefill()

@@ -175,6 +175,28 @@ def test_a_list_below_what_was_seen_is_a_restored_store() -> None:
     assert machine.state is WatchState.SYNCED
 
 
+def test_a_restored_store_is_told_by_what_was_heard_of_it_elsewhere() -> None:
+    machine = synced_at(7)
+    machine.heard(30)  # the keys watched were quiet meanwhile
+    machine.disconnected()
+    assert machine.next() == Resume(8)
+    assert isinstance(machine.received(created(12)), Reopen)
+    assert machine.next() == Relist()
+    assert machine.listed(Listing(header(12), [])) == Snapshot(12, [], void=True)
+
+
+def test_what_is_heard_while_an_answer_is_under_way_proves_nothing_against_it() -> None:
+    machine = WatchMachine()
+    machine.next()
+    machine.heard(30)
+    assert machine.listed(Listing(header(29), [])) == Snapshot(29, [], void=False)
+    machine.next()
+    machine.heard(40)
+    assert machine.received(created(35)) is None
+    machine.received(response(35, 35))
+    assert machine.state is WatchState.SYNCED
+
+
 def test_a_lagging_member_voids_nothing() -> None:
     machine = synced_at(7)
     machine.received(response(30, 30))
