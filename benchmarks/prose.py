@@ -75,6 +75,9 @@ Where a goal was missed, the profile above was the map. What made a difference s
   that an engine here waits for;
 - what is the same for all rooms of a rank's epoch (value, guard) is made once, and answers to wants that are read
   together are told together;
+- an agent of prefill engines alone hears of no rooms ([ADR 7](adr/0007-prefill-agents-hear-no-rooms.md)), as in the
+  chart and here;
+- two full transactions are in flight, so that the next is made while etcd writes one;
 - the collector looks at an agent's objects far less often: rooms come and go by reference counting;
 - packets are read into one buffer, and a client looks whether there is one before it reads;
 - rooms that wait for a full socket are merged into one packet.

@@ -36,7 +36,7 @@ def measure(plan: Plan) -> list[Row]:
     with ExitStack() as stack:
         etcd = stack.enter_context(harness.etcd_on_disk())
         empty = _empty_memory(etcd.endpoint)
-        near = stack.enter_context(AgentProcess(etcd.endpoint, "prefill-0"))
+        near = stack.enter_context(AgentProcess(etcd.endpoint, "prefill-0", ["--prefill-only"]))
         writer = OurWriter({"socket": near.socket_path})
         say(f"restart: writing {count} rooms")
         began = time.monotonic()

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 SWEEP_SECONDS = 0.25
 #: Pause before etcd is asked again after it did not answer, seconds; drawn at random below it.
 RETRY_PAUSE = 0.25
-#: Transactions in flight. While etcd writes one, the next is made and sent: a third more rooms a second than with one.
+#: Transactions in flight: while etcd writes one, the next is made and sent.
 #: A second is begun only where it is full, so that at lower rates rooms still gather behind the one in flight.
 IN_FLIGHT = 2
 #: Pause before a room is looked at again whose holder the view does not know yet, seconds.

@@ -136,17 +136,25 @@ class EtcdStore:
         # one key first: turns from a frozen or cut-off endpoint long before a page's own timeout would
         await self._repeat("list", "KV", "Range", rpc.RangeRequest(key=prefix))
         kvs: list[KeyValue] = []
-        start, end, header = prefix, end or prefix_end(prefix), None
-        while True:
-            request = rpc.RangeRequest(
-                key=start, range_end=end, limit=PAGE_KEYS, revision=header.revision if header else 0
-            )
-            response = await self._repeat("list", "KV", "Range", request, LIST_TIMEOUT_SECONDS)
-            header = header or _header(response.header)
-            kvs.extend(map(_key_value, response.kvs))
-            if not response.more:
-                return Listing(header, kvs)
-            start = kvs[-1].key + b"\0"
+        header: Header | None = None
+        page = asyncio.create_task(self._page(prefix, end or prefix_end(prefix), 0))
+        try:
+            while True:
+                response = await page
+                header = header or _header(response.header)
+                if response.more:  # etcd makes the next page while this one is read
+                    start = response.kvs[-1].key + b"\0"
+                    page = asyncio.create_task(self._page(start, end or prefix_end(prefix), header.revision))
+                    await asyncio.sleep(0)
+                kvs.extend(map(_key_value, response.kvs))
+                if not response.more:
+                    return Listing(header, kvs)
+        finally:
+            page.cancel()
+
+    async def _page(self, start: bytes, end: bytes, revision: int) -> Any:
+        request = rpc.RangeRequest(key=start, range_end=end, limit=PAGE_KEYS, revision=revision)
+        return await self._repeat("list", "KV", "Range", request, LIST_TIMEOUT_SECONDS)
 
     # --- leases
 
