@@ -131,6 +131,8 @@ class Rig:
         endpoints = endpoints[number:] + endpoints[:number]  # as a deployment would, not all on the same member
         command = [sys.executable, "-m", "etcd_pd", "agent", "--etcd", ",".join(endpoints), "--root", self.root]
         command += ["--socket", self.socket_path(name), "--agent-id", name, *self._agent_flags]
+        if not PLACES[name][1]:
+            command.append("--prefill-only")
         self.agents[name] = Process(name, command, self.directory / f"{name}.log")
 
     def wait_agent(self, name: str) -> None:

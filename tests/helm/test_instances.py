@@ -15,7 +15,7 @@ pytestmark = pytest.mark.helm
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_roles_differ_in_name_certificate_and_bootstrap_alone(shape: str) -> None:
+def test_roles_differ_in_name_certificate_bootstrap_and_what_the_agent_follows_alone(shape: str) -> None:
     same = {"decode": {"replicas": rendered(shape).one("Deployment", "prefill")["spec"]["replicas"]}}
     if shape == "cpu":
         same["decode"]["dpSize"] = 2
@@ -24,6 +24,8 @@ def test_roles_differ_in_name_certificate_and_bootstrap_alone(shape: str) -> Non
     del prefill["spec"]["template"]["metadata"]["annotations"]["sglang.ai/bootstrap-port"]
     engine = container(prefill["spec"]["template"], "engine")
     engine["env"] = [each for each in engine["env"] if not each["name"].startswith("ETCD_PD_BOOTSTRAP_")]
+    agent = container(prefill["spec"]["template"], "agent")
+    agent["env"].remove({"name": "ETCD_PD_PREFILL_ONLY", "value": "true"})
     assert _renamed(prefill) == decode
 
 
