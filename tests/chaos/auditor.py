@@ -28,7 +28,7 @@ def catch_up(rig: Rig, number: int) -> None:
     with ExitStack() as stack:
         # the heartbeat asks the agent again and again how far it is
         clients = {
-            name: stack.enter_context(etcd_pd.connect(rig.socket_path(name), heartbeat=0.15)) for name in rig.agents
+            name: stack.enter_context(etcd_pd.connect(rig.socket_path(name), heartbeat=0.15)) for name in rig.readers
         }
         while clients and time.monotonic() < started + _CATCH_UP_SECONDS:
             for name, client in list(clients.items()):
@@ -48,7 +48,7 @@ def compare(rig: Rig) -> None:
     gone = [room for room in recent if room not in standing][:_GONE]
     # those that are gone come first: when the others are answered, they were looked at
     expected = {**dict.fromkeys(gone, "nothing"), **dict(list(standing.items())[:_STANDING])}
-    for name in rig.agents:
+    for name in rig.readers:
         with etcd_pd.connect(rig.socket_path(name)) as client:
             for room in expected:
                 client.decode.want(INSTANCE, room, timeout=60.0)

@@ -120,6 +120,11 @@ class Rig:
                 return EtcdCtl(endpoint, timeout=15.0)
         raise AssertionError("no member of etcd is healthy")
 
+    @property
+    def readers(self) -> list[str]:
+        """Agents that watch rooms; the others serve prefill engines alone."""
+        return [name for name, (_, decodes) in PLACES.items() if decodes]
+
     def socket_path(self, agent: str) -> str:
         """Where an agent listens."""
         return str(self.directory / f"{agent}.sock")
@@ -131,7 +136,7 @@ class Rig:
         endpoints = endpoints[number:] + endpoints[:number]  # as a deployment would, not all on the same member
         command = [sys.executable, "-m", "etcd_pd", "agent", "--etcd", ",".join(endpoints), "--root", self.root]
         command += ["--socket", self.socket_path(name), "--agent-id", name, *self._agent_flags]
-        if not PLACES[name][1]:
+        if name not in self.readers:
             command.append("--prefill-only")
         self.agents[name] = Process(name, command, self.directory / f"{name}.log")
 
@@ -192,7 +197,7 @@ class Rig:
         self.record("fault", name=name)
         yield
         wait_until(self._etcd_is_well, f"etcd is well after {name}", 30.0)
-        self.record("healed", name=name, number=self._faults, agents=list(PLACES))
+        self.record("healed", name=name, number=self._faults, agents=self.readers)
         auditor.catch_up(self, self._faults)
         self.record.flush()
 
