@@ -81,9 +81,10 @@ class Registrar:
             while True:
                 await self._work.wait()
                 self._work.clear()
-                while (batch := self._book.take(time.monotonic())) is not None:
-                    flying.add(asyncio.create_task(self._write(batch)))
-                    while flying and (len(flying) >= IN_FLIGHT or not self._book.is_full()):
+                while (batch := self._book.take(time.monotonic())) is not None or flying:
+                    if batch is not None:
+                        flying.add(asyncio.create_task(self._write(batch)))
+                    while flying and (batch is None or len(flying) >= IN_FLIGHT or not self._book.is_full()):
                         done, flying = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
                         for task in done:
                             task.result()  # a bug is seen
