@@ -87,7 +87,8 @@ def _option(name: str, setting: Field[Any], kind: Any) -> Callable[[_Command], _
         envvar=_variable(name),
         show_envvar=True,
         help=setting.metadata.get("help"),
-        **({"required": True} if default is MISSING else {"default": spelled}),
+        # a flag's default must be no text: --help would name the flag that any text switches on
+        **({"required": True} if default is MISSING else {"default": default if kind is bool else spelled}),
     )
 
 

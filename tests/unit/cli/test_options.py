@@ -138,3 +138,14 @@ def test_settings_survive_the_way_through_the_environment() -> None:
         registration_timeout_seconds=1.5,
     )
     assert call(AgentSettings, **to_environ(settings))[1] == [settings]
+
+
+def test_help_names_the_flag_that_is_the_default() -> None:
+    @dataclass(frozen=True)
+    class Switches:
+        shut: bool = field(default=False, metadata={"help": "a switch"})
+        opened: bool = field(default=True, metadata={"help": "another"})
+
+    text = "".join(call(Switches, "--help")[0].output.split())
+    assert "default:no-shut]" in text
+    assert "default:opened]" in text
