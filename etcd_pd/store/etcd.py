@@ -137,14 +137,15 @@ class EtcdStore:
         await self._repeat("list", "KV", "Range", rpc.RangeRequest(key=prefix))
         kvs: list[KeyValue] = []
         header: Header | None = None
-        page = asyncio.create_task(self._page(prefix, end or prefix_end(prefix), 0))
+        end = end or prefix_end(prefix)
+        page = asyncio.create_task(self._page(prefix, end, 0))
         try:
             while True:
                 response = await page
                 header = header or _header(response.header)
                 if response.more:  # etcd makes the next page while this one is read
                     start = response.kvs[-1].key + b"\0"
-                    page = asyncio.create_task(self._page(start, end or prefix_end(prefix), header.revision))
+                    page = asyncio.create_task(self._page(start, end, header.revision))
                     await asyncio.sleep(0)
                 kvs.extend(map(_key_value, response.kvs))
                 if not response.more:
