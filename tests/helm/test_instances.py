@@ -29,6 +29,13 @@ def test_roles_differ_in_name_certificate_bootstrap_and_what_the_agent_follows_a
     assert _renamed(prefill) == decode
 
 
+def test_prefill_agents_hear_of_rooms_where_something_in_their_pods_asks() -> None:
+    objects = Objects(template("", {"agent": {"prefillOnly": False}}))
+    for role in ("prefill", "decode"):
+        agent = container(objects.one("Deployment", role)["spec"]["template"], "agent")
+        assert "ETCD_PD_PREFILL_ONLY" not in environment(agent)
+
+
 def _renamed(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _renamed(each) for key, each in value.items()}

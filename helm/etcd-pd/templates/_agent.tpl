@@ -21,7 +21,7 @@ env:
   - name: ETCD_PD_{{ snakecase $name | upper }}
     value: {{ $value | toString | quote }}
   {{- end }}
-  {{- if eq .identity "prefill" }}
+  {{- if and $agent.prefillOnly (eq .identity "prefill") }}
   - name: ETCD_PD_PREFILL_ONLY
     value: "true"
   {{- end }}
