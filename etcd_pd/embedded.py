@@ -19,6 +19,7 @@ from pathlib import Path
 from .errors import ConfigError
 from .probe import http_ok
 from .process import Process, free_ports
+from .records import is_outdated
 
 #: Names the etcd binary to use.
 BINARY_VARIABLE = "ETCD_PD_ETCD_BINARY"
@@ -35,11 +36,13 @@ class EmbeddedEtcd:
     Attributes:
         endpoint: its client URL.
         process: the etcd process.
+        version: etcd's, such as ``3.5.1``.
     """
 
-    def __init__(self, process: Process, endpoint: str, remove: Path | None) -> None:
+    def __init__(self, process: Process, endpoint: str, version: str, remove: Path | None) -> None:
         self.process = process
         self.endpoint = endpoint
+        self.version = version
         self._remove = remove
 
     @classmethod
@@ -61,13 +64,19 @@ class EmbeddedEtcd:
         endpoint = f"http://127.0.0.1:{client_port}"
         command = _command(binary, home / "member", endpoint, f"http://127.0.0.1:{peer_port}")
         process = Process("etcd", command, log or home / "etcd.log", _environ())
-        etcd = cls(process, endpoint, None if data_dir else home)
+        version = ".".join(map(str, _version(binary)))
+        etcd = cls(process, endpoint, version, None if data_dir else home)
         try:
             etcd.process.wait_until(lambda: http_ok(f"{endpoint}/health"), timeout)
         except BaseException:
             etcd.stop()
             raise
         return etcd
+
+    @property
+    def warning(self) -> str:
+        """What a person should know of an old release; empty for one of today."""
+        return f"etcd {self.version} is old: for development, not for data" if is_outdated(self.version) else ""
 
     def stop(self) -> None:
         """End the process and remove what was temporary."""

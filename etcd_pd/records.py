@@ -101,8 +101,19 @@ class LeaseGrant(NamedTuple):
 Operation = Put | Delete
 
 
-#: First releases whose roles hold inside nested transactions too (GHSA-rfx7-8w68-q57q).
-PATCHED = {(3, 5): 30, (3, 6): 11}
+#: First release of each minor version whose roles hold. Before, a user who may read one key could watch all after it
+#: (GHSA-xg4h-6gfc-h4m8), and before 3.5.30 and 3.6.11 write any by a nested transaction (GHSA-rfx7-8w68-q57q).
+ROLES_HOLD = {(3, 5): 33, (3, 6): 14, (3, 7): 1}
+UPGRADE = "upgrade etcd to 3.5.33, 3.6.14, 3.7.1 or newer"
+
+
+def is_outdated(version: str) -> bool:
+    """Whether users can pass by the roles of this release of etcd; False for a version that cannot be read."""
+    try:
+        major, minor, patch = (int(part) for part in version.partition("-")[0].split("."))
+    except ValueError:
+        return False
+    return patch < ROLES_HOLD.get((major, minor), 0) or (major, minor) < min(ROLES_HOLD)
 
 
 class MemberStatus(NamedTuple):
@@ -124,12 +135,3 @@ class MemberStatus(NamedTuple):
     db_size_in_use: int
     is_learner: bool
     alarms: tuple[str, ...] = ()
-
-    @property
-    def roles_leak(self) -> bool:
-        """Whether a nested transaction slips past this release's roles; False for a version that cannot be read."""
-        try:
-            major, minor, patch = (int(part) for part in self.version.partition("-")[0].split("."))
-        except ValueError:
-            return False
-        return patch < PATCHED[major, minor] if (major, minor) in PATCHED else (major, minor) < min(PATCHED)

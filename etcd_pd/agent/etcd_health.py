@@ -8,7 +8,7 @@ import random
 from collections import Counter
 
 from ..errors import StoreError, StoreRejected
-from ..records import MemberStatus
+from ..records import UPGRADE, MemberStatus, is_outdated
 from ..store.base import Store, roles_hold
 
 log = logging.getLogger(__name__)
@@ -68,14 +68,11 @@ class EtcdHealth:
         """Warn of an etcd whose roles do not hold, once a version."""
         if not self.status or self.status.version == self._known_version:
             return
-        hold = await roles_hold(self._store) if self.status.roles_leak else False
+        hold = await roles_hold(self._store) if is_outdated(self.status.version) else False
         if hold is None:
             return
         if hold:
-            log.warning(
-                "roles of etcd %s can be passed by (GHSA-rfx7-8w68-q57q): upgrade it to 3.5.30, 3.6.11 or newer",
-                self.status.version,
-            )
+            log.warning("roles of etcd %s can be passed by: %s", self.status.version, UPGRADE)
         self._known_version = self.status.version
 
     async def _ask(self) -> tuple[MemberStatus | None, Counter[str]]:

@@ -19,7 +19,7 @@ from ..cluster.round_trip import run as round_trip
 from ..errors import AgentUnavailable, ConfigError, EtcdPDError, LeaseNotFound, StoreError, StoreRejected
 from ..keys import Keys
 from ..model import MAX_ROOM
-from ..records import Compare, Put
+from ..records import UPGRADE, Compare, Put, is_outdated
 from ..store.base import roles_hold
 from ..store.tls import handshake
 from ..visit import visit
@@ -182,10 +182,10 @@ async def _quorum(store: EtcdAdmin, settings: EtcdSettings) -> Finding:
     if silent:
         hint = "look at that member's log; where only its advertised URL is out of reach from here, all is well"
         return Finding("quorum", WARN, f"{text}; not {', '.join(silent)}", hint)
-    old = {found.version for found in answers.values() if not isinstance(found, str) and found.roles_leak}
+    versions = {found.version for found in answers.values() if not isinstance(found, str)}
+    old = set(filter(is_outdated, versions))
     if old and await roles_hold(store):
-        hint = "upgrade etcd to 3.5.30, 3.6.11 or newer"
-        return Finding("quorum", WARN, f"{text}; roles of {', '.join(sorted(old))} can be passed by", hint)
+        return Finding("quorum", WARN, f"{text}; roles of {', '.join(sorted(old))} can be passed by", UPGRADE)
     return Finding("quorum", OK, text)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
 
@@ -13,6 +11,7 @@ from ..config import split_address
 from ..errors import ConfigError
 from .look import CellSettings
 from .options import settings_options
+from .stopping import run_until_stopped
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 #: The page holds all of itself, and asks nobody but its own server.
@@ -43,8 +42,7 @@ def dashboard(settings: DashboardSettings) -> None:
     \b
       etcd-pd dashboard --etcd http://127.0.0.1:2379
     """
-    with suppress(KeyboardInterrupt):
-        asyncio.run(_serve(settings))
+    run_until_stopped(_serve(settings))
 
 
 async def _serve(settings: DashboardSettings) -> None:

@@ -17,6 +17,7 @@ from .board import Board
 from .happenings import Happening, follow
 from .look import LookSettings
 from .options import settings_options
+from .stopping import run_until_stopped
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -58,8 +59,7 @@ def watch(
             and (room is None or happening.room == room)
         )
 
-    with suppress(KeyboardInterrupt):
-        asyncio.run(_watch(settings, wanted, everything, count))
+    run_until_stopped(_watch(settings, wanted, everything, count))
 
 
 async def _watch(settings: LookSettings, wanted: Callable[[Happening], bool], everything: bool, count: int) -> None:
@@ -105,8 +105,7 @@ def top(settings: LookSettings, interval: float, count: int) -> None:
       etcd-pd top --etcd http://127.0.0.1:2379
       etcd-pd top --count 1 --interval 10 --output json
     """
-    with suppress(KeyboardInterrupt):
-        asyncio.run(_top(settings, interval, count))
+    run_until_stopped(_top(settings, interval, count))
 
 
 async def _top(settings: LookSettings, interval: float, count: int) -> None:

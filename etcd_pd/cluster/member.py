@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..config import EtcdSettings
 from ..errors import EtcdPDError, StoreError, StoreRejected
-from ..store.admin import EtcdAdmin, Member, without_user
+from ..store.admin import EtcdAdmin, Member, connect, without_user
 from .settings import MemberSettings
 
 log = logging.getLogger(__name__)
@@ -88,24 +88,9 @@ async def _ask(settings: MemberSettings, etcd: EtcdSettings) -> tuple[str, str]:
             if _formed(settings):
                 raise StoreError("member list", f"{exc}; {_LOST}") from exc
             return NEW, "no cluster was formed before, and no other member answers"
-    async with await _connect(etcd) as admin:
+    admin, _ = await connect(etcd)
+    async with admin:
         return await _rejoin(settings, admin)
-
-
-async def _connect(etcd: EtcdSettings) -> EtcdAdmin:
-    """As the user of the settings where auth is on, else as nobody."""
-    admin = EtcdAdmin(without_user(etcd))
-    try:
-        await admin.members()
-        return admin
-    except StoreRejected:
-        await admin.close()
-        if not etcd.username:
-            raise
-        return EtcdAdmin(etcd)
-    except BaseException:
-        await admin.close()
-        raise
 
 
 async def _rejoin(settings: MemberSettings, admin: EtcdAdmin) -> tuple[str, str]:

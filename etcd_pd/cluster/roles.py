@@ -9,9 +9,9 @@ import asyncio
 import logging
 import time
 
-from ..errors import StoreError, StoreRejected
+from ..errors import StoreError
 from ..keys import Keys
-from ..store.admin import EtcdAdmin, without_user
+from ..store.admin import EtcdAdmin, connect
 from .kubernetes import Kubernetes, Object, ObjectConflict
 from .settings import ROOT, InitSettings
 
@@ -30,9 +30,9 @@ async def initialize(settings: InitSettings) -> None:
     """
     admin, enabled = await _connect(settings)
     async with admin:
+        cluster_id = await admin.cluster_id()  # once users hold, nobody without one may ask
         if settings.roles:
             await _Reconciler(settings, admin, enabled).run()
-        cluster_id = await admin.cluster_id()
     if settings.formed_config_map:
         _say_formed(Kubernetes(settings.namespace), settings.formed_config_map, cluster_id)
 
@@ -42,26 +42,12 @@ async def _connect(settings: InitSettings) -> tuple[EtcdAdmin, bool]:
     deadline = time.monotonic() + settings.wait_seconds
     while True:
         try:
-            return await _connect_once(settings)
+            return await connect(settings.etcd)
         except StoreError as exc:
             if time.monotonic() >= deadline:
                 raise
             log.info("waiting for etcd: %s", exc)
             await asyncio.sleep(PAUSE_SECONDS)
-
-
-async def _connect_once(settings: InitSettings) -> tuple[EtcdAdmin, bool]:
-    admin = EtcdAdmin(without_user(settings.etcd))
-    try:
-        return admin, await admin.auth_enabled()
-    except StoreRejected:
-        await admin.close()
-        if not settings.etcd.username:
-            raise
-        return EtcdAdmin(settings.etcd), True
-    except BaseException:
-        await admin.close()
-        raise
 
 
 class _Reconciler:

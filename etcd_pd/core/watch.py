@@ -26,7 +26,7 @@ class Relist(NamedTuple):
 
 
 class Resume(NamedTuple):
-    """Open a watch from this revision on."""
+    """Open a watch from this revision on, the last one that is known: what it repeats is dropped."""
 
     start_revision: int
 
@@ -78,7 +78,8 @@ class WatchMachine:
         """What to do with a fresh stream."""
         self._fragments.clear()
         self._known = self._highest  # what is heard while the answer is under way proves nothing against it
-        return Resume(self.revision + 1) if self._listed else Relist()
+        # inclusive: etcd owes a watch that starts ahead of its revision no answer to a progress request
+        return Resume(self.revision) if self._listed else Relist()
 
     def listed(self, listing: Listing) -> Snapshot | Reopen:
         """A list has arrived."""

@@ -71,6 +71,11 @@ class Stack:
                     process.wait_until(partial(_answers, service.answers_at), self.settings.startup_timeout_seconds)
         self._describe()
 
+    @property
+    def warning(self) -> str:
+        """What a person should know of its etcd; mostly empty."""
+        return self._embedded.warning if self._embedded else ""
+
     def take_failures(self) -> list[ProcessFailed]:
         """The processes that have ended by themselves since this was last asked."""
         ended = [process for process in self._processes if process.exit_status is not None]

@@ -38,6 +38,8 @@ def bring_up(settings: StackSettings, prompts: int) -> int:
     stack, status = Stack(settings, lambda what: _waiting(console, what)), INTERRUPTED
     try:
         stack.start()
+        if stack.warning:
+            console.print(stack.warning, style="yellow", markup=False)
         status = _demo(stack, prompts, console) if prompts else _wait(stack, console)
     except KeyboardInterrupt:
         console.print("interrupted")

@@ -141,3 +141,26 @@ class EtcdAdmin(EtcdStore):
 def without_user(settings: EtcdSettings) -> EtcdSettings:
     """The same without a name and password: before auth is enabled, etcd refuses them."""
     return replace(settings, username="", password="")
+
+
+async def connect(settings: EtcdSettings) -> tuple[EtcdAdmin, bool]:
+    """A connection, and whether users and roles hold: with the settings' name and password where they do.
+
+    Raises:
+        StoreError: no quorum answers, or users and roles hold and the settings name no user.
+    """
+    admin = EtcdAdmin(without_user(settings))
+    try:
+        enabled = await admin.auth_enabled()
+    except StoreRejected:
+        enabled = True  # or else nobody would refuse
+        if not settings.username:
+            await admin.close()
+            raise
+    except BaseException:
+        await admin.close()
+        raise
+    if not (enabled and settings.username):
+        return admin, enabled
+    await admin.close()
+    return EtcdAdmin(settings), enabled

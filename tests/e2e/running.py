@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from tests.support.children import end
 from tests.support.etcdctl import EtcdCtl, KeyValue
 from tests.support.waiting import wait_until
 
@@ -154,14 +155,10 @@ class RunningStack:
 
     def stop(self, signum: signal.Signals = signal.SIGINT) -> int:
         """Stop it as a person would; its exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signum)
         try:
-            return self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise AssertionError(f"not stopped in {STOP_SECONDS} s:\n{self.output.read_text()}") from None
+            return end(self.process, signum, STOP_SECONDS)
+        except AssertionError as late:
+            raise AssertionError(f"{late}\n{self.output.read_text()}") from None
 
     def left_behind(self) -> list[Path]:
         """What lies in its directory for temporary files, but for the cache that torch makes for each user."""

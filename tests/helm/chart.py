@@ -70,6 +70,24 @@ def try_template(
     return run(*command, stdin=yaml.safe_dump(dict(values or {})))
 
 
+def notes(values: Mapping[str, Any]) -> str:
+    """What Helm prints after an installation with these values; nothing is installed, and no cluster asked."""
+    command = (
+        binaries() / "helm",
+        "install",
+        RELEASE,
+        CHART,
+        "--namespace",
+        NAMESPACE,
+        "--dry-run=client",
+        "--values",
+        "-",
+    )
+    done = run(*command, stdin=yaml.safe_dump(dict(values)))
+    assert done.returncode == 0, done.stderr
+    return done.stdout.partition("\nNOTES:\n")[2]
+
+
 @cache
 def rendered(shape: str) -> Objects:
     """The objects of a shape."""

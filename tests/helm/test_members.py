@@ -14,7 +14,7 @@ from etcd_pd.records import Put
 from etcd_pd.store.etcd import EtcdStore
 from tests.helm.members import Cell
 
-pytestmark = [pytest.mark.helm, pytest.mark.integration]
+pytestmark = [pytest.mark.helm, pytest.mark.integration, pytest.mark.every_etcd]
 
 
 def test_a_member_that_lost_its_volume_joins_again_and_nothing_is_lost(tmp_path: Path, _docker: None) -> None:

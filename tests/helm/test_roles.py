@@ -19,7 +19,7 @@ from etcd_pd.records import Delete, Put
 from etcd_pd.store.etcd import EtcdStore
 from tests.helm.members import Cell
 
-pytestmark = [pytest.mark.helm, pytest.mark.integration]
+pytestmark = [pytest.mark.helm, pytest.mark.integration, pytest.mark.every_etcd]
 
 ROOT = "/etcd_pd/prod/cell"
 KEYS = Keys(ROOT)

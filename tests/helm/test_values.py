@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from etcd_pd.config import AgentSettings, EtcdSettings, option_name
-from tests.helm.chart import CHART, Objects, container, environment, template, try_template
+from tests.helm.chart import CHART, Objects, container, environment, notes, template, try_template
 
 pytestmark = pytest.mark.helm
 
@@ -51,8 +51,10 @@ def test_a_parent_chart_may_set_globals() -> None:
     [
         ({"etcd": {"storage": {"size": "5Gi"}}}, "etcd.storage.size (5Gi) must be at least three times etcd.quota"),
         ({"etcd": {"quota": "3000Mi"}}, "etcd.storage.size (8Gi) must be at least three times etcd.quota (3000Mi)"),
-        ({"etcd": {"image": {"tag": "v3.5.16"}}}, "etcd.image.tag (v3.5.16) must be 3.5.30"),
-        ({"etcd": {"image": {"tag": "v3.6.4"}}}, "etcd.image.tag (v3.6.4)"),
+        *(
+            ({"etcd": {"image": {"tag": tag}}}, f"etcd.image.tag ({tag}) must be 3.5.30, 3.6.11, 3.7.1 or newer")
+            for tag in ("v3.4.42", "v3.5.29", "3.6.4-0", "v3.6.10-arm64", "v3.7.0")
+        ),
         ({"etcd": {"extraConfig": {"data-dir": "/x"}}}, "etcd.extraConfig.data-dir is set by the chart"),
         ({"etcd": {"extraConfig": {"name": "x"}}}, "etcd.extraConfig.name is set by the chart"),
         ({"etcd": {"external": {"endpoints": ["http://etcd:2379"]}}}, "does not fit tls.enabled=true"),
@@ -91,9 +93,18 @@ def test_validate_names_every_problem_at_once() -> None:
     assert "3 of the values do not fit together" in done.stderr
 
 
-@pytest.mark.parametrize("tag", ["v3.5.30", "3.6.11", "v3.7.0", "debian-trixie"])
-def test_etcd_images_that_are_new_enough_or_not_numbered_pass(tag: str) -> None:
-    assert f"coreos/etcd:{tag}" in template(values={"etcd": {"image": {"tag": tag}}})
+@pytest.mark.parametrize(
+    ("tag", "warned"),
+    [
+        *(("v3.5.30", True), ("v3.5.32-amd64", True), ("v3.5.33", False)),
+        *(("3.6.13", True), ("3.6.14-0", False), ("v3.6.16", False), ("v3.7.1", False), ("v3.8.0", False)),
+        ("debian-trixie", False),
+    ],
+)
+def test_notes_warn_when_users_can_watch_past_the_roles_of_etcd(tag: str, warned: bool) -> None:
+    values = {"etcd": {"image": {"tag": tag}}}
+    assert f"coreos/etcd:{tag}" in template(values=values)
+    assert (f"WARNING: etcd.image.tag is {tag}." in notes(values)) is warned
 
 
 def test_agent_settings_are_spelled_as_everywhere_and_have_the_same_defaults() -> None:

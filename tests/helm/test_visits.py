@@ -25,6 +25,7 @@ from etcd_pd.errors import AgentUnavailable, RankDraining
 from etcd_pd.health import main as probe
 from etcd_pd.model import Rank, Topology
 from tests.helm.chart import ROOT, run
+from tests.support.children import end
 from tests.support.etcd_server import EtcdServer
 from tests.support.waiting import wait_until
 
@@ -41,8 +42,7 @@ def agent(path: Path, endpoint: str, root: str) -> Iterator[Path]:
         wait_until(path.exists, "the agent listens")
         yield path
     finally:
-        process.terminate()
-        process.wait(10)
+        end(process)
 
 
 @pytest.fixture

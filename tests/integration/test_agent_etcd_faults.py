@@ -13,7 +13,7 @@ from tests.support.agents import AgentProcess, announce, wait_for
 from tests.support.etcd_server import EtcdServer
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.every_etcd]
 
 ID = "prefill-0"
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 from etcd_pd.embedded import EmbeddedEtcd
+from tests.support.children import child, end
 from tests.support.chromium import Page
 from tests.support.etcd_server import EtcdServer
 from tests.support.etcdctl import EtcdCtl
@@ -70,13 +70,10 @@ def dashboard(endpoint: str, root: str) -> Iterator[str]:
     """The page's URL."""
     command = [sys.executable, "-m", "etcd_pd", "dashboard", "--etcd", endpoint, "--root", root]
     command += ["--dashboard-listen", "127.0.0.1:0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with child(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.send_signal(signal.SIGINT)
-            assert process.wait(10) == 0
+        yield process.stdout.readline().strip()
+        assert end(process) == 0
 
 
 def tile(rank: int) -> str:

@@ -12,6 +12,7 @@ import pytest
 from etcd_pd.embedded import BINARY_VARIABLE, EmbeddedEtcd, find_etcd
 from etcd_pd.errors import ConfigError
 from etcd_pd.process import ProcessFailed
+from tests.support.children import child
 from tests.support.etcdctl import EtcdCtl
 from tests.support.waiting import wait_until
 
@@ -76,7 +77,7 @@ def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         f"etcd = EmbeddedEtcd.start(data_dir=Path({str(tmp_path)!r}))\n"
         "print(etcd.process.pid, flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+    with child([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         pid = int(parent.stdout.readline())
         parent.kill()

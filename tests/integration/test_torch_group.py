@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 from etcd_pd import Registered
 from tests.support.agents import AgentProcess, announce, wait_for
+from tests.support.children import child
 from tests.support.etcd_server import EtcdServer
 from tests.support.group_ranks import ROOMS
 from tests.support.waiting import wait_until
@@ -32,7 +32,7 @@ def test_all_ranks_of_a_group_admit_the_same_rooms_in_the_same_steps(
         announce(mortal, dp_rank=1)
         sockets = ",".join([one.socket_path, two.socket_path] * (RANKS // 2))
         command = [sys.executable, "-m", "tests.support.group_ranks", str(tmp_path), sockets]
-        with subprocess.Popen(command) as group:
+        with child(command) as group:
             wait_until(lambda: len(list(tmp_path.glob("*.ready"))) == RANKS, "the group has begun", timeout=40)
             for room in ROOMS:
                 owner = mortal if room in LOST_ROOMS else prefill

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.agents import AgentProcess
+from tests.support.children import child
 from tests.support.etcd_server import EtcdServer
 
 ROOT = Path(__file__).parents[2]
@@ -24,13 +25,10 @@ ADDRESS = "127.0.0.1:8998"
 @contextmanager
 def running(agent: AgentProcess, *command: str | Path) -> Iterator[subprocess.Popen[str]]:
     environ = {**os.environ, "ETCD_PD_SOCKET": agent.socket_path}
-    with subprocess.Popen(
+    with child(
         [sys.executable, *command], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+        yield process
 
 
 def line(process: subprocess.Popen[str]) -> str:

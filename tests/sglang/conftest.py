@@ -17,6 +17,7 @@ import pytest
 import requests
 
 from tests.support.agents import AgentProcess
+from tests.support.children import end
 from tests.support.etcd_server import EtcdServer
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
@@ -143,8 +144,7 @@ def _sglang_process() -> Iterator[str]:
             wait_until(lambda: _listens(path, process, log), "SGLang's code is loaded", timeout=55, every=0.1)
             yield path
         finally:
-            process.kill()
-            process.wait()
+            end(process)
 
 
 def _listens(path: str, process: subprocess.Popen[bytes], log: Path) -> bool:
@@ -200,9 +200,7 @@ class GatewayProcess:
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         assert self.process is not None
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        self.process.wait(timeout=20)
+        end(self.process, number)
 
     @property
     def log(self) -> str:

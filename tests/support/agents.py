@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TypeVar
 
 import etcd_pd
+from tests.support.children import end
 from tests.support.waiting import wait_until
 
 E = TypeVar("E")
@@ -66,9 +67,7 @@ class AgentProcess:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Signal it and wait; its exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(timeout=30)
+        return end(self.process, number)
 
     def pause(self) -> None:
         """SIGSTOP."""

@@ -34,7 +34,7 @@ class MemoryStore:
         self.etcd = etcd or MemoryEtcd()
         self.calls: list[str] = []
         self.raised: list[tuple[int, str]] = []
-        self.version, self.authenticates = "3.5.30", False
+        self.version, self.authenticates = "3.6.16", False
         self._fragment = fragment
         self._faults: dict[str, deque[tuple[StoreError, bool]]] = defaultdict(deque)
         self._held: dict[str, asyncio.Event] = {}
@@ -143,7 +143,7 @@ class MemoryWatch:
 
     def __init__(self, store: MemoryStore, prefix: bytes, start_revision: int, end: bytes, fragment: int) -> None:
         self._store, self._prefix, self._end, self._fragment = store, prefix, end, fragment
-        self._next = start_revision
+        self._start = self._next = start_revision
         self._silent = self._over = False
         self._queue: asyncio.Queue[WatchResponse | StoreError] = asyncio.Queue()
         etcd = store.etcd
@@ -162,7 +162,8 @@ class MemoryWatch:
             yield item
 
     def request_progress(self) -> None:
-        if not self._over and not self._silent:
+        owed = self._start <= self._store.etcd.revision  # no current etcd answers a watch that starts ahead of it
+        if owed and not self._over and not self._silent:
             self._queue.put_nowait(WatchResponse(self._store.etcd.header))
 
     async def close(self) -> None:

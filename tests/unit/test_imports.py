@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "probe": set(),
     "console": set(),
     "process": {"errors", "tether"},
-    "embedded": {"errors", "probe", "process"},
+    "embedded": {"errors", "probe", "process", "records"},
     "cluster": PUBLIC | TOOLS | {"keys", "store"},
     "stack": PUBLIC | TOOLS | {"engine", "store"},
     "__main__": {"cli"},

@@ -4,6 +4,13 @@
 {{- if not .Values.etcd.external.endpoints }}true{{ end -}}
 {{- end -}}
 
+{{/* X.Y.Z of the chart's own etcd, whatever follows in its tag; empty where the tag does not tell. */}}
+{{- define "etcd-pd.etcd.version" -}}
+{{- if and (include "etcd-pd.etcd.own" .) (not .Values.etcd.image.digest) -}}
+{{ regexFind "^v?[0-9]+\\.[0-9]+\\.[0-9]+" .Values.etcd.image.tag | trimPrefix "v" }}
+{{- end -}}
+{{- end -}}
+
 {{- define "etcd-pd.etcd.scheme" -}}
 {{- ternary "https" "http" .Values.tls.enabled -}}
 {{- end -}}

@@ -24,6 +24,7 @@ from etcd_pd import (
     protocol,
 )
 from etcd_pd.protocol import AdoptedRoom, RegisteredRoom, ResolvedWant
+from tests.support.children import child
 from tests.support.fake_agent import FakeAgent, FakeEngineSocket
 from tests.support.waiting import wait_until
 
@@ -481,7 +482,7 @@ def test_it_works_where_nothing_else_is_installed(agent: FakeAgent, socket_path:
             time.sleep(0.01)
         print(events)
     """
-    with subprocess.Popen([python, "-I", "-c", program], stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+    with child([python, "-I", "-c", program], stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
         engine = wait_until(lambda: _accepted(agent), "the client connects", timeout=30)
         wait_until(lambda: protocol.ANNOUNCE in engine.kinds(), "it announces")
         engine.welcome()

@@ -39,12 +39,12 @@ def synced_at(revision: int) -> WatchMachine:
     return machine
 
 
-def test_it_lists_first_and_watches_from_the_revision_after() -> None:
+def test_it_lists_first_and_watches_from_that_revision_on() -> None:
     machine = WatchMachine()
     assert machine.next() == Relist()
     kvs = [KeyValue(b"/k", b"v", 3, 5, 0)]
     assert machine.listed(Listing(header(7), kvs)) == Snapshot(7, kvs, void=False)
-    assert machine.next() == Resume(8)
+    assert machine.next() == Resume(7)
     assert machine.state is WatchState.STALE
 
 
@@ -72,14 +72,14 @@ def test_progress_is_never_a_place_to_resume_from() -> None:
     machine = synced_at(7)
     machine.received(response(50))
     machine.disconnected()
-    assert machine.next() == Resume(8)
+    assert machine.next() == Resume(7)
 
 
 def test_changes_carry_the_last_complete_revision() -> None:
     machine = synced_at(7)
     assert machine.received(response(9, 8, 9, 9)) == Changes(9, [event(8), event(9), event(9)])
     assert machine.revision == 9
-    assert machine.next() == Resume(10)
+    assert machine.next() == Resume(9)
 
 
 def test_fragments_are_handed_out_together() -> None:
@@ -90,11 +90,23 @@ def test_fragments_are_handed_out_together() -> None:
     assert machine.received(response(8, 8)) == Changes(8, [event(8)] * 4)
 
 
+def test_a_resumed_watch_drops_the_known_revision_when_it_comes_again_in_fragments() -> None:
+    machine = synced_at(7)
+    machine.received(response(9, 9, 9, 9))
+    machine.disconnected()
+    assert machine.next() == Resume(9)
+    machine.received(created(10))
+    assert machine.received(response(10, 9, fragment=True)) is None
+    assert machine.received(response(10, 9, 9, 10, fragment=True)) is None
+    assert machine.received(response(10, 10)) == Changes(10, [event(10)] * 2)
+    assert machine.state is WatchState.SYNCED
+
+
 def test_it_resumes_before_a_revision_whose_fragments_did_not_all_come() -> None:
     machine = synced_at(7)
     machine.received(response(8, 8, fragment=True))
     machine.disconnected()
-    assert machine.next() == Resume(8)
+    assert machine.next() == Resume(7)
     machine.received(created(8))
     assert machine.received(response(8, 8, 8)) == Changes(8, [event(8)] * 2), "nothing of the torn one is left"
 
@@ -120,7 +132,7 @@ def test_a_lost_stream_is_stale_at_once_and_resumes() -> None:
     machine = synced_at(7)
     machine.disconnected()
     assert machine.state is WatchState.STALE
-    assert machine.next() == Resume(8)
+    assert machine.next() == Resume(7)
 
 
 def test_compaction_asks_for_a_new_list_and_voids_nothing() -> None:
@@ -134,7 +146,7 @@ def test_compaction_asks_for_a_new_list_and_voids_nothing() -> None:
     assert machine.state is WatchState.STALE
     assert machine.next() == Relist()
     assert machine.listed(Listing(header(20), [])) == Snapshot(20, [], void=False)
-    assert machine.next() == Resume(21)
+    assert machine.next() == Resume(20)
 
 
 def test_another_cluster_voids_what_was_known() -> None:
@@ -170,7 +182,7 @@ def test_a_list_below_what_was_seen_is_a_restored_store() -> None:
     machine.next()
     machine.received(created(12))
     assert machine.listed(Listing(header(12), [])) == Snapshot(12, [], void=True)
-    assert machine.next() == Resume(13)
+    assert machine.next() == Resume(12)
     machine.received(created(12))
     assert machine.state is WatchState.SYNCED
 
@@ -179,7 +191,7 @@ def test_a_restored_store_is_told_by_what_was_heard_of_it_elsewhere() -> None:
     machine = synced_at(7)
     machine.heard(30)  # the keys watched were quiet meanwhile
     machine.disconnected()
-    assert machine.next() == Resume(8)
+    assert machine.next() == Resume(7)
     assert isinstance(machine.received(created(12)), Reopen)
     assert machine.next() == Relist()
     assert machine.listed(Listing(header(12), [])) == Snapshot(12, [], void=True)
@@ -240,7 +252,7 @@ class FollowsEtcd(RuleBasedStateMachine):
         self.view: Content = {}
         self.revision = 0
         self.stream: list[WatchResponse] | None = None
-        self.next_event = 0
+        self.next_event = self.begun_at = 0
         self.new_etcd(CLUSTER)
 
     def new_etcd(self, cluster: int) -> None:
@@ -281,7 +293,7 @@ class FollowsEtcd(RuleBasedStateMachine):
             self.take(self.machine.listed(self.etcd.scan(b"/p/")))
             return
         self.stream = [WatchResponse(self.etcd.header, created=True)]
-        self.next_event = step.start_revision
+        self.next_event = self.begun_at = step.start_revision
         self.hear(fragment=False, most=0)
 
     @precondition(lambda self: self.stream is not None)
@@ -302,7 +314,8 @@ class FollowsEtcd(RuleBasedStateMachine):
     @rule()
     def ask_for_progress(self) -> None:
         assert self.stream is not None
-        if not self.stream and not self.etcd.events(b"/p/", self.next_event):
+        ahead = self.begun_at > self.etcd.revision
+        if not self.stream and not ahead and not self.etcd.events(b"/p/", self.next_event):
             self.stream.append(WatchResponse(self.etcd.header))
 
     @rule()

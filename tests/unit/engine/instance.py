@@ -17,6 +17,7 @@ from urllib.request import urlopen
 from etcd_pd import EtcdPDError
 from etcd_pd.engine.launch import run_decode, run_prefill
 from etcd_pd.engine.settings import DecodeSettings, PrefillSettings
+from tests.support.children import end
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 from tests.unit.engine.registry_fake import connect
@@ -49,8 +50,7 @@ class InstanceProcess:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        if self.process.poll() is None:
-            self.stop(signal.SIGTERM)
+        self.stop(signal.SIGTERM)
 
     def start(self) -> None:
         """Start it, without waiting."""
@@ -65,8 +65,7 @@ class InstanceProcess:
 
     def stop(self, number: signal.Signals) -> int:
         """Send a signal and wait; the exit status."""
-        self.process.send_signal(number)
-        return self.process.wait(30)
+        return end(self.process, number)
 
     @property
     def log(self) -> str:

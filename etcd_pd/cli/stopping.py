@@ -1,0 +1,21 @@
+"""How commands that go on until somebody ends them are ended."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any
+
+
+def run_until_stopped(work: Coroutine[Any, Any, None]) -> None:
+    """Run until it returns, or until Ctrl-C or SIGTERM, which are a normal end."""
+
+    async def run() -> None:
+        task = asyncio.ensure_future(work)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        await task
+
+    with suppress(KeyboardInterrupt, asyncio.CancelledError):
+        asyncio.run(run())
