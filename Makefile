@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt scripts/python-env
 	@touch $@
 
 # SGLang's own code and this project's client, in an environment of its own: their pins exclude each other.
-$(SGLANG): $(READY) tests/sglang/requirements.txt scripts/sglang-env
+$(SGLANG): $(READY) tests/sglang/requirements.txt scripts/sglang-env scripts/share_distribution.py
 	@scripts/sglang-env
 	@touch $@
 

@@ -43,6 +43,5 @@ def end(process: subprocess.Popen[Any], number: int = signal.SIGTERM, patience: 
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(patience)
-        raise AssertionError(
-            f"not ended {patience:.0f} s after {signal.Signals(number).name}: {process.args}"
-        ) from None
+        late = f"pid {process.pid} had not ended {patience:.0f} s after {signal.Signals(number).name}"
+        raise AssertionError(late) from None

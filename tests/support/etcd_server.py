@@ -1,8 +1,8 @@
 """Real etcd in containers, to be killed, paused and partitioned.
 
 `EtcdServer` is one member, `EtcdCluster` three. Both survive their own mistreatment: published ports are fixed, so an
-endpoint stays true over a restart, and data lies in the container, with fsync, so it does too. What a killed test run
-left behind is removed by the next one.
+endpoint stays true over a restart, and data lies in a volume, with fsync, so it does too, and over an upgrade. What a
+killed test run left behind is removed by the next one.
 """
 
 from __future__ import annotations
@@ -38,11 +38,21 @@ _CLIENT_PORT = "2379/tcp"
 @cache
 def image() -> str:
     """The etcd image's name; pulled or built where it is missing."""
-    script = Path(__file__).parents[2] / "scripts" / "etcd-image"
+    return _script("etcd-image").strip()
+
+
+@cache
+def versions() -> dict[str, str]:
+    """The images of the etcds that people install today, by version, oldest first."""
+    return dict(line.split(" ", 1) for line in _script("etcd-versions").splitlines())
+
+
+def _script(name: str) -> str:
+    script = Path(__file__).parents[2] / "scripts" / name
     done = subprocess.run([script], capture_output=True, text=True, timeout=300)
     if done.returncode != 0:
         raise RuntimeError(f"no etcd image ('make docker' makes one):\n{done.stderr}")
-    return done.stdout.strip()
+    return done.stdout
 
 
 def remove_leftovers() -> None:
@@ -55,6 +65,9 @@ def remove_leftovers() -> None:
         for network in client.networks.list(filters={"label": _LABEL}):
             if not _owner_lives(network.attrs["Labels"][_LABEL]):
                 network.remove()
+        for volume in client.volumes.list(filters={"label": _LABEL}):
+            if not _owner_lives(volume.attrs["Labels"][_LABEL]):
+                volume.remove(force=True)
     finally:
         client.close()
 
@@ -72,11 +85,13 @@ def _owner_lives(owner: str) -> bool:
 
 
 class EtcdNode:
-    """One etcd process in one container."""
+    """One etcd process in one container, of the image that the run has unless another is named."""
 
-    def __init__(self, name: str, args: Sequence[str] = (), network: str | None = None) -> None:
+    def __init__(self, name: str, args: Sequence[str] = (), network: str | None = None, image_name: str = "") -> None:
         self.name = name
         self._args = tuple(args)
+        self._image = image_name
+        self._volume = f"etcd-pd-test-{uuid.uuid4().hex[:12]}"
         self._network = network
         self._run: DockerContainer | None = None
         self.endpoint = ""
@@ -107,10 +122,14 @@ class EtcdNode:
             "--log-level=warn",
             *self._args,
         ]
+        client = docker.from_env()
+        client.volumes.create(self._volume, labels={_LABEL: _owner()})  # the same one, where it is there
+        client.close()
         settings: dict[str, Any] = {"labels": {_LABEL: _owner()}}
         if self._network is not None:
             settings["network"] = self._network
-        self._run = DockerContainer(image()).with_command(command).with_kwargs(**settings)
+        container = DockerContainer(self._image or image()).with_command(command).with_kwargs(**settings)
+        self._run = container.with_volume_mapping(self._volume, "/data", "rw")
         # The wrapper's own way to publish knows no address, and these servers are for loopback alone.
         cast(dict[str, Any], self._run.ports)[_CLIENT_PORT] = ("127.0.0.1", port)
         self.endpoint = f"http://127.0.0.1:{port}"
@@ -155,6 +174,13 @@ class EtcdNode:
         self._create(int(self.endpoint.rpartition(":")[2]))
         self.wait_healthy()
 
+    def upgrade(self, image_name: str) -> None:
+        """Stops it and starts another release on its data and its port; does not wait for etcd."""
+        self.stop()
+        self._remove_container()
+        self._image = image_name
+        self._create(int(self.endpoint.rpartition(":")[2]))
+
     def pause(self) -> None:
         """Freezes the process: sockets stay open, nobody answers."""
         self.container.pause()
@@ -180,6 +206,15 @@ class EtcdNode:
         return self.container.logs(tail=40).decode(errors="replace")
 
     def remove(self) -> None:
+        """Ends it, with its data."""
+        if self._run is None:
+            return
+        self._remove_container()
+        client = docker.from_env()
+        client.volumes.get(self._volume).remove(force=True)
+        client.close()
+
+    def _remove_container(self) -> None:
         if self._run is not None:
             self._run.stop()
             self._run = None
@@ -220,8 +255,9 @@ class EtcdCluster:
     Clients and peers go over separate networks, so that clients still reach a member that its peers do not.
     """
 
-    def __init__(self, size: int = 3, args: Sequence[str] = ()) -> None:
+    def __init__(self, size: int = 3, args: Sequence[str] = (), image_name: str = "") -> None:
         self._docker = docker.from_env()
+        self._image = image_name
         self._size = size
         self._args = tuple(args)
         self._networks: list[Any] = []
@@ -248,6 +284,12 @@ class EtcdCluster:
 
     def heal(self, node: EtcdNode) -> None:
         self._peers.connect(node.container, aliases=[node.name])
+
+    def upgrade(self, node: EtcdNode, image_name: str) -> None:
+        """Replaces one member by another release; returns when it is healthy."""
+        node.upgrade(image_name)
+        self._peers.connect(node.container, aliases=[node.name])
+        node.wait_healthy()
 
     def wait_healthy(self, timeout: float = 30.0) -> None:
         for node in self.nodes:
@@ -305,7 +347,7 @@ class EtcdCluster:
         ]
         for name in names:
             advertise = f"--initial-advertise-peer-urls=http://{name}:2380"
-            node = EtcdNode(name, [*shared, advertise], self._networks[0].name)
+            node = EtcdNode(name, [*shared, advertise], self._networks[0].name, self._image)
             self.nodes.append(node)
             node.create()
             self._peers.connect(node.container, aliases=[name])
