@@ -8,9 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-#: How long a client may take to say what it wants, seconds, and how much it may say.
-REQUEST_SECONDS = 5.0
-REQUEST_BYTES = 8192
+from . import http_limits
 
 
 class Answer(NamedTuple):
@@ -47,7 +45,7 @@ async def serve(
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            request = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), REQUEST_SECONDS)
+            request = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), http_limits.REQUEST_SECONDS)
             path = _path(request, hosts)
             if path in answers:
                 await _send(writer, "200 OK", answers[path]())
@@ -65,7 +63,7 @@ async def serve(
     # Bound and listening before the loop has it: uvloop says nothing where listen() fails, as it does when another
     # process listens on the port after this one's bind().
     listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    return await asyncio.start_server(talk, sock=listener, limit=REQUEST_BYTES)
+    return await asyncio.start_server(talk, sock=listener, limit=http_limits.HEADER_BYTES)
 
 
 def _path(request: bytes, hosts: Collection[str]) -> str:
@@ -82,4 +80,4 @@ async def _send(writer: asyncio.StreamWriter, status: str, answer: Answer) -> No
     lines = [f"HTTP/1.1 {status}", f"Content-Type: {answer.content_type}", f"Content-Length: {len(answer.body)}"]
     lines += [*answer.headers, "Connection: close", "", ""]
     writer.write("\r\n".join(lines).encode() + answer.body)
-    await writer.drain()
+    await asyncio.wait_for(writer.drain(), http_limits.REQUEST_SECONDS)

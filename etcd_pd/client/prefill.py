@@ -315,7 +315,8 @@ class Prefill:
 
 
 def _rejection(message: dict[str, Any]) -> EtcdPDError:
-    room, kind, text = message["room"], message["error"], message.get("text", "")
+    room, kind = message["room"], message["error"]
+    text = message.get("text", "").removeprefix(f"room {room}: ")  # the error says it itself
     if kind == "RoomConflict":
         return errors.RoomConflict(message.get("owned", room), message["holder"])
     if kind == "RankLost":

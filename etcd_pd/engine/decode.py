@@ -22,7 +22,7 @@ from .errors import ABORTED, BadRequest, RequestFailed, from_registry
 from .generation import Generation
 from .kv import KVCache, KVFormatError
 from .link import Link, RankSpec
-from .messages import Pass, Work
+from .messages import Met, Pass, Work
 from .model import Model
 from .running import Running
 from .settings import FOLLOW_BOOTSTRAP_ROOM, DecodeSettings
@@ -88,6 +88,7 @@ class DecodeLoop:
         self._id_of: dict[int, int] = {}
         self._queue: deque[_Task] = deque()
         self._fetching = 0
+        self._met: set[str] = set()  # prefill instances that the front was told of, by the address in requests
         self._next_expiry = 0.0
         if spec.dp_rank == 0:
             registry.decode.announce(settings.instance_id, address=f"{settings.host}:{settings.port}")
@@ -126,6 +127,12 @@ class DecodeLoop:
 
     def drain(self) -> None:
         """No further requests will come."""
+
+    def end_agentless(self) -> None:
+        """The agent is gone: who waits for a rank will not learn it."""
+        for task in [task for task in self._tasks.values() if task.assignment is None]:
+            message = "the agent of decode's node does not answer"
+            self._fail(task, RequestFailed(503, "AgentUnavailable", message, room=task.work.room))
 
     # --- the loop
 
@@ -185,6 +192,9 @@ class DecodeLoop:
 
     def _on_resolved(self, event: Resolved) -> None:
         found = event.assignment
+        if event.instance not in self._met:
+            self._met.add(event.instance)
+            self._link.send(Met(event.instance))
         task = self._task_of(found.room)
         if task is not None and task.assignment is None:
             task.assignment, task.resolved_ns = found, time.monotonic_ns()

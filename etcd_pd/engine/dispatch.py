@@ -38,8 +38,9 @@ class Replies:
 
 
 class _Ticket:
-    def __init__(self, index: int, tokens: int, replies: Replies) -> None:
+    def __init__(self, index: int, room: int, tokens: int, replies: Replies) -> None:
         self.index = index
+        self.room = room
         self.tokens = tokens
         self.replies = replies
         self.waits_since: float | None = time.perf_counter()  # until its first token is here
@@ -85,9 +86,17 @@ class Dispatcher:
         """Whether no prompt is in flight."""
         return not any(self._tickets)
 
-    def serve(self, dp_rank: int) -> None:
-        """The rank takes prompts from now on."""
-        self._serving[dp_rank] = True
+    def serve(self, dp_rank: int, serving: bool = True) -> None:
+        """The rank takes prompts from now on, or no more."""
+        self._serving[dp_rank] = serving
+
+    def find_waiting(self, room: int) -> tuple[int, int] | None:
+        """The rank and the id of a room's prompt that has no token yet; None where there is none."""
+        for dp_rank, tickets in enumerate(self._tickets):
+            for id, ticket in tickets.items():
+                if ticket.room == room and ticket.waits_since is not None:
+                    return dp_rank, id
+        return None
 
     def take(self, item: Item, index: int, replies: Replies) -> tuple[int, int]:
         """Choose a rank for a prompt; returns it and the id by which the rank is to speak of the prompt.
@@ -104,7 +113,7 @@ class Dispatcher:
             raise RequestFailed(503, "NoServingRank", str(error), room=item.room) from None
         self._sequence += named is None
         id = next(self._ids)
-        self._tickets[dp_rank][id] = _Ticket(index, len(item.input_ids), replies)
+        self._tickets[dp_rank][id] = _Ticket(index, item.room, len(item.input_ids), replies)
         return dp_rank, id
 
     def begin(self, dp_rank: int, id: int) -> None:

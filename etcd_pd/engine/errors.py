@@ -9,6 +9,7 @@ from etcd_pd import (
     AgentUnavailable,
     EtcdPDError,
     InstanceUnknown,
+    RankDraining,
     RegistrationTimeout,
     RoomConflict,
     RoomTimeout,
@@ -49,6 +50,7 @@ class BadRequest(RequestFailed):
 _STATUS: dict[type[EtcdPDError], int] = {
     RoomConflict: 409,
     RegistrationTimeout: 503,
+    RankDraining: 503,
     AgentBusy: 503,
     AgentUnavailable: 503,
     ViewStale: 503,

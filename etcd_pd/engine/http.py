@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import uuid
@@ -12,6 +13,8 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from etcd_pd.http_limits import BODY_BYTES
+from etcd_pd.http_server import read_body
 from etcd_pd.metrics import CONTENT_TYPE, render
 
 from .answers import Answer, GenerateShape
@@ -30,8 +33,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: Largest body: a prompt of a million token ids fits.
-_MAX_BODY_BYTES = 16 << 20
+#: A body from here on is read, tokenised and checked beside the event loop, bytes: less takes under a millisecond.
+_LARGE_BYTES = 4096
+#: What a 503 says of when to come again, whole seconds.
+RETRY_AFTER_SECONDS = 1
 #: Longest request id that is taken up.
 _MAX_REQUEST_ID = 128
 #: The routes whose requests are traced.
@@ -90,9 +95,10 @@ class Front:
     def application(self) -> web.Application:
         """The routes."""
         tracing = [_traced(self._spans)] if self._spans else []
-        app = web.Application(middlewares=[*tracing, _errors_as_json], client_max_size=_MAX_BODY_BYTES)
+        app = web.Application(middlewares=[*tracing, _errors_as_json, read_body], client_max_size=BODY_BYTES)
         app.add_routes(
             [
+                web.get("/liveness", self._liveness),
                 web.get("/health", self._health),
                 web.get("/server_info", self._server_info),
                 web.get("/get_server_info", self._server_info),
@@ -111,10 +117,15 @@ class Front:
 
     # --- what the instance is
 
+    async def _liveness(self, request: web.Request) -> web.Response:
+        """Whether this process lives: it depends on neither agent nor etcd, and a restart would mend neither."""
+        return web.Response(text="ok")
+
     async def _health(self, request: web.Request) -> web.Response:
-        if self._pool.serving:
-            return web.Response(text="ok")
-        raise RequestFailed(503, "NotServing", "no rank takes requests")
+        """Whether requests belong here: 503 without an agent, without a rank, while it drains; never for etcd alone."""
+        if trouble := self._pool.trouble:
+            raise trouble
+        return web.Response(text="ok")
 
     async def _server_info(self, request: web.Request) -> web.Response:
         settings = self._settings
@@ -171,20 +182,26 @@ class Front:
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         started = time.perf_counter()
-        plan = plan_generate(await request.read(), self._tokenizer, self._limits)
+        plan = await self._plan(plan_generate, request)
         return await self._serve(request, plan, GenerateShape(plan), started)
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         started = time.perf_counter()
-        plan = plan_completion(await request.read(), self._tokenizer, self._limits)
+        plan = await self._plan(plan_completion, request)
         shape = CompletionShape(plan, self._card.name, f"cmpl-{uuid.uuid4().hex}")
         return await self._serve(request, plan, shape, started)
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         started = time.perf_counter()
-        plan = plan_chat(await request.read(), self._tokenizer, self._limits)
+        plan = await self._plan(plan_chat, request)
         shape = ChatShape(plan, self._card.name, f"chatcmpl-{uuid.uuid4().hex}")
         return await self._serve(request, plan, shape, started)
+
+    async def _plan(self, plan: Callable[[bytes, Tokenizer, Limits], Plan], request: web.Request) -> Plan:
+        body = await request.read()
+        if len(body) < _LARGE_BYTES:
+            return plan(body, self._tokenizer, self._limits)
+        return await asyncio.to_thread(plan, body, self._tokenizer, self._limits)
 
     async def _serve(self, request: web.Request, plan: Plan, shape: Shape, started: float) -> web.StreamResponse:
         ids = plan.rids or [uuid.uuid4().hex for _ in plan.items]
@@ -277,7 +294,9 @@ async def _errors_as_json(request: web.Request, handler: _Handler) -> web.Stream
         request[_ERROR] = error.type
         known = (request.path, error.status, error.type, request_id(request))
         _log.debug("request failed path=%s status=%d type=%s request=%s", *known)
-        return _json(error.to_json(), error.status)
+        # a router asks another instance at once, and a person this one again
+        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if error.status == 503 else None
+        return _json(error.to_json(), error.status, headers)
     except web.HTTPException as error:
         return _json(RequestFailed(error.status, "HTTPError", error.reason).to_json(), error.status)
     except Exception:
@@ -286,8 +305,8 @@ async def _errors_as_json(request: web.Request, handler: _Handler) -> web.Stream
         return _json(RequestFailed(500, "InternalError", "see the instance's log").to_json(), 500)
 
 
-def _json(body: Any, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")
+def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json", headers=headers)
 
 
 def _event(body: Any) -> bytes:

@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
@@ -14,6 +15,7 @@ from aiohttp.http_exceptions import BadHttpMessage
 
 import etcd_pd
 from etcd_pd import Client, ConfigError
+from etcd_pd.http_server import make_runner
 
 from . import tiny, tracing
 from .card import go_offline
@@ -56,35 +58,32 @@ def run_decode(settings: DecodeSettings, connect: Connect = etcd_pd.connect) -> 
 
 
 def _run(role: str, settings: EngineSettings, connect: Connect, addresses: tuple[str, ...]) -> None:
-    # first of all: an instance that cannot have its port starts nothing. It listens when it can answer
-    listener = _bind(settings)
-    try:
+    # first of all: an instance that cannot have its ports starts nothing. It listens when it can answer
+    with ExitStack() as listeners:
+        listener = listeners.enter_context(_bind(settings.host, settings.port, "port"))
+        legs_listener = None
+        if isinstance(settings, PrefillSettings):
+            legs_listener = listeners.enter_context(_bind(settings.host, settings.bootstrap_port, "bootstrap_port"))
         go_offline()
         tokenizer = Tokenizer(settings.model_path or tiny.ensure())
         spans = tracing.start(role, settings.instance_id)
         try:
-            asyncio.run(_serve(role, settings, connect, tokenizer, addresses, listener, spans))
+            asyncio.run(_serve(role, settings, connect, tokenizer, addresses, (listener, legs_listener), spans))
         finally:
             if spans:
                 spans.close()
-    finally:
-        listener.close()
 
 
-def _bind(settings: EngineSettings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def _bind(host: str, port: int, field: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.port))
+        listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise _port_error(settings, error) from error
+        raise ConfigError(field, f"cannot listen on {host}:{port}: {error.strerror}") from error
     return listener
-
-
-def _port_error(settings: EngineSettings, error: OSError) -> ConfigError:
-    return ConfigError("port", f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
 
 
 async def _serve(
@@ -93,7 +92,7 @@ async def _serve(
     connect: Connect,
     tokenizer: Tokenizer,
     addresses: tuple[str, ...],
-    listener: socket.socket,
+    listeners: tuple[socket.socket, socket.socket | None],
     spans: Spans | None,
 ) -> None:
     stopped: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
@@ -106,12 +105,18 @@ async def _serve(
         if card is not None:
             limits = Limits(role, card.vocabulary, card.context, settings.dp_size, settings.policy, addresses)
             front = Front(settings, card, tokenizer, dispatcher, pool, limits, spans)
-            runner = await _listen(front, listener, settings)
+            runners = [await _listen(front.application(), listeners[0])]
+            legs = web.Application()
+            await pool.legs.start(legs)
+            if listeners[1] is not None:
+                runners.append(await _listen(legs, listeners[1]))
             _log.info("%s ready instance=%s url=http://%s:%d", role, settings.instance_id, settings.host, settings.port)
             await stopped
             _log.info("%s stopping instance=%s", role, settings.instance_id)
             await pool.drain()
-            await runner.cleanup()
+            await pool.legs.stop()  # its connections would be waited for
+            for runner in runners:
+                await runner.cleanup()
     finally:
         await pool.stop()
     failure = stopped.result()
@@ -131,15 +136,15 @@ async def _before(stopped: asyncio.Future[str | None], work: Coroutine[Any, Any,
     return task.result()
 
 
-async def _listen(front: Front, listener: socket.socket, settings: EngineSettings) -> web.AppRunner:
+async def _listen(application: web.Application, listener: socket.socket) -> web.AppRunner:
     logging.getLogger("aiohttp.server").addFilter(_is_no_foreign_protocol)
-    runner = web.AppRunner(front.application(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+    runner = make_runner(application, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     try:
         await web.SockSite(runner, listener, backlog=_BACKLOG).start()
     except OSError as error:
         await runner.cleanup()
-        raise _port_error(settings, error) from error
+        raise ConfigError("port", f"cannot listen on {listener.getsockname()}: {error.strerror}") from error
     return runner
 
 

@@ -155,8 +155,24 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     details: dict[str, Any] = {}
 
 
+class Agent(msgspec.Struct, frozen=True, tag="agent"):
+    """Rank to front: whether the node's agent is there."""
+
+    present: bool
+
+
+class Draining(msgspec.Struct, frozen=True, tag="draining"):
+    """Rank to front: the node is being taken out of service; the rank takes no new rooms."""
+
+
+class Met(msgspec.Struct, frozen=True, tag="met"):
+    """Decode's rank to front: the registry knows a prefill instance at this bootstrap address."""
+
+    address: str
+
+
 ToRank = Work | Abort | Drain | Stop | Pass
-ToFront = Ready | Announced | Fatal | Began | Bring | Update | Failed
+ToFront = Ready | Announced | Fatal | Agent | Draining | Met | Began | Bring | Update | Failed
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_rank = msgspec.msgpack.Decoder(ToRank).decode

@@ -17,6 +17,7 @@ import zmq
 from etcd_pd import (
     Announced,
     Client,
+    Described,
     Drained,
     EtcdPDError,
     NotAnnounced,
@@ -27,6 +28,7 @@ from etcd_pd import (
     Rejected,
     Topology,
 )
+from etcd_pd.model import DRAINING
 
 from . import messages
 from .card import ModelCard
@@ -96,6 +98,9 @@ class PrefillLoop:
         self._early_asks: dict[int, tuple[bytes, float]] = {}
         self._held_tokens = 0
         self._next_expiry = 0.0
+        self._draining = False
+        self._incarnation = ""
+        registry.decode.follow(settings.instance_id)
         registry.prefill.announce(
             settings.instance_id,
             rank=Rank(spec.dp_rank),
@@ -152,12 +157,20 @@ class PrefillLoop:
         except EtcdPDError as error:
             _log.info("not drained in the registry reason=%r", str(error))
 
+    def end_agentless(self) -> None:
+        """The agent is gone: what it has not registered will not be resolved."""
+        for task in [task for task in self._tasks.values() if task.registers and not task.token]:
+            message = "the agent of prefill's node does not answer"
+            self._fail(task, RequestFailed(503, "AgentUnavailable", message, room=task.work.room))
+
     # --- the loop
 
     def turn(self) -> bool:
         """Do what is due; True where more can be computed at once."""
         for event in self.registry.prefill.poll():
             self._on_registry(event)
+        for described in self.registry.decode.poll():
+            self._on_described(described)
         for peer, message in self._server.receive():
             self._on_transfer(peer, message)
         if self._passes:
@@ -246,12 +259,21 @@ class PrefillLoop:
         elif isinstance(event, RankEnded):
             self._on_rank_ended(event)
         elif isinstance(event, Announced):
+            self._incarnation = event.incarnation
             self._link.send(messages.Announced(dp_rank=self._dp_rank, epoch=event.epoch))
             _log.info("announced instance=%s dp_rank=%d epoch=%d", event.instance, self._dp_rank, event.epoch)
         elif isinstance(event, Refused):
             self._link.send(Fatal(dp_rank=self._dp_rank, message=str(event.error)))
         elif isinstance(event, Drained):
             _log.info("drained dp_rank=%d", self._dp_rank)
+
+    def _on_described(self, event: object) -> None:
+        """An operator drains the whole node by its agent: this instance's own keys say so."""
+        if isinstance(event, Described) and event.instance and not self._draining:
+            own = [e for e in event.instance.endpoints(self._dp_rank) if e.incarnation == self._incarnation]
+            if any(endpoint.state == DRAINING for endpoint in own):
+                self._draining = True
+                self._link.send(messages.Draining())
 
     def _on_rejected(self, event: Rejected) -> None:
         task = self._tasks.get(event.room)

@@ -22,7 +22,7 @@ from .card import ModelCard, read_card
 from .decode import DecodeLoop
 from .emulated import EmulatedModel
 from .link import Link, RankSpec
-from .messages import Abort, Drain, Fatal, Pass, Ready, Stop, ToRank, Work
+from .messages import Abort, Agent, Drain, Fatal, Pass, Ready, Stop, ToRank, Work
 from .model import Model
 from .prefill import PrefillLoop
 from .requests import DECODE, PREFILL
@@ -38,6 +38,9 @@ _log = logging.getLogger(__name__)
 _IDLE_SECONDS = 0.5
 #: The same while the client is not connected: there is no file descriptor yet that could wake the loop.
 _CONNECTING_SECONDS = 0.05
+#: How long an agent may be gone before the front turns requests away, and before those that need it end, seconds: one
+#: that is started again is back within the second.
+_AGENT_SECONDS, _AGENT_GONE_SECONDS = 0.5, 1.5
 
 
 class Loop(Protocol):
@@ -73,6 +76,9 @@ class Loop(Protocol):
     @property
     def next_turn(self) -> float:
         """Monotonic time of the next turn, whether something comes in or not; may be infinite."""
+
+    def end_agentless(self) -> None:
+        """The agent is gone: end the requests that need it."""
 
     def close(self) -> None:
         """Let go of everything."""
@@ -114,16 +120,39 @@ def main(spec: RankSpec) -> None:
 def _serve(loop: Loop, link: Link, spec: RankSpec) -> None:
     parent = parent_process()
     front = -1 if parent is None else int(parent.sentinel)
+    agent = _AgentWatch(loop, link)
     while True:
         for message in link.receive():
             if isinstance(message, Stop):
                 return
             _dispatch(loop, message)
         busy = loop.turn()
+        agent.look()
         if front in _wait(loop, link, front, busy):
             _log.error("front is gone, ending dp_rank=%d", spec.dp_rank)
             _remove_link(spec.link)
             return
+
+
+class _AgentWatch:
+    """Tells the front whether the agent is there, and ends what needs it where it does not come back."""
+
+    def __init__(self, loop: Loop, link: Link) -> None:
+        self._loop, self._link = loop, link
+        self._seen_at = time.monotonic()
+        self._present = True
+
+    def look(self) -> None:
+        """See how it is."""
+        now = time.monotonic()
+        if self._loop.registry.state == "connected":
+            self._seen_at = now
+        present = now - self._seen_at < _AGENT_SECONDS
+        if present is not self._present:
+            self._present = present
+            self._link.send(Agent(present))
+        if now - self._seen_at >= _AGENT_GONE_SECONDS:
+            self._loop.end_agentless()
 
 
 def _dispatch(loop: Loop, message: ToRank) -> None:

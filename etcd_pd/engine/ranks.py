@@ -23,15 +23,19 @@ from etcd_pd import Client, EtcdPDError
 from .card import ModelCard, model_modules
 from .dispatch import Dispatcher, Replies
 from .errors import RequestFailed
+from .legs import DecodeLegs, Leg, Legs, PrefillLegs, failure_of
 from .link import RankSpec
 from .lock_step import LockStep, PassCost
 from .messages import (
     Abort,
+    Agent,
     Announced,
     Began,
     Bring,
     Drain,
+    Draining,
     Failed,
+    Met,
     Pass,
     Ready,
     Stop,
@@ -60,10 +64,21 @@ class _Rank:
     def __init__(self, dp_rank: int, process: BaseProcess) -> None:
         self.dp_rank = dp_rank
         self.process = process
-        self.ready = False
-        self.alive = True
+        self.ready = self.draining = False
+        self.alive = self.agent = True
         self.epoch = 0
         self.kv_port = 0
+
+    @property
+    def state(self) -> str:
+        """What it is doing, the worst first; only one that is ``serving`` takes requests."""
+        if not self.alive:
+            return "dead"
+        if not self.ready:
+            return "starting"
+        if not self.agent:
+            return "without an agent"
+        return "draining" if self.draining else "serving"
 
 
 class RankPool:
@@ -75,6 +90,9 @@ class RankPool:
         model_path: its model's directory.
         connect: opens the registry's client in each rank.
         on_fatal: called once when the instance cannot go on, with the reason.
+
+    Attributes:
+        legs: the other legs of its requests.
     """
 
     def __init__(
@@ -85,6 +103,9 @@ class RankPool:
         connect: Callable[[str], Client],
         on_fatal: Callable[[str], None],
     ) -> None:
+        self.legs: Legs = DecodeLegs(self._end_leg)
+        if isinstance(settings, PrefillSettings):
+            self.legs = PrefillLegs(self._end_leg, settings.decode_arrival_seconds)
         self._settings = settings
         self._dispatcher = dispatcher
         self._model_path = model_path
@@ -152,6 +173,7 @@ class RankPool:
         if self._receiving is not None:
             self._receiving.cancel()
             await asyncio.gather(self._receiving, return_exceptions=True)
+        await self.legs.stop()
         self._context.destroy(linger=0)
         shutil.rmtree(self._directory, ignore_errors=True)
         # it would end with this process, but only some time after it; there is no public way to wait for it
@@ -190,9 +212,18 @@ class RankPool:
     # --- requests
 
     @property
-    def serving(self) -> bool:
-        """Whether any rank takes requests."""
-        return not self._draining and any(load.serving for load in self._dispatcher.loads)
+    def trouble(self) -> RequestFailed | None:
+        """Why the instance takes no requests; None where it does."""
+        if self._draining:
+            return RequestFailed(503, "Draining", "the instance is stopping")
+        states = {rank.state for rank in self._ranks}
+        if "serving" in states:
+            return None
+        if "without an agent" in states:
+            return RequestFailed(503, "AgentUnavailable", f"no agent answers at {self._settings.socket_path}")
+        if "draining" in states:
+            return RequestFailed(503, "RankDraining", "the node is being taken out of service")
+        return RequestFailed(503, "NotServing", "no rank takes requests")
 
     def describe(self) -> list[dict[str, Any]]:
         """What is known about each rank."""
@@ -200,7 +231,7 @@ class RankPool:
             {
                 "dp_rank": rank.dp_rank,
                 "pid": rank.process.pid,
-                "state": "dead" if not rank.alive else "serving" if rank.ready else "starting",
+                "state": rank.state,
                 "epoch": rank.epoch,
                 "kv_port": rank.kv_port,
             }
@@ -213,25 +244,44 @@ class RankPool:
     ) -> AsyncIterator[Replies]:
         """Hand prompts to ranks, with what their logs and traces shall call the request.
 
-        Leaving the context early gives them up.
+        Leaving the context early gives them up. However it ends, the other leg of the request learns of it.
 
         Raises:
-            RequestFailed: no rank can take one of them.
+            RequestFailed: no rank can take one of them, or one ended without a result.
         """
-        if self._draining:
-            raise RequestFailed(503, "Draining", "the instance is stopping")
         replies = Replies()
         taken: list[tuple[_Rank, int]] = []
+        legs: list[Leg] = []
+        failure: RequestFailed | None = None
         try:
+            for item in items:
+                leg = Leg(item.room, request_id)
+                if self.legs.begin(leg, item.instance):
+                    legs.append(leg)
+            if trouble := self.trouble:
+                raise trouble
             for index, item in enumerate(items):
                 dp_rank, id = self._dispatcher.take(item, index, replies)
                 taken.append((self._ranks[dp_rank], id))
                 self._send(self._ranks[dp_rank], _work(id, item, request_id, traceparent))
             yield replies
+        except BaseException as exc:
+            failure = failure_of(exc)
+            raise
         finally:
+            for leg in legs:
+                self.legs.end(leg, failure)
             for rank, id in taken:
                 if self._dispatcher.give_up(rank.dp_rank, id):
-                    self._send(rank, Abort(id, "the client has gone"))
+                    self._send(rank, Abort(id, "the client has gone" if failure is None else str(failure)[:500]))
+
+    def _end_leg(self, leg: Leg, error: RequestFailed) -> None:
+        """The other leg of a request has ended: what still needs it ends too."""
+        found = self._dispatcher.find_waiting(leg.room)
+        if found is not None:
+            dp_rank, id = found
+            self._dispatcher.fail(dp_rank, [id], error)
+            self._send(self._ranks[dp_rank], Abort(id, str(error)[:500]))
 
     # --- what ranks say
 
@@ -255,6 +305,20 @@ class RankPool:
             self._on_ready(rank, message)
         elif isinstance(message, Announced):
             rank.epoch = message.epoch
+        elif isinstance(message, Met):
+            self.legs.meet(message.address)
+        elif isinstance(message, Agent):
+            _log.log(
+                logging.INFO if message.present else logging.WARNING,
+                "agent %s dp_rank=%d",
+                "is back" if message.present else "does not answer",
+                rank.dp_rank,
+            )
+            rank.agent = message.present
+            self._settle(rank)
+        elif isinstance(message, Draining):
+            rank.draining = True
+            self._settle(rank)
         else:
             self._fail_instance(f"dp_rank {message.dp_rank}: {message.message}")
 
@@ -263,9 +327,12 @@ class RankPool:
             for rank in self._ranks:
                 self._send(rank, started)
 
+    def _settle(self, rank: _Rank) -> None:
+        self._dispatcher.serve(rank.dp_rank, rank.state == "serving")
+
     def _on_ready(self, rank: _Rank, message: Ready) -> None:
         rank.ready, rank.kv_port, self._card = True, message.kv_port, message.card
-        self._dispatcher.serve(rank.dp_rank)
+        self._settle(rank)
         if all(other.ready for other in self._ranks):
             self._all_ready.set()
 
@@ -283,6 +350,8 @@ class RankPool:
         _log.error("rank died dp_rank=%d pid=%s", rank.dp_rank, rank.process.pid)
         if not rank.ready:
             self._fail_instance(f"dp_rank {rank.dp_rank} ended before it was ready; its log says why")
+        elif not any(other.alive for other in self._ranks):
+            self._fail_instance(f"dp_rank {rank.dp_rank} ended, and no rank is left")
 
     def _fail_instance(self, reason: str) -> None:
         if self._failure is None:

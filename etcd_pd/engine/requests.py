@@ -13,7 +13,7 @@ from .bodies import ChatBody, CompletionBody, SamplingBody, parse_generate, pars
 from .errors import BadRequest
 from .messages import Sampling
 from .settings import FOLLOW_BOOTSTRAP_ROOM
-from .text import Tokenizer
+from .text import Tokenizer, TooManyTokens
 
 PREFILL, DECODE = "prefill", "decode"
 #: SGLang's and OpenAI's own defaults for how much is generated.
@@ -93,7 +93,8 @@ def plan_generate(body: bytes, tokenizer: Tokenizer, limits: Limits) -> Plan:
     if (request.text is None) == (request.input_ids is None):
         raise BadRequest("text", "exactly one of text and input_ids must be given")
     name = "text" if request.input_ids is None else "input_ids"
-    prompts, batch = _prompts(name, request.text if request.input_ids is None else request.input_ids, tokenizer)
+    given = request.text if request.input_ids is None else request.input_ids
+    prompts, batch = _prompts(name, given, tokenizer, limits)
     rids = (request.rid,) if isinstance(request.rid, str) else tuple(request.rid or ())
     if rids and len(rids) != len(prompts):
         raise BadRequest("rid", f"must name each of the {len(prompts)} prompts")
@@ -106,7 +107,7 @@ def plan_generate(body: bytes, tokenizer: Tokenizer, limits: Limits) -> Plan:
 def plan_completion(body: bytes, tokenizer: Tokenizer, limits: Limits) -> Plan:
     """Check the body of ``POST /v1/completions``; raises as :func:`plan_generate` does."""
     request, sampling = parse_openai(body, CompletionBody)
-    prompts, batch = _prompts("prompt", request.prompt, tokenizer)
+    prompts, batch = _prompts("prompt", request.prompt, tokenizer, limits)
     length = _Length(
         _DEFAULT_COMPLETION_TOKENS, {"max_tokens": request.max_tokens, "max_new_tokens": sampling.max_new_tokens}
     )
@@ -120,7 +121,7 @@ def plan_chat(body: bytes, tokenizer: Tokenizer, limits: Limits) -> Plan:
     if not request.messages:
         raise BadRequest("messages", "must not be empty")
     messages = [{"role": message.role, "content": _plain(message.content)} for message in request.messages]
-    prompts = [tokenizer.encode_chat(messages)]
+    prompts = [_encode("messages", tokenizer.render_chat(messages), tokenizer, limits, special=False)]
     names = {"max_completion_tokens": request.max_completion_tokens, "max_tokens": request.max_tokens}
     length = _Length(_DEFAULT_NEW_TOKENS, {**names, "max_new_tokens": sampling.max_new_tokens})
     items = _items("messages", prompts, False, request, sampling, length, limits)
@@ -144,17 +145,29 @@ class _Length:
         return min(self.default, room_left)
 
 
-def _prompts(field: str, given: Any, tokenizer: Tokenizer) -> tuple[list[list[int]], bool]:
+def _encode(field: str, text: str, tokenizer: Tokenizer, limits: Limits, special: bool = True) -> list[int]:
+    """The token ids of a prompt."""
+    try:
+        return tokenizer.encode(text, special, limits.context)
+    except TooManyTokens as error:
+        raise _too_long(field, limits, str(error)) from None
+
+
+def _too_long(field: str, limits: Limits, tokens: str) -> BadRequest:
+    return BadRequest(field, f"must have fewer tokens than the model's context of {limits.context}, not {tokens}")
+
+
+def _prompts(field: str, given: Any, tokenizer: Tokenizer, limits: Limits) -> tuple[list[list[int]], bool]:
     """The token ids of each prompt, and whether there was a list of prompts."""
     if isinstance(given, str):
-        return [tokenizer.encode(given)], False
+        return [_encode(field, given, tokenizer, limits)], False
     kinds = {type(one) for one in given}
     if kinds == {int}:
         return [list(given)], False
     if kinds == {list}:
         return [list(ids) for ids in given], True
     if kinds == {str}:
-        return [tokenizer.encode(text) for text in given], True
+        return [_encode(field, text, tokenizer, limits) for text in given], True
     raise BadRequest(field, "must hold token ids only, or prompts only" if kinds else "must not be empty")
 
 
@@ -208,7 +221,7 @@ def _check_prompt(field: str, ids: Sequence[int], limits: Limits) -> None:
     if not ids:
         raise BadRequest(field, "must not be empty")
     if len(ids) >= limits.context:
-        raise BadRequest(field, f"must have fewer tokens than the model's context of {limits.context}, not {len(ids)}")
+        raise _too_long(field, limits, str(len(ids)))
     outside = next((one for one in ids if not 0 <= one < limits.vocabulary), None)
     if outside is not None:
         raise BadRequest(field, f"token ids must be in 0..{limits.vocabulary - 1}, not {outside!r:.40}")

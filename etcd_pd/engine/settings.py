@@ -87,13 +87,18 @@ class PrefillSettings(EngineSettings):
     """Everything that one prefill instance needs to know."""
 
     port: int = _option(30001, "port of its HTTP routes")
-    bootstrap_port: int = _option(8998, "the port half of the bootstrap address that requests carry; nothing listens")
+    bootstrap_port: int = _option(
+        8998, "port of the bootstrap address that requests carry, where decode learns how prefill's leg fares"
+    )
     bootstrap_hosts: tuple[str, ...] = _option(
         (), "host halves of the bootstrap address, as a router spells them; empty: the host that it binds"
     )
     kv_host: str = _option("", "address that decode fetches KV caches from; empty: the host that it binds")
     bootstrap_timeout_seconds: float = _option(
         300.0, "how long a computed KV cache waits for decode before it is thrown away"
+    )
+    decode_arrival_seconds: float = _option(
+        2.0, "how long a request may wait for decode's leg of it to show up; a router sends both at once"
     )
     chunk_tokens: int = _option(512, "prompt tokens computed between two looks at the network")
     emulated_lock_step: bool = _option(
@@ -110,6 +115,8 @@ class PrefillSettings(EngineSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_int("bootstrap_port", self.bootstrap_port, 1, 65535)
+        if self.bootstrap_port == self.port:
+            raise ConfigError("bootstrap_port", "must not be port")
         for host in self.bootstrap_hosts:
             check_name("bootstrap_hosts", host)
         if self.host in _WILDCARDS and not (self.bootstrap_hosts and self.kv_host):
@@ -117,6 +124,7 @@ class PrefillSettings(EngineSettings):
         if self.kv_host in _WILDCARDS[:2]:
             raise ConfigError("kv_host", "must be an address that decode can connect to")
         _check_number("bootstrap_timeout_seconds", self.bootstrap_timeout_seconds, 1, 86400)
+        _check_number("decode_arrival_seconds", self.decode_arrival_seconds, 0.1, 86400)
         check_int("chunk_tokens", self.chunk_tokens, 1, 1 << 20)
         if self.emulated_lock_step and self.compute != EMULATED:
             raise ConfigError("emulated_lock_step", f"needs compute {EMULATED}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from .errors import BadRequest
 
 #: What a tokenizer puts where bytes are no UTF-8, or not yet: a later token may complete the character.
 _INCOMPLETE = "\ufffd"
+
+
+class TooManyTokens(Exception):
+    """A text is longer than it may be; says how many tokens it has."""
 
 
 class Tokenizer:
@@ -41,24 +46,51 @@ class Tokenizer:
             raise ConfigError("model_path", f"cannot load the tokenizer of {path!r}: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._longest = _longest_token(json.loads(self._tokenizer.to_str()))
 
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a prompt."""
-        return self._tokenizer.encode(text).ids
+    def encode(self, text: str, special: bool = True, below: float = math.inf) -> list[int]:
+        """The tokens of a prompt, with those that the model wants around it unless it has them already.
+
+        Other threads run meanwhile: ``encode()`` of the library would hold them back.
+
+        Raises:
+            TooManyTokens: there are not fewer than ``below``.
+        """
+        least = len(text) // self._longest if self._longest else 0
+        if least >= below:
+            raise TooManyTokens(f"{least} or more")
+        [encoding] = self._tokenizer.encode_batch([text], add_special_tokens=special)
+        if len(encoding) >= below:
+            raise TooManyTokens(str(len(encoding)))
+        return encoding.ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of tokens, without special ones."""
         return self._tokenizer.decode(token_ids)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The prompt that makes the model answer a chat.
+    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The text that makes the model answer a chat, special tokens included.
 
         Raises:
             BadRequest: the model has no chat template, or its template refuses the messages.
         """
         if self._chat is None:
             raise BadRequest("messages", "this model has no chat template; use /v1/completions")
-        return self._tokenizer.encode(self._chat.render(messages), add_special_tokens=False).ids
+        return self._chat.render(messages)
+
+
+def _longest_token(tokenizer: Mapping[str, Any]) -> int:
+    """How many characters of a text one token may stand for; 0 where that is not known.
+
+    It is known of byte-pair encodings of the bytes themselves: they drop nothing, and have no token for the unknown.
+    """
+    model = tokenizer["model"]
+    steps = tokenizer["pre_tokenizer"] or {}
+    of_bytes = "ByteLevel" in {step["type"] for step in steps.get("pretokenizers", [steps]) if "type" in step}
+    if model["type"] != "BPE" or not of_bytes or tokenizer["normalizer"]:
+        return 0
+    added = (token["content"] for token in tokenizer["added_tokens"])
+    return max(map(len, (*model["vocab"], *added)))
 
 
 class _ChatTemplate:

@@ -12,6 +12,7 @@ from aiohttp import web
 from .. import aio
 from ..config import describe, split_address
 from ..errors import ConfigError
+from ..http_server import make_runner
 from .health import EngineWatch
 from .ranks import Ranks
 from .rooms import Rooms
@@ -40,7 +41,7 @@ async def _run(settings: GatewaySettings) -> int:
         ranks = Ranks(settings, reader)
         rooms = Rooms(settings, ranks, reader)
         engine = EngineWatch(settings, ranks)
-        runner = web.AppRunner(make_app(ranks, rooms, engine, settings.token), access_log=None)
+        runner = make_runner(make_app(ranks, rooms, engine, settings.token))
         await runner.setup()
         # begun before the first request can come, but not waited for: the engine must find the port taken at once
         work = [asyncio.create_task(_recover(ranks, engine)), asyncio.create_task(engine.run())]

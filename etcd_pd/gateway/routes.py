@@ -21,6 +21,8 @@ from ..errors import (
     RegistrationError,
     RoomConflict,
 )
+from ..http_limits import BOOTSTRAP_BODY_BYTES
+from ..http_server import read_body
 from ..integrations.sglang_route import is_complete, parse_row, rank_info, registered, server_info
 from ..model import Rank, check_int, check_room
 from .health import EngineState, EngineWatch
@@ -29,9 +31,6 @@ from .ranks import Contradiction, NotInEtcdYet, RankHeld, Ranks
 from .rooms import Rooms
 
 log = logging.getLogger(__name__)
-
-#: Largest request body: a query for some ten thousand rooms.
-MAX_BODY = 1 << 20
 
 #: What each refusal is over HTTP; the first that fits counts.
 STATUS: tuple[tuple[type[Exception], int], ...] = (
@@ -62,7 +61,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def make_app(ranks: Ranks, rooms: Rooms, engine: EngineWatch, token: str) -> web.Application:
     """The application; every request but GET /health needs the token where one is set."""
     routes, metrics = Routes(ranks, rooms, engine), GatewayMetrics(ranks, engine)
-    app = web.Application(middlewares=[metrics.count, _authorised(token), _refusals], client_max_size=MAX_BODY)
+    steps = [metrics.count, _authorised(token), _refusals, read_body]
+    app = web.Application(middlewares=steps, client_max_size=BOOTSTRAP_BODY_BYTES)
     app.router.add_route("*", "/route", routes.route)
     app.router.add_post("/register_dp_rank", routes.register)
     app.router.add_post("/query_dp_ranks", routes.query)

@@ -113,7 +113,7 @@ class RunningStack:
 
     def rank_pids(self) -> dict[int, int]:
         """Process id of each prefill rank."""
-        return {rank["dp_rank"]: rank["pid"] for rank in get_json(f"{self.prefill}/server_info")["etcd_pd"]["ranks"]}
+        return {rank["dp_rank"]: rank["pid"] for rank in ranks_of(self.prefill)}
 
     def descendants(self) -> list[psutil.Process]:
         """Every process of the stack."""
@@ -143,8 +143,8 @@ class RunningStack:
 
     @contextmanager
     def decodes_frozen(self) -> Iterator[None]:
-        """While this is entered no decode instance fetches anything, so every room stays in flight."""
-        decodes = [psutil.Process(self.pid(f"decode-{number}")) for number in range(len(self.decodes))]
+        """While this is entered no decode rank fetches anything, so every room stays in flight."""
+        decodes = [psutil.Process(rank["pid"]) for url in self.decodes for rank in ranks_of(url)]
         for decode in decodes:
             decode.suspend()
         try:
@@ -192,6 +192,12 @@ def get_json(url: str) -> dict[str, Any]:
     with urllib.request.urlopen(url, timeout=REQUEST_SECONDS) as answer:
         found: dict[str, Any] = json.load(answer)
         return found
+
+
+def ranks_of(url: str) -> list[dict[str, Any]]:
+    """What an instance says of its ranks."""
+    found: list[dict[str, Any]] = get_json(f"{url}/server_info")["etcd_pd"]["ranks"]
+    return found
 
 
 def post_all(pool: ThreadPoolExecutor, requests: Sequence[tuple[str, dict[str, Any]]]) -> list[Future[Reply]]:

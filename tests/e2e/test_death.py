@@ -46,7 +46,9 @@ def test_a_killed_rank_fails_its_rooms_at_once_and_the_others_go_on(start_stack:
 
         failed = {room: decodes[room].result() for room in lost}
         assert {reply.status for reply in failed.values()} == {500}
-        assert {reply.error for reply in failed.values()} == {"PrefillLost"}, failed
+        # the registry says it, or prefill's front, which sees the process end: whichever is first
+        assert {reply.error for reply in failed.values()} <= {"PrefillLost", "PrefillFailed"}, failed
+        assert {reply.body["error"]["dp_rank"] for reply in failed.values()} == {victim}, failed
         assert time.monotonic() - killed_at < DEADLINE_SECONDS
         assert any(not decodes[room].done() for room in ROOMS if room not in lost), "the others were still busy"
 

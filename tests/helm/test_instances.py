@@ -226,3 +226,12 @@ def test_the_router_looks_for_both_roles_in_its_namespace_alone() -> None:
     )
     assert not [each for each in rendered("existing-secrets").all if each["metadata"]["name"].endswith("-router")]
     assert RELEASE in args[args.index("--prefill-selector") + 1]
+
+
+def test_engines_are_restarted_for_themselves_and_sent_no_requests_without_their_agent() -> None:
+    for engine, alive in (("reference", "/liveness"), ("sglang", "/health")):
+        model = {"engine": engine, "image": {"repository": f"example.com/{engine}"}, "model": {"hostPath": "/weights"}}
+        for role, pod in Objects(template("", {"prefill": model, "decode": model})).instances().items():
+            probes = container(pod, "engine")
+            paths = {name: probes[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
+            assert paths == {"startup": alive, "liveness": alive, "readiness": "/health"}, role

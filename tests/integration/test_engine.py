@@ -17,6 +17,7 @@ from urllib.request import urlopen
 import aiohttp
 import pytest
 
+from benchmarks.front import measure, report
 from etcd_pd.engine.messages import Sampling
 from etcd_pd.engine.model import Model
 from etcd_pd.engine.reference import generate
@@ -27,7 +28,6 @@ from tests.unit.engine.instance import InstanceProcess
 
 __all__ = ["model", "model_path", "tokenizer"]
 
-BOOTSTRAP_PORT = 8998
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -47,7 +47,7 @@ class Stack:
         self, session: aiohttp.ClientSession, body: dict[str, Any], path: str = "/generate"
     ) -> tuple[tuple[int, str], tuple[int, str]]:
         """What prefill and decode answer to the same body, sent to both at once."""
-        routed = {"bootstrap_host": "127.0.0.1", "bootstrap_port": BOOTSTRAP_PORT, "bootstrap_room": self.room()}
+        routed = {**self.prefill.address, "bootstrap_room": self.room()}
         both = (post(session, instance, {**routed, **body}, path) for instance in (self.prefill, self.decode))
         first, second = await asyncio.gather(*both)
         return first, second
@@ -80,7 +80,7 @@ def events(text: str) -> list[Any]:
 def stack(tmp_path_factory: pytest.TempPathFactory, model_path: str) -> Iterator[Stack]:
     directory = tmp_path_factory.mktemp("engine")
     settings = {"model_path": model_path, "threads": 1}
-    prefill = InstanceProcess("prefill", directory, dp_size=2, bootstrap_port=BOOTSTRAP_PORT, **settings)
+    prefill = InstanceProcess("prefill", directory, dp_size=2, **settings)
     decode = InstanceProcess("decode", directory, drain_timeout_seconds=0.5, **settings)
     prefill.start()
     with decode:
@@ -124,7 +124,7 @@ def test_metrics_count_prompts_tokens_and_transfers(stack: Stack) -> None:
 
 def test_the_router_s_request_id_is_in_the_log_of_both_legs(stack: Stack) -> None:
     room, id = stack.room(), f"req-{stack.room()}"
-    body = {"bootstrap_host": "127.0.0.1", "bootstrap_port": BOOTSTRAP_PORT, "bootstrap_room": room}
+    body = {**stack.prefill.address, "bootstrap_room": room}
     body |= {"text": "who asks", "sampling_params": {"max_new_tokens": 2}}
 
     async def run(id: str) -> None:
@@ -284,12 +284,18 @@ def test_other_protocols_leave_no_traceback(stack: Stack) -> None:
     assert "Traceback" not in stack.decode.log
 
 
+def test_health_is_answered_soon_beside_huge_prompts_and_silent_connections(stack: Stack) -> None:
+    seconds, statuses = asyncio.run(measure("127.0.0.1", stack.decode.port))
+    print(report(seconds))
+    assert set(statuses) == {400}
+    assert max(seconds) < 1.0, "ten times what is promised"
+
+
 def test_clients_that_go_leave_nothing(stack: Stack) -> None:
     room = stack.room()
     body = {
         "text": "x",
-        "bootstrap_host": "127.0.0.1",
-        "bootstrap_port": BOOTSTRAP_PORT,
+        **stack.prefill.address,
         "bootstrap_room": room,
         "sampling_params": {"max_new_tokens": 30_000, "ignore_eos": True},
     }
@@ -332,7 +338,7 @@ def test_a_port_in_use_starts_nothing(stack: Stack, tmp_path: Path) -> None:
 
 
 def test_a_name_in_use_ends_the_instance(stack: Stack, model_path: str) -> None:
-    settings = {"instance": stack.prefill.settings["instance"], "model_path": model_path, "bootstrap_port": 9}
+    settings = {"instance": stack.prefill.settings["instance"], "model_path": model_path}
     second = InstanceProcess("prefill", stack.prefill.directory, **settings)
     second.start()
     assert second.process.wait(60) == 1
@@ -345,7 +351,7 @@ def test_a_dead_rank_fails_its_own_requests_alone(stack: Stack, tmp_path: Path, 
     """Also: what a stopping instance does with a stream, and how emulated answers are marked."""
     emulated = {"model_path": model_path, "compute": "emulated", "emulated_decode_steps_per_second": 20.0}
     with (
-        InstanceProcess("prefill", tmp_path, dp_size=2, bootstrap_port=9, **emulated) as prefill,
+        InstanceProcess("prefill", tmp_path, dp_size=2, decode_arrival_seconds=30.0, **emulated) as prefill,
         InstanceProcess("decode", tmp_path, drain_timeout_seconds=0.2, **emulated) as decode,
     ):
         asyncio.run(kill_and_stop(prefill, decode))
@@ -354,7 +360,7 @@ def test_a_dead_rank_fails_its_own_requests_alone(stack: Stack, tmp_path: Path, 
 
 
 async def kill_and_stop(prefill: InstanceProcess, decode: InstanceProcess) -> None:
-    routed = {"text": "hello", "bootstrap_host": "127.0.0.1", "bootstrap_port": 9}
+    routed = {"text": "hello", **prefill.address}
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
         bodies = [{**routed, "bootstrap_room": room, "routed_dp_rank": room % 2} for room in (2, 3)]
         held = [asyncio.create_task(post(session, prefill, body)) for body in bodies]
@@ -390,7 +396,7 @@ def test_ranks_end_with_a_front_that_is_killed(tmp_path: Path, model_path: str) 
     """Idle ones, and one that is busy for hours."""
     emulated = {"model_path": model_path, "compute": "emulated"}
     with (
-        InstanceProcess("prefill", tmp_path, dp_size=2, bootstrap_port=9, **emulated) as prefill,
+        InstanceProcess("prefill", tmp_path, dp_size=2, **emulated) as prefill,
         InstanceProcess("decode", tmp_path, **emulated) as decode,
     ):
         pids = [*prefill.rank_pids(), *decode.rank_pids()]
@@ -401,7 +407,7 @@ def test_ranks_end_with_a_front_that_is_killed(tmp_path: Path, model_path: str) 
 
 
 async def kill_while_busy(prefill: InstanceProcess, decode: InstanceProcess) -> None:
-    body = {"text": "hello", "bootstrap_host": "127.0.0.1", "bootstrap_port": 9, "bootstrap_room": 1, "stream": True}
+    body = {"text": "hello", **prefill.address, "bootstrap_room": 1, "stream": True}
     body["sampling_params"] = {"max_new_tokens": 1_000_000}
     async with aiohttp.ClientSession() as session:
         prefilling = asyncio.create_task(post(session, prefill, body))
@@ -424,9 +430,7 @@ def test_ranks_in_lock_step_go_on_when_one_of_them_dies(tmp_path: Path, model_pa
     emulated = {"model_path": model_path, "compute": "emulated", "policy": "shortest_wait", "threads": 1}
     lock_step = {"emulated_lock_step": True, "emulated_shared_tokens_per_second": 100_000.0}
     with (
-        InstanceProcess(
-            "prefill", tmp_path, dp_size=3, bootstrap_port=BOOTSTRAP_PORT, **emulated, **lock_step
-        ) as prefill,
+        InstanceProcess("prefill", tmp_path, dp_size=3, **emulated, **lock_step) as prefill,
         InstanceProcess("decode", tmp_path, **{**emulated, "policy": "round_robin"}) as decode,
     ):
         stack = Stack(prefill, decode)

@@ -21,8 +21,6 @@ __all__ = ["model_path"]
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 BODY = {
     "text": "who follows",
-    "bootstrap_host": "127.0.0.1",
-    "bootstrap_port": 9,
     "sampling_params": {"max_new_tokens": 3},
 }
 
@@ -31,7 +29,7 @@ def pair(directory: Path, model_path: str) -> tuple[InstanceProcess, InstancePro
     """A prefill instance of two ranks, whose rooms are registered, and a decode instance."""
     settings = {"model_path": model_path, "compute": "emulated"}
     return (
-        InstanceProcess("prefill", directory, dp_size=2, bootstrap_port=9, **settings),
+        InstanceProcess("prefill", directory, dp_size=2, **settings),
         InstanceProcess("decode", directory, **settings),
     )
 
@@ -58,8 +56,8 @@ def test_without_a_router_s_trace_each_side_starts_its_own_and_failures_are_told
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collected.endpoint)
         prefill, decode = pair(tmp_path, model_path)
         with prefill, decode:
-            assert ask({**BODY, "bootstrap_room": 7}, prefill, decode) == [200, 200]
-            assert ask({**BODY, "bootstrap_room": -1}, decode) == [400]
+            assert ask({**BODY, **prefill.address, "bootstrap_room": 7}, prefill, decode) == [200, 200]
+            assert ask({**BODY, **prefill.address, "bootstrap_room": -1}, decode) == [400]
         # what had not been exported yet is when they end
         spans = collected.spans
     good = [
@@ -82,14 +80,14 @@ def test_a_collector_that_is_gone_costs_no_answer_and_no_end(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
     prefill, decode = pair(tmp_path, model_path)
     with prefill, decode:
-        assert ask({**BODY, "bootstrap_room": 7}, prefill, decode) == [200, 200]
+        assert ask({**BODY, **prefill.address, "bootstrap_room": 7}, prefill, decode) == [200, 200]
         assert [instance.stop(signal.SIGTERM) for instance in (prefill, decode)] == [0, 0]
 
 
 def test_the_console_gets_a_span_a_line(tmp_path: Path, model_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
-    _, decode = pair(tmp_path, model_path)
+    prefill, decode = pair(tmp_path, model_path)
     with decode:
-        assert ask({**BODY, "bootstrap_room": -1}, decode) == [400]
+        assert ask({**BODY, **prefill.address, "bootstrap_room": -1}, decode) == [400]
     (line,) = [line for line in decode.log.splitlines() if line.startswith("{")]
     assert json.loads(line)["name"] == "POST /generate"

@@ -18,7 +18,7 @@ ROOT = Path(etcd_pd.__file__).parent
 #: What everybody may build on: values, errors, settings, and the client.
 PUBLIC = {"aio", "balance", "client", "config", "errors", "model"}
 #: Processes and terminals, for what starts or shows something.
-TOOLS = {"console", "embedded", "metrics", "process", "probe", "tether"}
+TOOLS = {"console", "embedded", "http_server", "http_limits", "metrics", "process", "probe", "tether"}
 
 #: By part of the package, the parts that it may import. The core's half is design, the rest keeps it from growing back.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -32,14 +32,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"errors", "keys", "records", "config"},
     "client": {"errors", "model", "protocol"},
     "aio": {"errors", "model", "client"},
-    "plain_http": set(),
+    "http_limits": set(),
+    "http_server": {"http_limits"},
+    "plain_http": {"http_limits"},
     "metrics": {"config", "plain_http"},
     "agent": {"errors", "model", "keys", "records", "protocol", "config", "core", "store", "metrics"},
     "__init__": {"errors", "model", "client"},
     "balance": PUBLIC,
     "engine": PUBLIC | TOOLS,
     "integrations": PUBLIC,
-    "gateway": PUBLIC | {"integrations", "metrics"},
+    "gateway": PUBLIC | {"http_server", "http_limits", "integrations", "metrics"},
     "visit": {"errors", "protocol"},
     "drain": {"config", "errors", "protocol", "visit"},
     "health": {"config", "errors", "visit"},

@@ -156,6 +156,8 @@ affinity:
 {{- end -}}
 
 {{- define "etcd-pd.instance.engine" -}}
+{{- /* Whether to restart it; whether to send it requests is /health, which asks for the agent too. SGLang has one path for both. */ -}}
+{{- $alive := ternary "/health" "/liveness" (eq .values.engine "sglang") -}}
 name: engine
 image: {{ include "etcd-pd.image" (dict "root" .root "image" .values.image) }}
 imagePullPolicy: {{ .values.image.pullPolicy }}
@@ -167,14 +169,14 @@ ports:
     containerPort: {{ .root.Values.enginePort }}
 startupProbe:
   httpGet:
-    path: /health
+    path: {{ $alive }}
     port: http
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: {{ div (add .values.startupSeconds 4) 5 }}
 livenessProbe:
   httpGet:
-    path: /health
+    path: {{ $alive }}
     port: http
   periodSeconds: 10
   timeoutSeconds: 10

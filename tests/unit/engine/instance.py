@@ -38,11 +38,18 @@ class InstanceProcess:
         registry = directory / "registry"
         registry.mkdir(exist_ok=True)
         self.port = settings.setdefault("port", free_port())
+        if role == "prefill":
+            settings.setdefault("bootstrap_port", free_port())
         self.url = f"http://127.0.0.1:{self.port}"
         self.settings = {"instance": f"{role}-{self.port}", "socket_path": str(registry), **settings}
         self.log_path = directory / f"{role}-{self.port}.log"
         self.temporary = directory / f"tmp-{self.port}"
         self.temporary.mkdir()
+
+    @property
+    def address(self) -> dict[str, Any]:
+        """How requests name a prefill instance."""
+        return {"bootstrap_host": "127.0.0.1", "bootstrap_port": self.settings["bootstrap_port"]}
 
     def __enter__(self) -> InstanceProcess:
         self.start()

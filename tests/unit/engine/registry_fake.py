@@ -53,6 +53,8 @@ class FakeClient:
         self.prefill = FakePrefill(directory)
         self.decode = FakeDecode(directory)
 
+    state = "connected"
+
     def fileno(self) -> int:
         """No descriptor: loops poll every now and then."""
         return -1

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 from etcd_pd import ConfigError
 from etcd_pd.engine.errors import BadRequest
-from etcd_pd.engine.text import TextStream, Tokenizer
+from etcd_pd.engine.text import TextStream, Tokenizer, TooManyTokens
 
 SPECIAL = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 texts = st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: not any(one in text for one in SPECIAL))
@@ -93,7 +93,10 @@ def test_stopping_is_the_same_however_the_text_is_cut(pieces: list[str], stop: l
 
 
 def test_a_chat_becomes_a_prompt(tokenizer: Tokenizer) -> None:
-    ids = tokenizer.encode_chat([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
+    ids = tokenizer.encode(
+        tokenizer.render_chat([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]),
+        special=False,
+    )
     assert ids[0] == 1
     assert ids[-1] == 3
     assert tokenizer.decode(ids) == "Be brief.Hi"
@@ -102,7 +105,7 @@ def test_a_chat_becomes_a_prompt(tokenizer: Tokenizer) -> None:
 def test_a_model_without_chat_template_says_so(tokenizer: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(Path(tokenizer.path, "tokenizer.json").read_bytes())
     with pytest.raises(BadRequest, match="no chat template"):
-        Tokenizer(str(tmp_path)).encode_chat([{"role": "user", "content": "Hi"}])
+        Tokenizer(str(tmp_path)).render_chat([{"role": "user", "content": "Hi"}])
 
 
 def test_a_template_that_refuses_or_misbehaves_is_a_bad_request(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -110,7 +113,7 @@ def test_a_template_that_refuses_or_misbehaves_is_a_bad_request(tokenizer: Token
     for source in ("{{ raise_exception('no system role') }}", "{{ messages.__class__.__mro__ }}"):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": source}))
         with pytest.raises(BadRequest, match="refuses"):
-            Tokenizer(str(tmp_path)).encode_chat([{"role": "user", "content": "Hi"}])
+            Tokenizer(str(tmp_path)).render_chat([{"role": "user", "content": "Hi"}])
 
 
 def test_a_directory_without_tokenizer_is_a_config_error(tmp_path: Path) -> None:
@@ -120,3 +123,16 @@ def test_a_directory_without_tokenizer_is_a_config_error(tmp_path: Path) -> None
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ConfigError, match="cannot load"):
         Tokenizer(str(tmp_path))
+
+
+def test_a_text_is_refused_when_its_tokens_are_too_many_and_at_once_when_its_length_says_so(
+    tokenizer: Tokenizer,
+) -> None:
+    prose = "the river does not decide where to go " * 50
+    for text in ("x", prose, "\n" * 5000, "\u00fc\U0001f600" * 300, "<|end|>" * 40):
+        tokens = tokenizer.encode(text)
+        assert tokenizer.encode(text, below=len(tokens) + 1) == tokens
+        with pytest.raises(TooManyTokens):
+            tokenizer.encode(text, below=len(tokens))
+    with pytest.raises(TooManyTokens, match="or more"):
+        tokenizer.encode("a" * 12_000_000, below=100_000)
