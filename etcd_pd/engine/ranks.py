@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
 import shutil
 import tempfile
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from multiprocessing import forkserver
-from multiprocessing.process import BaseProcess
+from functools import partial
 from typing import Any
 
 import zmq
@@ -20,11 +17,11 @@ import zmq.asyncio
 
 from etcd_pd import Client, EtcdPDError
 
-from .card import ModelCard, model_modules
+from .card import ModelCard
+from .decode_legs import DecodeLegs
 from .dispatch import Dispatcher, Replies
 from .errors import RequestFailed
-from .legs import DecodeLegs, Leg, Legs, PrefillLegs, failure_of
-from .link import RankSpec
+from .legs import Leg, Legs, failure_of
 from .lock_step import LockStep, PassCost
 from .messages import (
     Abort,
@@ -46,6 +43,8 @@ from .messages import (
     decode_to_front,
     encode,
 )
+from .prefill_legs import PrefillLegs
+from .rank_process import RankProcess, start_ranks, stop_fork_server
 from .requests import Item
 from .settings import EngineSettings, PrefillSettings
 
@@ -58,27 +57,6 @@ _POLL_SECONDS = 0.02
 
 class StartFailed(EtcdPDError):
     """The instance could not start, or cannot go on."""
-
-
-class _Rank:
-    def __init__(self, dp_rank: int, process: BaseProcess) -> None:
-        self.dp_rank = dp_rank
-        self.process = process
-        self.ready = self.draining = False
-        self.alive = self.agent = True
-        self.epoch = 0
-        self.kv_port = 0
-
-    @property
-    def state(self) -> str:
-        """What it is doing, the worst first; only one that is ``serving`` takes requests."""
-        if not self.alive:
-            return "dead"
-        if not self.ready:
-            return "starting"
-        if not self.agent:
-            return "without an agent"
-        return "draining" if self.draining else "serving"
 
 
 class RankPool:
@@ -111,7 +89,7 @@ class RankPool:
         self._model_path = model_path
         self._connect = connect
         self._on_fatal = on_fatal
-        self._ranks: list[_Rank] = []
+        self._ranks: list[RankProcess] = []
         self._lock_step = _lock_step(settings)
         self._card: ModelCard | None = None
         self._all_ready = asyncio.Event()
@@ -138,7 +116,8 @@ class RankPool:
         """
         address = f"ipc://{self._directory}/front"
         self._socket.bind(address)
-        self._starting = asyncio.create_task(asyncio.to_thread(self._start_processes, address))
+        starting = partial(start_ranks, self._ranks, self._settings, self._model_path, self._connect, address)
+        self._starting = asyncio.create_task(asyncio.to_thread(starting))
         # a thread cannot be cancelled: stop() waits for it
         await asyncio.shield(self._starting)
         for rank in self._ranks:
@@ -176,31 +155,9 @@ class RankPool:
         await self.legs.stop()
         self._context.destroy(linger=0)
         shutil.rmtree(self._directory, ignore_errors=True)
-        # it would end with this process, but only some time after it; there is no public way to wait for it
-        await asyncio.to_thread(forkserver._forkserver._stop)  # type: ignore[attr-defined]
+        await asyncio.to_thread(stop_fork_server)
 
-    def _start_processes(self, address: str) -> None:
-        # the fork server loads the heavy modules once for all ranks, and forks before any thread or device exists
-        method = multiprocessing.get_context("forkserver")
-        method.set_forkserver_preload(["etcd_pd.engine.rank", *model_modules(self._model_path)])
-        root = logging.getLogger()
-        launch_id = str(uuid.uuid4())
-        for dp_rank in range(self._settings.dp_size):
-            spec = RankSpec(
-                settings=self._settings,
-                dp_rank=dp_rank,
-                link=address,
-                launch_id=launch_id,
-                model_path=self._model_path,
-                connect=self._connect,
-                log_level=root.level,
-                log_format=root.handlers[0].formatter if root.handlers else None,
-            )
-            process = method.Process(target=_run_rank, args=(spec,), name=f"dp{dp_rank}")
-            process.start()
-            self._ranks.append(_Rank(dp_rank, process))
-
-    async def _join(self, rank: _Rank) -> None:
+    async def _join(self, rank: RankProcess) -> None:
         # one that is still loading the model has not heard that it is to stop
         deadline = time.monotonic() + (_STOP_SECONDS if rank.ready else 0)
         while rank.process.is_alive() and time.monotonic() < deadline:
@@ -250,7 +207,7 @@ class RankPool:
             RequestFailed: no rank can take one of them, or one ended without a result.
         """
         replies = Replies()
-        taken: list[tuple[_Rank, int]] = []
+        taken: list[tuple[RankProcess, int]] = []
         legs: list[Leg] = []
         failure: RequestFailed | None = None
         try:
@@ -290,7 +247,7 @@ class RankPool:
             identity, packet = await self._socket.recv_multipart()
             self._on_message(self._ranks[int(identity)], decode_to_front(packet))
 
-    def _on_message(self, rank: _Rank, message: ToFront) -> None:
+    def _on_message(self, rank: RankProcess, message: ToFront) -> None:
         if isinstance(message, Update):
             self._dispatcher.update(rank.dp_rank, message)
         elif isinstance(message, Began):
@@ -327,16 +284,16 @@ class RankPool:
             for rank in self._ranks:
                 self._send(rank, started)
 
-    def _settle(self, rank: _Rank) -> None:
+    def _settle(self, rank: RankProcess) -> None:
         self._dispatcher.serve(rank.dp_rank, rank.state == "serving")
 
-    def _on_ready(self, rank: _Rank, message: Ready) -> None:
+    def _on_ready(self, rank: RankProcess, message: Ready) -> None:
         rank.ready, rank.kv_port, self._card = True, message.kv_port, message.card
         self._settle(rank)
         if all(other.ready for other in self._ranks):
             self._all_ready.set()
 
-    def _on_death(self, rank: _Rank) -> None:
+    def _on_death(self, rank: RankProcess) -> None:
         if not rank.alive:
             return
         rank.alive = False
@@ -360,7 +317,7 @@ class RankPool:
                 self._on_fatal(reason)
             self._all_ready.set()
 
-    def _send(self, rank: _Rank, message: ToRank) -> None:
+    def _send(self, rank: RankProcess, message: ToRank) -> None:
         # never waits: the socket has no limit, and says nothing to a rank that is gone
         if rank.alive:
             self._socket.send_multipart([str(rank.dp_rank).encode(), encode(message)])
@@ -387,10 +344,3 @@ def _work(id: int, item: Item, request_id: str, traceparent: str) -> Work:
         request_id=request_id,
         traceparent=traceparent,
     )
-
-
-def _run_rank(spec: RankSpec) -> None:
-    # imported here, in the rank: the front itself needs no torch
-    from .rank import main
-
-    main(spec)

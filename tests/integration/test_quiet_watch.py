@@ -22,7 +22,7 @@ def states(agent: AgentProcess) -> list[str]:
     return re.findall(r"watch (synced|stale) revision=", agent.log)
 
 
-def test_an_idle_watch_is_stale_once_and_synced_once_when_etcd_restarts_and_notices_a_freeze(fresh_etcd: EtcdServer, root: str) -> None:
+def test_an_idle_watch_is_stale_once_when_etcd_restarts_and_when_it_freezes(fresh_etcd: EtcdServer, root: str) -> None:
     with AgentProcess(fresh_etcd.endpoint, root, "idle", "--session-ttl-seconds=60") as agent:
         wait_until(lambda: states(agent) == ["synced"], "the watch is synced", timeout=30)
         wait_until(lambda: fresh_etcd.ctl.get(f"{root}/v1/agents/idle"), "the agent's key is written")

@@ -11,9 +11,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from etcd_pd.engine import legs
+from etcd_pd.engine import decode_legs, legs
+from etcd_pd.engine.decode_legs import DecodeLegs
 from etcd_pd.engine.errors import RequestFailed
-from etcd_pd.engine.legs import DecodeLegs, Leg, PrefillLegs
+from etcd_pd.engine.legs import Leg
+from etcd_pd.engine.prefill_legs import PrefillLegs
 from tests.support.ports import free_port
 
 pytestmark = pytest.mark.asyncio
@@ -23,8 +25,9 @@ LOST = RequestFailed(500, "RankDied", "the process of dp_rank 1 ended", dp_rank=
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("HEARTBEAT_SECONDS", 0.3), ("GRACE_SECONDS", 0.4), ("RETRY_SECONDS", 0.02)):
-        monkeypatch.setattr(legs, name, seconds)
+    monkeypatch.setattr(legs, "HEARTBEAT_SECONDS", 0.3)
+    monkeypatch.setattr(legs, "GRACE_SECONDS", 0.4)
+    monkeypatch.setattr(decode_legs, "RETRY_SECONDS", 0.02)
 
 
 class Pair:
@@ -226,3 +229,11 @@ async def test_nonsense_ends_its_own_connection_alone(garbage: bytes) -> None:
             assert (await stranger.receive(timeout=10)).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
         both.prefill.end(A, LOST)
         await until(lambda: both.told["decode"])
+
+
+async def test_a_failure_is_typed_when_what_the_other_side_says_of_it_is_hostile() -> None:
+    details = {"status": 200, "type": "x", "message": "y", "self": 1, "room": 7}
+    for status in (-1, 200, 99999):
+        failure = legs.Ended(A, status, "Odd", "why", details).failure("decode")
+        assert (failure.status, failure.type) == (502, "DecodeFailed")
+        assert failure.details == {"room": 7, "leg": "decode", "cause": "Odd"}
