@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Collection, Iterable
 
 from .. import protocol
 from ..core.batch import Outcome, Registered, Rejected
@@ -40,7 +40,7 @@ class Pushes:
         self,
         view: View,
         book: RoomBook,
-        connections: Set[EngineConnection],
+        connections: Collection[EngineConnection],
         state: Callable[[], WatchState],
         on_instances: Callable[[list[str]], None],
         stats: Stats,
@@ -48,7 +48,7 @@ class Pushes:
         self._view, self._book, self._connections = view, book, connections
         self._state, self._on_instances, self._stats = state, on_instances, stats
         self._answers: list[Notice] = []  # to wants, and not told yet
-        self._asked: set[EngineConnection] = set()
+        self._asked: dict[EngineConnection, None] = {}
 
     # --- of the view
 
@@ -60,7 +60,7 @@ class Pushes:
         self._answers.extend(notices)
         if not self._asked:
             asyncio.get_running_loop().call_soon(self._answer_all)
-        self._asked.add(engine)
+        self._asked[engine] = None
 
     def flush(self) -> None:
         """Tell what answer() holds back: nothing that is said next may overtake it."""
@@ -68,12 +68,13 @@ class Pushes:
             self._answer_all()
 
     def _answer_all(self) -> None:
-        asked, self._asked = self._asked, set()
+        asked, self._asked = self._asked, {}
         told = self.notify((), self._view.revision)
-        for engine in asked - told:
-            self.tell_view(engine)
+        for engine in asked:
+            if engine not in told:
+                self.tell_view(engine)
 
-    def notify(self, news: Iterable[Notice], before: int) -> set[EngineConnection]:
+    def notify(self, news: Iterable[Notice], before: int) -> Collection[EngineConnection]:
         """Push what a change of the view from revision ``before`` means: instances first, as answers refer to them.
 
         An engine is told the new revision with the last that it brings, so that its own revision is never ahead of
@@ -90,10 +91,10 @@ class Pushes:
                 resolved.setdefault(_engine(notice.wait), []).append(self._resolved(notice))
         now = time.monotonic()
         self._stats.resolve_seconds.observe_each([now - n.wait.asked_at for n in notices if isinstance(n, Resolved)])
-        more = {_engine(n.wait) for n in notices if isinstance(n, (WaitFailed, WaitLost))}
+        more = dict.fromkeys(_engine(n.wait) for n in notices if isinstance(n, (WaitFailed, WaitLost)))
         if any(isinstance(n, AgentSpoke) for n in notices):
-            more |= self._connections
-        more |= {engine for engine, wants in resolved.items() if len(wants) > protocol.RESOLVED_PER_PACKET}
+            more |= dict.fromkeys(self._connections)
+        more |= dict.fromkeys(e for e, wants in resolved.items() if len(wants) > protocol.RESOLVED_PER_PACKET)
         for engine, wants in resolved.items():
             at = self._view_at(engine, before if engine in more else self._view.revision)
             engine.push(protocol.encode_resolved(at, wants))
@@ -102,7 +103,7 @@ class Pushes:
                 self._end(notice)
         for engine in more:
             self.tell_view(engine)
-        return more | resolved.keys()
+        return more | dict.fromkeys(resolved)
 
     def _resolved(self, notice: Resolved) -> protocol.ResolvedWant:
         found = notice.assignment

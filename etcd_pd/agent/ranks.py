@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Set
+from collections.abc import Collection
 
 from .. import protocol
 from ..core.book import RoomBook
@@ -40,7 +40,7 @@ class Ranks:
         announcer: Announcer,
         registrar: Registrar,
         pushes: Pushes,
-        connections: Set[EngineConnection],
+        connections: Collection[EngineConnection],
     ) -> None:
         self._view, self._book, self._announcer = view, book, announcer
         self._registrar, self._pushes, self._connections = registrar, pushes, connections

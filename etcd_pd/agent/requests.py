@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Collection
 from typing import NoReturn
 
 from .. import protocol
@@ -71,7 +71,7 @@ class Requests:
         watcher: Watcher,
         ranks: Ranks,
         pushes: Pushes,
-        connections: Set[EngineConnection],
+        connections: Collection[EngineConnection],
         stats: Stats,
     ) -> None:
         self._settings, self._keys, self._view, self._book = settings, Keys(settings.root), view, book

@@ -36,7 +36,7 @@ class Server:
         self._settings = settings
         self._on_packet, self._on_closed = on_packet, on_closed
         self._socket: socket.socket | None = None
-        self.connections: set[EngineConnection] = set()
+        self.connections: dict[EngineConnection, None] = {}  # in the order of their coming
         self._received_before = self._sent_before = 0  # by connections that are closed
 
     @property
@@ -95,10 +95,10 @@ class Server:
             sock.close()
             return
         limit = self._settings.push_queue_max_bytes
-        self.connections.add(EngineConnection(sock, peer, limit, self._on_packet, self._closed))
+        self.connections[EngineConnection(sock, peer, limit, self._on_packet, self._closed)] = None
 
     def _closed(self, connection: EngineConnection, reason: str) -> None:
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
         self._received_before += connection.received_bytes
         self._sent_before += connection.sent_bytes
         self._on_closed(connection, reason)

@@ -138,10 +138,11 @@ class View:
         self._rank_keys: dict[bytes, KeyValue] = {}
         self._brought_back: dict[bytes, KeyValue] = {}  # ranks of a history that is void, if a restored etcd has them
         self._by_address: dict[str, set[str]] = {}  # ids of all that claim it
-        self._unplaced: dict[str, set[Wait]] = {}  # by the name that nobody has announced yet
-        self._pending: dict[bytes, set[Wait]] = {}  # by the room's key
-        self._for_rank: dict[tuple[str, int], set[Wait]] = {}  # rank is computed, but not live yet
-        self._assigned: dict[tuple[str, int], set[Wait]] = {}  # by instance and DP rank
+        # waits in the order of asking, which a set of them would lose
+        self._unplaced: dict[str, dict[Wait, None]] = {}  # by the name that nobody has announced yet
+        self._pending: dict[bytes, dict[Wait, None]] = {}  # by the room's key
+        self._for_rank: dict[tuple[str, int], dict[Wait, None]] = {}  # rank is computed, but not live yet
+        self._assigned: dict[tuple[str, int], dict[Wait, None]] = {}  # by instance and DP rank
 
     # --- reading
 
@@ -189,7 +190,7 @@ class View:
         """Begin a wait; its answer may be there already."""
         id = self.find(wait.instance)
         if id is None:
-            self._unplaced.setdefault(wait.instance, set()).add(wait)
+            self._unplaced.setdefault(wait.instance, {})[wait] = None
             return []
         return list(self._place(wait, id))
 
@@ -268,7 +269,7 @@ class View:
         notices = self.changes(revision, [Event(key, revision, None) for key in list(self._instance_keys())])
         for wait in unanswered:
             wait.placed = None
-            self._unplaced.setdefault(wait.instance, set()).add(wait)
+            self._unplaced.setdefault(wait.instance, {})[wait] = None
         self._brought_back = brought_back
         return notices
 
@@ -355,7 +356,7 @@ class View:
         elif info.policy == "follow_bootstrap_room":
             yield from self._computed(wait, id, wait.room % info.topology.dp, "follow-bootstrap-room")
         else:
-            self._pending.setdefault(wait.key, set()).add(wait)
+            self._pending.setdefault(wait.key, {})[wait] = None
             kv = self._rooms.get(wait.key)
             if kv:
                 yield from self._answer(wait, kv)
@@ -363,7 +364,7 @@ class View:
     def _computed(self, wait: Wait, id: str, dp_rank: int, source: str) -> Iterator[Notice]:
         epoch = self.epoch(id, dp_rank)
         if not epoch:
-            self._for_rank.setdefault((id, dp_rank), set()).add(wait)
+            self._for_rank.setdefault((id, dp_rank), {})[wait] = None
             return
         _discard(self._for_rank, (id, dp_rank), wait)
         # the epoch is the revision at which every reader came to know this answer
@@ -397,7 +398,7 @@ class View:
 
     def _assign(self, wait: Wait, assignment: Assignment) -> Resolved:
         wait.assignment = assignment
-        self._assigned.setdefault((assignment.instance, assignment.dp_rank), set()).add(wait)
+        self._assigned.setdefault((assignment.instance, assignment.dp_rank), {})[wait] = None
         return Resolved(wait, assignment)
 
     # --- instances and ranks
@@ -443,7 +444,7 @@ class View:
                 yield from self._computed(wait, id, dp_rank, source)
 
     def _lose(self, id: str, dp_rank: int, epoch: int, revision: int) -> Iterator[Notice]:
-        for wait in self._assigned.pop((id, dp_rank), set()):
+        for wait in self._assigned.pop((id, dp_rank), ()):
             wait.ended = True
             yield WaitLost(wait, dp_rank, epoch, revision)
 
@@ -477,9 +478,9 @@ def _live_epochs(instance: Instance) -> dict[int, int]:
 K = TypeVar("K")
 
 
-def _discard(index: dict[K, set[Wait]], key: K, wait: Wait) -> None:
+def _discard(index: dict[K, dict[Wait, None]], key: K, wait: Wait) -> None:
     waits = index.get(key)
     if waits:
-        waits.discard(wait)
+        waits.pop(wait, None)
         if not waits:
             del index[key]
