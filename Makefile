@@ -111,6 +111,10 @@ test-chaos: $(READY) docker ## every fault, under load, judged; about a quarter 
 	@echo "test-chaos: CHAOS_SEED=N repeats a run, CHAOS_HISTORIES=DIR keeps the histories"
 	@$(BIN)/python -m pytest -q -rP tests/chaos
 
+.PHONY: simulate
+simulate: $(READY) ## the whole system in virtual time under faults, for a minute; SEEDS=N make simulate for a night
+	@$(BIN)/python -m tests.simulation
+
 .PHONY: fuzz
 fuzz: $(READY) ## hostile bytes at the agent's socket: FUZZ_SECONDS=28800 make fuzz for a night
 	@$(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt --editable '.[fuzz]'

@@ -1,0 +1,129 @@
+"""etcd's model, as asynchronous as the real one: answers take time or get lost, watches run behind or ahead of them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import TypeVar
+
+from etcd_pd.errors import StoreTimeout, StoreUnavailable
+from etcd_pd.keys import Keys, RankKey, RoomKey
+from etcd_pd.model import RoomValue
+from etcd_pd.records import KeyValue, Operation
+from tests.chaos.history import Event
+from tests.support.memory_etcd import MemoryEtcd
+from tests.support.memory_store import MemoryStore
+
+from .loop import VirtualLoop
+
+T = TypeVar("T")
+
+#: How long half of a call takes, and how long after a write a watch is sent it, seconds.
+CALL, WATCH = (2e-4, 3e-3), (1e-4, 3e-3)
+#: The agent's own request timeout: what a frozen etcd costs a caller, seconds.
+REQUEST_SECONDS = 1.5
+
+
+class Etcd(MemoryEtcd):
+    """The content. It records what happens to ranks and rooms, as the chaos suite's witness does.
+
+    Args:
+        loop: the clock.
+        draw: where delays come from.
+        record: takes the history's events.
+        keys: the cell's layout.
+
+    Attributes:
+        frozen_until, held_until, unknown_until: no answers; no watch messages; answers get lost; until then.
+        calls: so far.
+    """
+
+    def __init__(self, loop: VirtualLoop, draw: random.Random, record: Callable[[Event], None], keys: Keys) -> None:
+        super().__init__(loop.time)
+        self.loop, self.draw, self._record, self._layout = loop, draw, record, keys
+        self.frozen_until = self.held_until = self.unknown_until = 0.0
+        self.calls = 0
+        self.stores: list[Store] = []
+
+    def publish(self) -> None:
+        """Let every store's watches have what happened, each some time later."""
+        for store in self.stores:
+            self.loop.call_later(self.draw.uniform(*WATCH), store.publish)
+
+    def _apply(self, operation: Operation) -> None:
+        before = self.keys.get(operation.key)
+        super()._apply(operation)
+        after = self.keys.get(operation.key)
+        if after is not None and (before is None or before.value != after.value):
+            self._say(after, after.mod_revision, alive=True)
+
+    def _delete(self, key: bytes) -> None:
+        before = self.keys.get(key)
+        super()._delete(key)
+        if before is not None:
+            self._say(before, self.revision, alive=False)
+
+    def _say(self, kv: KeyValue, revision: int, *, alive: bool) -> None:
+        key = self._layout.parse(kv.key)
+        data: dict[str, object] = {"revision": revision, "alive": alive}
+        if isinstance(key, RoomKey):
+            value = RoomValue.from_json(kv.value)
+            data |= {"instance": key.instance, "room": key.room, "token": kv.create_revision}
+            data |= {"epoch": value.epoch, "state": value.state, "dp_rank": value.dp_rank} if value else {}
+            self._record(Event(self.loop.time(), "etcd", "room", data))
+        elif isinstance(key, RankKey):
+            data |= {"instance": key.instance, "dp_rank": key.rank.dp, "epoch": kv.create_revision}
+            self._record(Event(self.loop.time(), "etcd", "rank", data))
+
+
+class Store(MemoryStore):
+    """One agent's connection to it."""
+
+    def __init__(self, etcd: Etcd) -> None:
+        super().__init__(etcd, fragment=3)
+        self._sim = etcd
+        self._dead = False
+        etcd.stores.append(self)
+
+    def die(self) -> None:
+        """Its agent's process is gone: nothing that it asked for is answered."""
+        self._dead = True
+        self._sim.stores.remove(self)
+        self.drop_watches()
+
+    def leave(self) -> None:
+        """Its agent has ended."""
+        self._sim.stores.remove(self)
+
+    def publish(self) -> None:
+        """Send watches what happened since the last time, unless etcd is frozen or its watches are held up."""
+        wait = max(self._sim.frozen_until, self._sim.held_until) - self._sim.loop.time()
+        if wait > 0:
+            self._sim.loop.call_later(wait, self.publish)
+        else:
+            super().publish()
+
+    async def _do(self, op: str, act: Callable[[], T]) -> T:
+        etcd = self._sim
+        etcd.calls += 1
+        await asyncio.sleep(etcd.draw.uniform(*CALL))
+        frozen = etcd.frozen_until - etcd.loop.time()
+        if frozen > REQUEST_SECONDS:
+            await asyncio.sleep(REQUEST_SECONDS)
+            raise StoreTimeout(op, "frozen")
+        if frozen > 0:
+            await asyncio.sleep(frozen)
+        luck = etcd.draw.random() if etcd.loop.time() < etcd.unknown_until else 1.0
+        if self._dead or luck < 0.15:
+            raise StoreUnavailable(op, "lost on its way")
+        try:
+            result = act()
+        finally:
+            etcd.publish()
+        if luck < 0.3:
+            raise StoreUnavailable(op, "done, and its answer lost")
+        await asyncio.sleep(etcd.draw.uniform(*CALL))
+        if self._dead:
+            raise StoreUnavailable(op, "dead")
+        return result
