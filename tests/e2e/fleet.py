@@ -46,6 +46,7 @@ class Reply:
         status: HTTP status; 0 where the connection was refused, reset or cut.
         error: the error object, empty with a result.
         tokens: the result.
+        retry_after: what the answer says of when to ask again.
     """
 
     instance: str
@@ -55,6 +56,7 @@ class Reply:
     status: int = 0
     error: dict[str, Any] = field(default_factory=dict)
     tokens: list[int] = field(default_factory=list)
+    retry_after: str = ""
 
     @property
     def kind(self) -> str:
@@ -162,6 +164,7 @@ class Fleet:
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError):
             return Reply(name, prompt, started, time.monotonic())
         reply = Reply(name, prompt, started, time.monotonic(), response.status)
+        reply.retry_after = response.headers.get("Retry-After", "")
         if response.status == 200:
             reply.tokens = found["output_ids"]
         else:

@@ -180,6 +180,7 @@ def judge(name: str, world: World, replies: list[Reply], at: float, fault: Fault
             assert reply.instance in fault.ended, f"a living instance cut a connection: {reply}"
         else:
             assert reply.status >= 500 and reply.error["type"] and reply.error["message"], reply
+            assert (reply.status == 503) is bool(reply.retry_after), reply
     assert sum(reply.status == 200 for reply in replies) > 8, "hardly anything was served"
     assert slowest < 10 * (PROMISED_SECONDS + fault.allowance), max(counted, key=lambda r: r.ended - max(at, r.started))
 

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from etcd_pd.embedded import EmbeddedEtcd
+from etcd_pd.records import is_outdated
 from tests.e2e.running import RunningStack, generation, post, post_all
 from tests.support.etcdctl import EtcdCtl
 from tests.support.waiting import wait_until
@@ -84,6 +85,11 @@ def test_an_instance_that_dies_is_reported_and_when_up_itself_is_killed_all_of_i
     stack.process.kill()
     stack.process.wait()
     wait_until(lambda: not living(processes), "no process is left", 30)
+
+
+def test_it_says_that_its_etcd_is_old_when_it_is(stack: RunningStack) -> None:
+    version = stack.ctl.status().version
+    assert (f"etcd {version} is old: for development, not for data" in stack.output.read_text()) is is_outdated(version)
 
 
 def test_what_it_prints_works(stack: RunningStack) -> None:
