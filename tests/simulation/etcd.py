@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from etcd_pd.errors import StoreTimeout, StoreUnavailable
 from etcd_pd.keys import Keys, RankKey, RoomKey
 from etcd_pd.model import RoomValue
-from etcd_pd.records import KeyValue, Operation
+from etcd_pd.records import Event as Change, KeyValue, Operation
 from tests.chaos.history import Event
 from tests.support.memory_etcd import MemoryEtcd
-from tests.support.memory_store import MemoryStore
+from tests.support.memory_store import MemoryStore, MemoryWatch
 
 from .loop import VirtualLoop
 
@@ -21,6 +21,9 @@ T = TypeVar("T")
 
 #: How long half of a call takes, and how long after a write a watch is sent it, seconds.
 CALL, WATCH = (2e-4, 3e-3), (1e-4, 3e-3)
+#: How much later than its TTL a lease ends, seconds: until then writes under it are acknowledged. And how long a
+#: keepalive of such a lease waits to be told so. Both as measured on etcd 3.5.1 and 3.7.3.
+ZOMBIE, LATE_KEEPALIVE = (0.15, 0.3), 0.5
 #: The agent's own request timeout: what a frozen etcd costs a caller, seconds.
 REQUEST_SECONDS = 1.5
 
@@ -44,7 +47,38 @@ class Etcd(MemoryEtcd):
         self.loop, self.draw, self._record, self._layout = loop, draw, record, keys
         self.frozen_until = self.held_until = self.unknown_until = 0.0
         self.calls = 0
+        self._ends: dict[int, float] = {}  # when overdue leases end
         self.stores: list[Store] = []
+
+    def expire(self) -> None:
+        """Revoke what is overdue, some time after its TTL."""
+        now = self.loop.time()
+        for lease_id, lease in list(self._leases.items()):
+            if lease.deadline <= now and lease_id not in self._ends:
+                self._ends[lease_id] = lease.deadline + self.draw.uniform(*ZOMBIE)
+        for lease_id in [id for id, end in self._ends.items() if end <= now]:
+            del self._ends[lease_id]
+            if lease_id in self._leases:
+                self.revoke(lease_id)
+
+    def is_zombie(self, lease_id: int) -> bool:
+        """Whether a lease's TTL is over, and it stands all the same."""
+        return lease_id in self._leases and self._leases[lease_id].deadline <= self.loop.time()
+
+    async def run(self) -> None:
+        """End leases in time, for ever."""
+        while True:
+            await asyncio.sleep(0.05)
+            before = self.revision
+            self.expire()
+            if self.revision != before:
+                self.publish()
+
+    def change_leader(self) -> None:
+        """Another leader begins every lease's TTL anew."""
+        for lease_id, lease in self._leases.items():
+            if lease_id not in self._ends:
+                lease.deadline = self.loop.time() + lease.ttl
 
     def publish(self) -> None:
         """Let every store's watches have what happened, each some time later."""
@@ -81,7 +115,7 @@ class Store(MemoryStore):
     """One agent's connection to it."""
 
     def __init__(self, etcd: Etcd) -> None:
-        super().__init__(etcd, fragment=3)
+        super().__init__(etcd)
         self._sim = etcd
         self._dead = False
         etcd.stores.append(self)
@@ -103,6 +137,16 @@ class Store(MemoryStore):
             self._sim.loop.call_later(wait, self.publish)
         else:
             super().publish()
+
+    async def keep_alive(self, lease_id: int) -> int:
+        """As etcd: one whose TTL is over is not renewed, and that takes a while to be said."""
+        if self._sim.is_zombie(lease_id):
+            await asyncio.sleep(LATE_KEEPALIVE)
+            return 0
+        return await super().keep_alive(lease_id)
+
+    def _make_watch(self, prefix: bytes, start_revision: int, end: bytes) -> MemoryWatch:
+        return Watch(self, prefix, start_revision, end, 1 + self._sim.draw.randrange(5))
 
     async def _do(self, op: str, act: Callable[[], T]) -> T:
         etcd = self._sim
@@ -127,3 +171,17 @@ class Store(MemoryStore):
         if self._dead:
             raise StoreUnavailable(op, "dead")
         return result
+
+
+class Watch(MemoryWatch):
+    """Sends several revisions in one message, which is cut into fragments anywhere; says nothing while etcd is away."""
+
+    def request_progress(self) -> None:
+        """Answered later, as everything is."""
+        etcd: Any = self._store.etcd
+        now = etcd.loop.time()
+        etcd.loop.call_at(max(etcd.frozen_until, now) + etcd.draw.uniform(*WATCH), super().request_progress)
+
+    def _messages(self, revisions: list[list[Change]]) -> Iterable[list[Change]]:
+        together = [event for revision in revisions for event in revision]
+        return [together] if together else []

@@ -19,7 +19,8 @@ from tests.simulation.shrink import shrink, tell
 from tests.simulation.world import FAULTS, History, Plan, simulate
 
 pytestmark = pytest.mark.timeout(240)
-SEEDS = range(16)
+#: Among them worlds that break each of the rules that are known to break.
+SEEDS = (*range(12), 32, 47)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def dead_epochs_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(View, "_lose", lambda *_: iter(()))
 
 
-MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], str] = {no_guard: "fenced", dead_epochs_accepted: "seven_rules"}
+MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], str] = {no_guard: "fenced", dead_epochs_accepted: "rule_2"}
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)

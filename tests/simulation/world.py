@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ SETTLED, SERVED = 15.0, 2.0
 FAULTS = (
     *("kill", "terminate", "watches end", "watches held"),
     *("answers lost", "etcd freezes", "session revoked", "compaction"),
+    *("leader changes", "engine killed"),
 )
 #: When it is due, the room, which rank takes it, whether it fails, whether decode lets go of it at once.
 Room = tuple[float, int, int, bool, bool]
@@ -86,16 +88,16 @@ class History:
         settled_at: when nothing had been done to the world for a while.
         events: in order of time, as :mod:`tests.chaos.history` has them.
         left: rooms that have a key in etcd at the end.
-        open: registrations without an outcome at the end.
         views: by agent, whether its rooms are etcd's at the end.
+        living: engines that live at the end.
         steps: packets and store calls.
     """
 
     settled_at: float
     events: list[Event] = field(default_factory=list)
     left: set[int] = field(default_factory=set)
-    open: list[int] = field(default_factory=list)
     views: dict[str, bool] = field(default_factory=dict)
+    living: set[str] = field(default_factory=set)
     steps: int = 0
 
 
@@ -137,6 +139,8 @@ class World:
         self._plan, self._loop = plan, loop
         self._began = loop.time()
         self._view, self._looked_at = "", 0.0
+        self._prefills: dict[int, Client] = {}
+        self._deaths: Counter[int] = Counter()
         self.history = History(settled_at=loop.time() + plan.seconds + SETTLED)
         self._network = Network(loop, random.Random(f"{plan.seed} packets"))
         self._etcd = Etcd(loop, random.Random(f"{plan.seed} etcd"), self.history.events.append, KEYS)
@@ -145,21 +149,14 @@ class World:
         """All of it, and the calm after it."""
         with joined(self._network):
             self._nodes = {name: Node(name, self._etcd) for name in ("prefill", "decode")}
-            self._prefills = [Client("/sim/prefill", None, 10_000) for _ in range(self._plan.ranks)]
             self._decode = Client("/sim/decode", None, 10_000)
-            for rank, client in enumerate(self._prefills):
-                client.prefill.announce(
-                    INSTANCE,
-                    rank=etcd_pd.Rank(rank),
-                    topology=etcd_pd.Topology(dp=4),
-                    launch_id="launch",
-                    addresses=["h:1"],
-                    ip="10.0.0.1",
-                    port=5000 + rank,
-                )
+            for rank in range(self._plan.ranks):
+                self._start_engine(rank)
+            ending = self._loop.create_task(self._etcd.run())
             harm = self._loop.create_task(self._harm())
             await self._live()
             await harm
+            ending.cancel()
             await self._finish()
         return self.history
 
@@ -173,7 +170,7 @@ class World:
             while room is not None and self._began + room[0] <= now:
                 self._request(*room[1:])
                 room = next(rooms, None)
-            for rank, client in enumerate(self._prefills):
+            for rank, client in list(self._prefills.items()):
                 for event in client.prefill.poll():
                     self._on_prefill(rank, event)
             for decoded in self._decode.decode.poll():
@@ -192,17 +189,19 @@ class World:
         """A router's request: decode waits for the room, prefill registers it, and may fail it at once."""
         self._say("d0", "want", room, timeout=PATIENCE)
         self._decode.decode.want(INSTANCE, room, timeout=PATIENCE)
-        self._say(f"r{rank}", "register", room, dp_rank=rank)
+        if rank not in self._prefills:
+            return  # its process is gone, and the request with it
+        self._say(self._who(rank), "register", room, dp_rank=rank)
         try:
             self._prefills[rank].prefill.register(room)
             if fails:
                 self._prefills[rank].prefill.fail(room, "planned")
-                self._say(f"r{rank}", "fail", room, dp_rank=rank)
+                self._say(self._who(rank), "fail", room, dp_rank=rank)
         except EtcdPDError as exc:
-            self._say(f"r{rank}", "rejected", room, dp_rank=rank, error=type(exc).__name__)
+            self._say(self._who(rank), "rejected", room, dp_rank=rank, error=type(exc).__name__)
 
     def _on_prefill(self, rank: int, event: Any) -> None:
-        who = f"r{rank}"
+        who = self._who(rank)
         if isinstance(event, etcd_pd.Registered):
             own = {"epoch": self._prefills[rank].prefill.epoch, "token": event.token, "lease": event.lease_id}
             self._say(who, "registered", event.room, dp_rank=rank, **own)
@@ -220,8 +219,9 @@ class World:
             self._say("d0", "resolved", found.room, **told)
             if self._lets_go.get(found.room):
                 self._done(found.room)
-                self._prefills[found.dp_rank].prefill.release(found.room)
-                self._say(f"r{found.dp_rank}", "release", found.room)
+                if found.dp_rank in self._prefills:
+                    self._prefills[found.dp_rank].prefill.release(found.room)
+                    self._say(self._who(found.dp_rank), "release", found.room)
         elif isinstance(event, etcd_pd.Ended):
             lost = {name: getattr(event.error, name) for name in ("dp_rank", "epoch") if hasattr(event.error, name)}
             self._say("d0", "ended", event.error.room, error=type(event.error).__name__, **lost)
@@ -234,6 +234,29 @@ class World:
     @property
     def _lets_go(self) -> dict[int, bool]:
         return {room: lets_go for _, room, _, _, lets_go in self._plan.rooms}
+
+    def _start_engine(self, rank: int) -> None:
+        client = self._prefills[rank] = Client("/sim/prefill", None, 10_000)
+        client.prefill.announce(
+            INSTANCE,
+            rank=etcd_pd.Rank(rank),
+            topology=etcd_pd.Topology(dp=4),
+            launch_id="launch",
+            addresses=["h:1"],
+            ip="10.0.0.1",
+            port=5000 + rank,
+        )
+
+    async def _kill_engine(self, rank: int, seconds: float) -> None:
+        """As SIGKILL does; another process takes its place in the same start of the instance."""
+        self._prefills.pop(rank).detach()
+        self._deaths[rank] += 1
+        await asyncio.sleep(seconds)
+        self._start_engine(rank)
+
+    def _who(self, rank: int) -> str:
+        """A rank's process, as the history calls it."""
+        return f"r{rank}.{self._deaths[rank]}"
 
     # --- the faults
 
@@ -260,6 +283,10 @@ class World:
             self._etcd.frozen_until = now + 0.1 + 8 * luck
         elif kind == "compaction":
             self._etcd.compact()
+        elif kind == "leader changes":
+            self._etcd.change_leader()
+        elif kind == "engine killed":
+            await self._kill_engine(int(luck * self._plan.ranks), 0.5 * luck)
         else:
             self._revoke(node)
 
@@ -276,11 +303,10 @@ class World:
             rooms = {key for key in self._etcd.keys if key.startswith(KEYS.rooms())}
             self.history.views[name] = set(node.agent.view._rooms) == rooms
             self.history.left = {int(key.rpartition(b"/")[2]) for key in rooms}
-        for client in self._prefills:
-            self.history.open += client.prefill._asked
+        self.history.living = {self._who(rank) for rank in self._prefills}
         for node in self._nodes.values():
             await node.kill()
-        for client in (*self._prefills, self._decode):
+        for client in (*self._prefills.values(), self._decode):
             client.close()
         mine = asyncio.current_task()
         for task in asyncio.all_tasks():

@@ -7,11 +7,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TypeVar
 
 from etcd_pd.errors import LeaseNotFound, StoreError, StoreUnavailable
-from etcd_pd.records import Compare, Header, LeaseGrant, Listing, MemberStatus, Operation, TxnResult, WatchResponse
+from etcd_pd.records import (
+    Compare,
+    Event,
+    Header,
+    LeaseGrant,
+    Listing,
+    MemberStatus,
+    Operation,
+    TxnResult,
+    WatchResponse,
+)
 from tests.support.memory_etcd import MemoryEtcd
 
 T = TypeVar("T")
@@ -108,9 +118,12 @@ class MemoryStore:
         return MemberStatus(1, self.version, 1, self.etcd.header.revision, 1, 2 * used, used, False, names)
 
     async def watch(self, prefix: bytes, start_revision: int, end: bytes = b"") -> MemoryWatch:
-        watch = await self._do("watch", lambda: MemoryWatch(self, prefix, start_revision, end, self._fragment))
+        watch = await self._do("watch", lambda: self._make_watch(prefix, start_revision, end))
         self._watches.append(watch)
         return watch
+
+    def _make_watch(self, prefix: bytes, start_revision: int, end: bytes) -> MemoryWatch:
+        return MemoryWatch(self, prefix, start_revision, end, self._fragment)
 
     async def close(self) -> None:
         for watch in list(self._watches):
@@ -183,10 +196,14 @@ class MemoryWatch:
         """Queue what has happened since the last time."""
         if self._over or self._silent:
             return
-        header = self._store.etcd.header
-        for events in self._store.etcd.events(self._prefix, self._next, self._end):
+        for events in self._messages(self._store.etcd.events(self._prefix, self._next, self._end)):
             step = self._fragment or len(events)
             for start in range(0, len(events), step):
                 more = start + step < len(events)
-                self._queue.put_nowait(WatchResponse(header, events[start : start + step], fragment=more))
+                response = WatchResponse(self._store.etcd.header, events[start : start + step], fragment=more)
+                self._queue.put_nowait(response)
             self._next = events[-1].mod_revision + 1
+
+    def _messages(self, revisions: list[list[Event]]) -> Iterable[list[Event]]:
+        """What is sent together, whole revisions each, before it is cut into fragments: here, each alone."""
+        return revisions
