@@ -105,6 +105,7 @@ def engine_environ(model: CostModel, time_scale: float) -> dict[str, str]:
         "emulated_prefill_tokens_per_second": time_scale / cost.longest,
         "emulated_shared_tokens_per_second": time_scale / cost.shared,
         "emulated_decode_steps_per_second": _DECODE_STEPS,
+        "decode_arrival_seconds": 60,  # hundreds of requests are sent at once
         "log_level": "debug",
     }
     return {f"ETCD_PD_{name.upper()}": str(value) for name, value in settings.items()}
