@@ -19,6 +19,7 @@ async def read_body(
 
     Raises:
         web.HTTPRequestTimeout: it took too long.
+        web.HTTPBadRequest: it broke off, mostly since its client has gone.
         web.HTTPRequestEntityTooLarge: it is larger than the application's ``client_max_size``.
     """
     if request.can_read_body:
@@ -26,6 +27,8 @@ async def read_body(
             await asyncio.wait_for(request.read(), http_limits.REQUEST_SECONDS)
         except asyncio.TimeoutError:
             raise web.HTTPRequestTimeout(headers={"Connection": "close"}) from None
+        except (ConnectionError, web.RequestPayloadError):
+            raise web.HTTPBadRequest(reason="the body broke off") from None
     return await handler(request)
 
 

@@ -104,3 +104,17 @@ async def test_a_request_is_refused_when_its_body_is_huge(listener: Listener, pa
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n"
         answer = await say(port, head.encode() + b"x" * size)
         assert answer.startswith(b"HTTP/1.1 413 ") or answer == b"", answer[:80]
+
+
+@TAKES_BODIES
+async def test_no_crash_is_logged_when_a_client_goes_amid_its_body(
+    listener: Listener, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with listener() as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
+        await writer.drain()
+        await asyncio.sleep(0.1)  # so that the request is being read
+        writer.close()
+        await asyncio.sleep(0.1)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
