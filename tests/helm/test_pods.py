@@ -265,13 +265,16 @@ def test_etcd_down_turns_no_pod_not_ready_and_the_agents_logs_tell_what_broke(ce
     assert [pod for pod in others if pod.became_not_ready] == []
     assert {pod: pod.restarts for pod in others} == restarts
 
-    logs = cell.kubectl_logs()
-    assert len(logs) == 3
-    for pod, said in logs.items():
+    def since(pod: str) -> str:
+        return cell.kubectl_logs()[pod][len(before[pod]) :]
+
+    assert len(before) == 3
+    for pod in before:
         assert_told(before[pod], STARTED)
-        assert_told(said[len(before[pod]) :], WATCH_STORY)
-        assert_told(said[len(before[pod]) :], LEASE_STORY)
-        assert "Traceback" not in said
+        for story in (WATCH_STORY, LEASE_STORY):
+            # requests may be served before the last agent has found its way back
+            cell.wait(lambda: tells(since(pod), story), f"{pod} tells {story}", STEP_SECONDS)  # noqa: B023
+        assert "Traceback" not in since(pod)
 
 
 def requests_at(url: str) -> int:
@@ -293,6 +296,10 @@ def metrics_of(url: str) -> set[str]:
 
 def assert_told(log: str, story: Sequence[str]) -> None:
     """The log has a line for each pattern, in this order."""
+    assert tells(log, story), f"not all of {story} in their places in:\n{log}"
+
+
+def tells(log: str, story: Sequence[str]) -> bool:
+    """Whether it has."""
     rest = iter(log.splitlines())
-    for pattern in story:
-        assert any(re.search(pattern, line) for line in rest), f"no {pattern!r} in its place in:\n{log}"
+    return all(any(re.search(pattern, line) for line in rest) for pattern in story)
