@@ -36,14 +36,19 @@ class Etcd(MemoryEtcd):
         draw: where delays come from.
         record: takes the history's events.
         keys: the cell's layout.
+        processes: of each DP rank, which lives while all of them do.
 
     Attributes:
         frozen_until, held_until, unknown_until: no answers; no watch messages; answers get lost; until then.
         calls: so far.
     """
 
-    def __init__(self, loop: VirtualLoop, draw: random.Random, record: Callable[[Event], None], keys: Keys) -> None:
+    def __init__(
+        self, loop: VirtualLoop, draw: random.Random, record: Callable[[Event], None], keys: Keys, processes: int
+    ) -> None:
         super().__init__(loop.time)
+        self._processes = processes
+        self._created: dict[tuple[str, int], dict[bytes, int]] = {}  # create_revisions of a DP rank's keys
         self.loop, self.draw, self._record, self._layout = loop, draw, record, keys
         self.frozen_until = self.held_until = self.unknown_until = 0.0
         self.calls = 0
@@ -73,6 +78,12 @@ class Etcd(MemoryEtcd):
             self.expire()
             if self.revision != before:
                 self.publish()
+
+    def end_lease(self, lease_id: int) -> None:
+        """Revoke a lease by hand."""
+        if lease_id in self._leases:
+            self.revoke(lease_id)
+            self.publish()
 
     def change_leader(self) -> None:
         """Another leader begins every lease's TTL anew."""
@@ -107,8 +118,20 @@ class Etcd(MemoryEtcd):
             data |= {"epoch": value.epoch, "state": value.state, "dp_rank": value.dp_rank} if value else {}
             self._record(Event(self.loop.time(), "etcd", "room", data))
         elif isinstance(key, RankKey):
-            data |= {"instance": key.instance, "dp_rank": key.rank.dp, "epoch": kv.create_revision}
-            self._record(Event(self.loop.time(), "etcd", "rank", data))
+            keys = self._created.setdefault((key.instance, key.rank.dp), {})
+            before = self._epoch(keys)
+            keys.pop(kv.key, None)
+            if alive:
+                keys[kv.key] = kv.create_revision
+            after = self._epoch(keys)
+            data |= {"instance": key.instance, "dp_rank": key.rank.dp}
+            for epoch, lives in ((before, False), (after, True)):
+                if before != after and epoch:
+                    self._record(Event(self.loop.time(), "etcd", "rank", {**data, "epoch": epoch, "alive": lives}))
+
+    def _epoch(self, keys: dict[bytes, int]) -> int:
+        """The youngest of a DP rank's keys, 0 where not all are there."""
+        return max(keys.values()) if len(keys) == self._processes else 0
 
 
 class Store(MemoryStore):

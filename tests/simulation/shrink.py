@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from .plan import Plan
 from .rules import Rule
-from .world import History, Plan, simulate
+from .world import History, simulate
 
 
 def shrink(plan: Plan, rule: Rule) -> tuple[Plan, History]:
@@ -23,7 +24,7 @@ def tell(plan: Plan, rule: Rule) -> str:
     """The shrunk world in words: what was done to it, what broke, and what happened to the first room concerned."""
     plan, history = shrink(plan, rule)
     broken = list(rule(history))
-    lines = [f"seed {plan.seed}, {plan.ranks} ranks, {len(broken)} times: {broken[0]}"]
+    lines = [f"seed {plan.seed}, {plan.ranks} ranks of {plan.tp}, {len(broken)} times: {broken[0]}"]
     lines += [f"  {at:7.3f} {kind} ({agent}, {luck:.3f})" for at, kind, agent, luck in plan.faults]
     room = next((int(word) for word in broken[0].split() if word.isdigit() and len(word) > 6), None)
     began = history.events[0].t

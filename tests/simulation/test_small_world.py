@@ -1,4 +1,4 @@
-"""Two agents, a prefill rank or two and a decode under faults, from seeds: rules hold, and every run is the same."""
+"""Three agents, a prefill rank or two and a decode under faults, from seeds: rules hold, and every run is the same."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import pytest
 
 from etcd_pd.core.batch import Batch
 from etcd_pd.core.rooms import View
+from tests.simulation.plan import FAULTS, Plan
 from tests.simulation.rules import KNOWN, RULES
 from tests.simulation.shrink import shrink, tell
-from tests.simulation.world import FAULTS, History, Plan, simulate
+from tests.simulation.world import History, simulate
 
 pytestmark = pytest.mark.timeout(240)
 #: Among them worlds that break each of the rules that are known to break.
-SEEDS = (*range(12), 32, 47)
+SEEDS = (*range(6), 37, 61, 73, 93, 105, 111)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def test_a_rule_holds_in_every_world(name: str, worlds: list[tuple[Plan, History
 
 
 def test_every_kind_of_fault_and_of_outcome_occurs(worlds: list[tuple[Plan, History]]) -> None:
-    assert {kind for plan, _ in worlds for _, kind, _, _ in plan.faults} == set(FAULTS)
+    assert {kind for plan, _ in worlds for _, kind, *_ in plan.faults} == set(FAULTS)
     said = {(event.what, event.data.get("error", "")) for _, history in worlds for event in history.events}
     for what in ("registered", "resolved", "release", "fail", "rank_ended", "room", "rank"):
         assert (what, "") in said
@@ -71,7 +72,7 @@ def test_a_world_is_the_same_in_every_process_whatever_its_hashes_are() -> None:
 
 def test_a_broken_world_is_made_smaller_and_breaks_the_same_rule() -> None:
     rule = RULES["releases_land"]
-    plan = Plan.draw(0)
+    plan = Plan.draw(61)
     smaller, history = shrink(plan, rule)
     assert 0 < len(smaller.faults) < len(plan.faults) and any(rule(history))
     assert any(rule(simulate(smaller))), "again"

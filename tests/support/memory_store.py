@@ -159,12 +159,7 @@ class MemoryWatch:
         self._start = self._next = start_revision
         self._silent = self._over = False
         self._queue: asyncio.Queue[WatchResponse | StoreError] = asyncio.Queue()
-        etcd = store.etcd
-        self._queue.put_nowait(WatchResponse(etcd.header, created=True))
-        if start_revision < etcd.compacted:
-            # as etcd does: this one header says revision 0, and the stream stays open
-            self._over = True
-            self._queue.put_nowait(WatchResponse(Header(etcd.cluster_id, 0), compact_revision=etcd.compacted))
+        self._queue.put_nowait(WatchResponse(store.etcd.header, created=True))
         self.publish()
 
     async def __aiter__(self) -> AsyncIterator[WatchResponse]:
@@ -196,13 +191,19 @@ class MemoryWatch:
         """Queue what has happened since the last time."""
         if self._over or self._silent:
             return
+        etcd = self._store.etcd
+        if self._next < etcd.compacted:
+            # what it was not sent yet is forgotten; as in etcd this header says revision 0, and the stream stays open
+            self._over = True
+            self._queue.put_nowait(WatchResponse(Header(etcd.cluster_id, 0), compact_revision=etcd.compacted))
+            return
         for events in self._messages(self._store.etcd.events(self._prefix, self._next, self._end)):
             step = self._fragment or len(events)
             for start in range(0, len(events), step):
                 more = start + step < len(events)
                 response = WatchResponse(self._store.etcd.header, events[start : start + step], fragment=more)
                 self._queue.put_nowait(response)
-            self._next = events[-1].mod_revision + 1
+        self._next = max(self._next, etcd.revision + 1)
 
     def _messages(self, revisions: list[list[Event]]) -> Iterable[list[Event]]:
         """What is sent together, whole revisions each, before it is cut into fragments: here, each alone."""

@@ -1,0 +1,65 @@
+"""An agent, unmodified, that may be killed, ended and started again."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from etcd_pd.agent.agent import Agent
+from etcd_pd.config import AgentSettings
+from etcd_pd.keys import Keys
+
+from .etcd import Etcd, Store
+
+ROOT = "/cell"
+KEYS = Keys(ROOT)
+#: TTL of the agents' sessions, seconds.
+TTL = 5
+
+
+class Node:
+    """One node's agent; it starts at once.
+
+    Args:
+        name: of the agent, and of its socket.
+        etcd: the model.
+        prefill_only: whether it watches no rooms.
+    """
+
+    def __init__(self, name: str, etcd: Etcd, prefill_only: bool) -> None:
+        self.path = f"/sim/{name}"
+        self._settings = AgentSettings(
+            socket_path=self.path,
+            root=ROOT,
+            agent_id=name,
+            session_ttl_seconds=TTL,
+            prefill_only=prefill_only,
+            metrics_listen="",
+        )
+        self._etcd = etcd
+        self.start()
+
+    def start(self) -> None:
+        """Start an agent on the node's socket."""
+        self.store, self._stop = Store(self._etcd), asyncio.Event()
+        self.agent = Agent(self._settings, self.store)
+        self._running = asyncio.get_running_loop().create_task(self.agent.run(self._stop))
+
+    async def kill(self) -> None:
+        """As SIGKILL does."""
+        self.store.die()
+        self.agent.server.close()
+        self._running.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._running
+
+    async def terminate(self) -> None:
+        """As SIGTERM does."""
+        self._stop.set()
+        await self._running
+        self.store.leave()
+
+    def agrees(self) -> bool:
+        """Whether its view has the rooms that etcd has; one that watches none agrees."""
+        rooms = {key for key in self._etcd.keys if key.startswith(KEYS.rooms())}
+        return self._settings.prefill_only or set(self.agent.view._rooms) == rooms
