@@ -25,6 +25,9 @@ from .session import Session
 
 log = logging.getLogger(__name__)
 
+#: Most keys of a rank that a transaction compares, of etcd's 128: what is left is for rooms.
+MOST_COMPARES = 64
+
 #: Pause between looks at a predecessor's keys, seconds.
 LOOK_AGAIN = 0.1
 
@@ -109,14 +112,15 @@ class Announcer:
         local = next((r for r in self._ranks if r.ref == ref and r.key_epoch and r.told_epoch == epoch), None)
         if not epoch or local is None:
             return None
-        compares = [Compare(self._keys.rank(local.instance, local.rank), local.key_epoch)]
-        if local.key_epoch != epoch:  # a sibling's key is the youngest: it must stand too
-            instance = self._view.instances[ref.instance]
-            youngest = next(
-                e.rank for e in instance.endpoints.values() if e.rank.dp == ref.dp_rank and e.epoch == epoch
-            )
-            compares.append(Compare(self._keys.rank(ref.instance, youngest), epoch))
-        return Guard(epoch, tuple(compares))
+        # the epoch ends with any of the rank's keys, so all are compared
+        endpoints, incarnation = self._view.instances[ref.instance].endpoints, local.endpoint.incarnation
+        siblings = [
+            (endpoint.epoch, rank)
+            for rank, endpoint in endpoints.items()
+            if rank.dp == ref.dp_rank and rank != local.rank and endpoint.incarnation == incarnation
+        ]
+        keys = [(local.key_epoch, local.rank), *sorted(siblings, reverse=True)][:MOST_COMPARES]  # the youngest first
+        return Guard(epoch, tuple(Compare(self._keys.rank(ref.instance, rank), created) for created, rank in keys))
 
     # --- ranks
 

@@ -1,0 +1,34 @@
+"""What a registration is compared with: every key of its DP rank, as the epoch ends with any of them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from etcd_pd import Announced, Rank, Topology
+from etcd_pd.records import Delete
+from tests.support.agent_in_memory import InMemory, until
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.mark.parametrize("dead", [0, 1, 2])
+async def test_a_registration_is_refused_when_any_process_of_its_rank_has_died_unnoticed(
+    world: InMemory, dead: int
+) -> None:
+    clients = [world.client() for _ in range(3)]
+    for tp_rank, client in enumerate(clients):
+        world.announce(client, rank=Rank(0, 0, tp_rank), topology=Topology(dp=2, tp=3))
+    for client in clients:
+        await world.event(client, Announced)
+    first = clients[0]
+    await until(lambda: world.agent.view.epoch("p", 0), "all of them are there")
+    for watch in world.store._watches:
+        watch.freeze()  # the agent does not learn what comes now
+    world.store.etcd.txn([], [Delete(world.keys.rank("p", Rank(0, 0, dead)))])
+    before = len(world.store.calls)
+    first.prefill.register(7)
+    await until(lambda: (first.prefill.poll(), "txn" in world.store.calls[before:])[1], "it is tried")
+    await asyncio.sleep(0.05)
+    assert world.store.etcd.scan(world.keys.rooms()).kvs == [], "nothing was written under the dead epoch"
