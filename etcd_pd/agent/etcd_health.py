@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 #: Time between two looks, seconds; jittered, so that the agents of a cell do not ask together.
 LOOK_SECONDS = 30.0
+#: The same after etcd did not answer: what it says is missed until it does.
+RETRY_SECONDS = 2.0
 #: Every alarm that etcd knows.
 ALARMS = ("NOSPACE", "CORRUPT")
 
@@ -45,12 +47,12 @@ class EtcdHealth:
         """Look once etcd was reached, and then for ever, until cancelled."""
         await reached.wait()
         while True:
-            await self.look()
-            await asyncio.sleep(LOOK_SECONDS * random.uniform(0.8, 1.2))
+            pause = LOOK_SECONDS if await self.look() else RETRY_SECONDS
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))
 
-    async def look(self) -> None:
-        """Ask now. What cannot be learned is unknown afterwards: that etcd is gone, others tell."""
-        before = self.alarms or Counter()
+    async def look(self) -> bool:
+        """Ask now; whether etcd answered. What it did not say is unknown afterwards: that etcd is gone, others tell."""
+        before, answered = self.alarms or Counter(), True
         try:
             self.status, self.alarms = await self._ask()
         except StoreRejected as exc:
@@ -60,9 +62,11 @@ class EtcdHealth:
             self._told_refusal = True
         except StoreError:
             self.status = self.alarms = None
+            answered = False
         await self._check_version()
         for name in (self.alarms or Counter()) - before:
             log.error("etcd raised its alarm %s: see EtcdPdAlarm in the runbook", name)
+        return answered
 
     async def _check_version(self) -> None:
         """Warn of an etcd whose roles do not hold, once a version."""

@@ -76,16 +76,29 @@ class Rooms:
             if prefill is None:
                 raise LookupError(f"no rank of dp_rank {dp_rank} is registered")
             try:
-                await prefill.register(room)
+                registered = await prefill.register(room)
             except RoomConflict as conflict:
                 if not self._settings.last_writer_wins:
                     raise
                 self._release_from(conflict.holder, room)
                 await asyncio.sleep(TAKE_OVER_SECONDS)
             else:
-                self._reader.decode.done(self._settings.instance, room)  # an earlier owner's answer, or its end
+                self._forget_answers_before(room, registered.token)
                 self._later(partial(prefill.release, room))
                 return
+
+    def _forget_answers_before(self, room: int, revision: int) -> None:
+        """Forget an earlier owner's answer, or its end. One that is not there yet, or came first, is this owner's."""
+        decode, instance = self._reader.sync.decode, self._settings.instance
+        try:
+            found = decode.peek(instance, room)
+            if found is None or found.revision >= revision:
+                return
+        except ResolveError:
+            pass
+        except ConfigError:
+            return
+        decode.done(instance, room)
 
     def _release_from(self, holder: str, room: int) -> None:
         dp_rank = holder.rpartition("/")[2].partition("@")[0]

@@ -228,26 +228,28 @@ def test_an_etcd_that_lost_every_volume_is_made_anew_under_running_engines(cell:
     assert {pod: pod.restarts for pod in cell.others} == restarts
 
 
+def shown(port: int, pods: Sequence[Pod]) -> set[str]:
+    """The metrics of some pods."""
+    return {name for pod in pods for name in metrics_of(f"http://{pod.ip}:{port}/metrics")}
+
+
 def test_alerts_ask_for_metrics_that_are_there(cell: Cell) -> None:
     (rule,) = cell.objects.of("PrometheusRule")
     asked = {group["name"]: " ".join(each["expr"] for each in group["rules"]) for group in rule["spec"]["groups"]}
-    there = {
-        "etcd-pd-agents": {name for pod in cell.agents for name in metrics_of(f"http://{pod.ip}:9479/metrics")},
-        "etcd-pd-etcd": {name for pod in cell.members for name in metrics_of(f"http://{pod.ip}:2381/metrics")},
-    }
+    ports = {"etcd-pd-agents": (9479, cell.agents), "etcd-pd-etcd": (2381, cell.members)}
     for group, text in asked.items():
         names = set(re.findall(r"\b(\w+)\{", text)) - {"up"}
-        assert names and names <= there[group]
+        # what agents ask of etcd now and then is missing until they have asked
+        cell.wait(lambda: names <= shown(*ports[group]), f"{group} shows {names}", STEP_SECONDS)  # noqa: B023
+        assert names
     states = set(re.findall(r"(\w+\{state=\"\w+\")", asked["etcd-pd-agents"]))
     assert states <= {line.partition("}")[0] for pod in cell.agents for line in scrape(f"http://{pod.ip}:9479/metrics")}
 
 
 def test_the_dashboard_asks_for_metrics_that_are_there(cell: Cell) -> None:
     ports = {9479: cell.agents, 30000: cell.agents, 2381: cell.members}
-    there = {
-        name for port, pods in ports.items() for pod in pods for name in metrics_of(f"http://{pod.ip}:{port}/metrics")
-    }
     asked = {name for query in dashboard_queries() for name in re.findall(r"\b(\w+)\{", query)}
+    there = {name for port, pods in ports.items() for name in shown(port, pods)}
     assert asked and asked <= there
 
 

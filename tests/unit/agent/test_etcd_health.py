@@ -7,6 +7,7 @@ import logging
 
 import pytest
 
+from etcd_pd.agent import etcd_health
 from etcd_pd.agent.etcd_health import ALARMS, EtcdHealth
 from etcd_pd.agent.families import families
 from etcd_pd.errors import StoreRejected, StoreUnavailable
@@ -126,3 +127,16 @@ async def test_who_may_not_ask_whether_roles_hold_is_under_them(caplog: pytest.L
     store.fail("auth_enabled", REFUSED)
     await EtcdHealth(store).look()
     assert "3.5.16 can be passed by" in caplog.text
+
+
+async def test_it_is_asked_again_soon_when_it_did_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd_health, "RETRY_SECONDS", 0.01)
+    store, reached = MemoryStore(), asyncio.Event()
+    reached.set()
+    for _ in range(3):
+        store.fail("status", DOWN)
+    health = EtcdHealth(store)
+    running = asyncio.create_task(health.run(reached))
+    await until(lambda: health.status, "an answer, long before the next regular look")
+    assert store.calls.count("status") == 4
+    running.cancel()
