@@ -11,7 +11,8 @@ from tests.support.agents import AgentProcess
 from tests.support.etcd_server import EtcdServer
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.integration, pytest.mark.every_etcd]
+# half a minute, on each of today's etcds: make test-etcd runs it, make test does not
+pytestmark = [pytest.mark.integration, pytest.mark.every_etcd, pytest.mark.chaos]
 
 #: How long the agent is looked at, seconds: twelve times its default watch_silence_seconds.
 LOOK_SECONDS = 25.0
