@@ -105,11 +105,11 @@ async def _serve(
         if card is not None:
             limits = Limits(role, card.vocabulary, card.context, settings.dp_size, settings.policy, addresses)
             front = Front(settings, card, tokenizer, dispatcher, pool, limits, spans)
-            runners = [await _listen(front.application(), listeners[0])]
+            runners = [await _listen(front.application(), listeners[0], "port")]
             legs = web.Application()
             await pool.legs.start(legs)
             if listeners[1] is not None:
-                runners.append(await _listen(legs, listeners[1]))
+                runners.append(await _listen(legs, listeners[1], "bootstrap_port"))
             _log.info("%s ready instance=%s url=http://%s:%d", role, settings.instance_id, settings.host, settings.port)
             await stopped
             _log.info("%s stopping instance=%s", role, settings.instance_id)
@@ -136,7 +136,7 @@ async def _before(stopped: asyncio.Future[str | None], work: Coroutine[Any, Any,
     return task.result()
 
 
-async def _listen(application: web.Application, listener: socket.socket) -> web.AppRunner:
+async def _listen(application: web.Application, listener: socket.socket, field: str) -> web.AppRunner:
     logging.getLogger("aiohttp.server").addFilter(_is_no_foreign_protocol)
     runner = make_runner(application, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
@@ -144,7 +144,8 @@ async def _listen(application: web.Application, listener: socket.socket) -> web.
         await web.SockSite(runner, listener, backlog=_BACKLOG).start()
     except OSError as error:
         await runner.cleanup()
-        raise ConfigError("port", f"cannot listen on {listener.getsockname()}: {error.strerror}") from error
+        host, port = listener.getsockname()[:2]
+        raise ConfigError(field, f"cannot listen on {host}:{port}: {error.strerror}") from error
     return runner
 
 

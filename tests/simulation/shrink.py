@@ -1,4 +1,4 @@
-"""Makes a failing world smaller: the fewest faults, and the least time, that still break a rule."""
+"""Makes a failing world smaller: faults without which it still breaks the rule are left out, one after the other."""
 
 from __future__ import annotations
 
