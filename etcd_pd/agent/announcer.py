@@ -112,14 +112,20 @@ class Announcer:
         local = next((r for r in self._ranks if r.ref == ref and r.key_epoch and r.told_epoch == epoch), None)
         if not epoch or local is None:
             return None
-        # the epoch ends with any of the rank's keys, so all are compared
         endpoints, incarnation = self._view.instances[ref.instance].endpoints, local.endpoint.incarnation
-        siblings = [
-            (endpoint.epoch, rank)
-            for rank, endpoint in endpoints.items()
-            if rank.dp == ref.dp_rank and rank != local.rank and endpoint.incarnation == incarnation
-        ]
-        keys = [(local.key_epoch, local.rank), *sorted(siblings, reverse=True)][:MOST_COMPARES]  # the youngest first
+        own = endpoints.get(local.rank)
+        if own is None or own.epoch != local.key_epoch:
+            return None  # written anew, which the view does not know yet: its epoch is over
+        # the epoch ends with any of the rank's keys, so all are compared; the youngest first, which is the epoch
+        created = sorted(
+            [
+                (endpoint.epoch, rank)
+                for rank, endpoint in endpoints.items()
+                if rank.dp == ref.dp_rank and endpoint.incarnation == incarnation
+            ],
+            reverse=True,
+        )
+        keys = created[:MOST_COMPARES]
         return Guard(epoch, tuple(Compare(self._keys.rank(ref.instance, rank), created) for created, rank in keys))
 
     # --- ranks
@@ -170,8 +176,12 @@ class Announcer:
     def history_lost(self) -> None:
         """etcd has another history: revisions known from before prove nothing, so every rank starts anew."""
         for local in self._ranks:
-            local.key_epoch, local.renounced = 0, True
-            self._establish(local)
+            self.renounce(local)
+
+    def renounce(self, local: LocalRank) -> None:
+        """What an engine knows of its rank is of another history: it starts anew."""
+        local.key_epoch, local.renounced = 0, True
+        self._establish(local)
 
     def instance_changed(self, id: str) -> None:
         """The view of an instance changed: write again what vanished from under a living rank."""
