@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 from .errors import ConfigError
 
-#: Largest bootstrap room: the router draws them uniformly from 63 bits, so that they fit a signed 64-bit integer.
-MAX_ROOM = 2**63 - 1
+#: Largest bootstrap room: engines draw them from 63 bits (SGLang's router) or from 64 (SGLang itself, Dynamo).
+MAX_ROOM = 2**64 - 1
+#: Largest revision, token or lease id of etcd.
+MAX_REVISION = 2**63 - 1
 #: Longest instance id or address, so that any key stays far below the 64 KiB of a packet.
 MAX_NAME = 253
 #: Most addresses of one instance: spellings of one host, not a list of hosts.
@@ -32,13 +34,13 @@ _GARBAGE = (ValueError, KeyError, TypeError, RecursionError)
 
 
 def check_room(room: object) -> int:
-    """Return ``room`` if it is a bootstrap room (an int in 0..2^63-1).
+    """Return ``room`` if it is a bootstrap room (an int in 0..2^64-1).
 
     Raises:
         ConfigError: it is not.
     """
     if type(room) is not int or not 0 <= room <= MAX_ROOM:
-        raise ConfigError("bootstrap_room", f"must be an integer in 0..2^63-1, not {room!r:.80}")
+        raise ConfigError("bootstrap_room", f"must be an integer in 0..2^64-1, not {room!r:.80}")
     return room
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from .errors import ProtocolError
 
 #: Both sides name it in their first message; a difference ends the connection with a clear error.
-VERSION = 2
+VERSION = 3
 #: Longest packet. A socket's send buffer must take it whole.
 MAX_PACKET = 65_536
 
@@ -27,16 +27,17 @@ DRAIN_NODE, REGISTER_LOT = b"D", b"G"
 # agent -> client
 WELCOME, ANNOUNCED, REFUSED, RANK_ENDED, DRAINED = b"h", b"a", b"u", b"e", b"n"
 REGISTERED, REJECTED, INSTANCE, RESOLVED, ENDED, VIEW, LOST_PUSHES = b"r", b"j", b"i", b"s", b"x", b"v", b"l"
+DURABLE, HISTORY_LOST = b"d", b"o"
 
 #: Kinds that are a list of records: two packets of one kind say the same as one that holds the records of both.
 LISTS = (REGISTER, RELEASE, DONE)
 
-_ROOM = struct.Struct("<q")
+_SAID = struct.Struct("<QQ")
 _ID = struct.Struct("<Q")
-_ADOPTED = struct.Struct("<qqqq")
-_WANT = struct.Struct("<Qqid")
-_REGISTERED = struct.Struct("<qqq")
-_VIEW = struct.Struct("<qBQqQ")
+_ADOPTED = struct.Struct("<Qqqq")
+_WANT = struct.Struct("<QQidiqq")
+_REGISTERED = struct.Struct("<QqqqQ")
+_VIEW = struct.Struct("<qBQqQQ")
 _RESOLVED = struct.Struct("<QiqqqB")
 
 #: Answers that fit one RESOLVED packet.
@@ -60,22 +61,41 @@ class AdoptedRoom(NamedTuple):
     lease_id: int
 
 
+class SaidRoom(NamedTuple):
+    """A room in a REGISTER or RELEASE, with the number of what the engine said of it; they only grow."""
+
+    room: int
+    sequence: int
+
+
 class WantedRoom(NamedTuple):
-    """A wait: ``seconds`` until its deadline, ``named_rank`` -1 where the request names none."""
+    """A wait.
+
+    Attributes:
+        named_rank: the rank that the request names, -1 where it names none.
+        seconds: until its deadline.
+        known_rank: the rank that an earlier agent gave, under ``known_epoch``, -1 where none has.
+        known_revision: of etcd, at which that held.
+    """
 
     id: int
     room: int
     named_rank: int
     seconds: float
     instance: str
+    known_rank: int = -1
+    known_epoch: int = 0
+    known_revision: int = 0
 
 
 class RegisteredRoom(NamedTuple):
-    """A room that is in etcd."""
+    """A room that is in etcd: the answer to the REGISTER of this number."""
 
     room: int
     token: int
     lease_id: int
+    epoch: int
+    sequence: int
 
 
 class ViewAt(NamedTuple):
@@ -87,6 +107,7 @@ class ViewAt(NamedTuple):
         last_want: number of the engine's latest want that this holds for.
         floor: revision of the agent's last list: what ended before it may be said to have ended at it.
         round: of the last PING that named one: everything that the engine said before that was looked at.
+        cluster_id: of the etcd that the agent reads, 0 before it has.
     """
 
     revision: int
@@ -94,6 +115,7 @@ class ViewAt(NamedTuple):
     last_want: int
     floor: int
     round: int
+    cluster_id: int
 
 
 class ResolvedWant(NamedTuple):
@@ -126,22 +148,35 @@ def decode_json(packet: bytes) -> dict[str, Any]:
     return message
 
 
-def encode_room(kind: bytes, room: int) -> bytes:
+def encode_room(kind: bytes, room: int, sequence: int) -> bytes:
     """REGISTER or RELEASE of one room."""
-    return kind + _ROOM.pack(room)
+    return kind + _SAID.pack(room, sequence)
 
 
-def encode_lot(rooms: Iterable[int]) -> bytes:
-    """A REGISTER_LOT packet."""
-    return REGISTER_LOT + b"".join([_ROOM.pack(room) for room in rooms])
+def encode_lot(rooms: Iterable[tuple[int, int]]) -> bytes:
+    """A REGISTER_LOT packet of :class:`SaidRoom`, or tuples of the same."""
+    return REGISTER_LOT + b"".join([_SAID.pack(*said) for said in rooms])
 
 
-def decode_rooms(packet: bytes) -> list[int]:
-    """The rooms of a REGISTER, REGISTER_LOT or RELEASE packet."""
-    count, rest = divmod(len(packet) - 1, _ROOM.size)
-    if rest:
-        raise ProtocolError(f"malformed {packet[:1]!r} packet")
-    return list(struct.unpack_from(f"<{count}q", packet, 1))
+def decode_rooms(packet: bytes) -> list[tuple[int, int]]:
+    """What :class:`SaidRoom` has, of each room in a REGISTER, REGISTER_LOT or RELEASE packet."""
+    try:
+        return list(_SAID.iter_unpack(memoryview(packet)[1:]))
+    except struct.error as exc:
+        raise ProtocolError(f"malformed {packet[:1]!r} packet") from exc
+
+
+def encode_durable(sequence: int) -> bytes:
+    """A DURABLE packet: etcd has each release and failure up to this number, or has no need of it."""
+    return DURABLE + _ID.pack(sequence)
+
+
+def decode_durable(packet: bytes) -> int:
+    """The number in a DURABLE packet."""
+    try:
+        return int(_ID.unpack_from(packet, 1)[0])
+    except struct.error as exc:
+        raise ProtocolError("malformed DURABLE packet") from exc
 
 
 def encode_follow(instance: str) -> bytes:
@@ -194,29 +229,30 @@ def decode_adopted(packet: bytes) -> list[AdoptedRoom]:
 
 def encode_want(want: WantedRoom) -> bytes:
     """A WANT packet."""
-    return WANT + _WANT.pack(want.id, want.room, want.named_rank, want.seconds) + want.instance.encode()
+    id, room, named_rank, seconds, instance, *known = want
+    return WANT + _WANT.pack(id, room, named_rank, seconds, *known) + instance.encode()
 
 
 def decode_want(packet: bytes) -> WantedRoom:
     """The wait of a WANT packet."""
     try:
-        id, room, named_rank, seconds = _WANT.unpack_from(packet, 1)
-        instance = packet[1 + _WANT.size :].decode()
+        id, room, named_rank, seconds, *known = _WANT.unpack_from(packet, 1)
+        want = WantedRoom(id, room, named_rank, seconds, packet[1 + _WANT.size :].decode(), *known)
     except (struct.error, UnicodeDecodeError) as exc:
         raise ProtocolError("malformed WANT packet") from exc
-    if not math.isfinite(seconds) or room < 0:
-        raise ProtocolError(f"WANT of room {room} for {seconds} s")
-    return WantedRoom(id, room, named_rank, seconds, instance)
+    if not math.isfinite(want.seconds):
+        raise ProtocolError(f"WANT of room {want.room} for {want.seconds} s")
+    return want
 
 
-def encode_registered(rooms: Iterable[tuple[int, int, int]]) -> Iterator[bytes]:
+def encode_registered(rooms: Iterable[tuple[int, int, int, int, int]]) -> Iterator[bytes]:
     """REGISTERED packets for any number of :class:`RegisteredRoom`, or tuples of the same."""
     return _pack_all(REGISTERED, _REGISTERED, rooms)
 
 
-def decode_registered(packet: bytes) -> Iterator[RegisteredRoom]:
-    """The rooms of a REGISTERED packet."""
-    return map(RegisteredRoom._make, _records(_REGISTERED, packet))
+def decode_registered(packet: bytes) -> Iterator[tuple[Any, ...]]:
+    """What :class:`RegisteredRoom` has, of each room in a REGISTERED packet."""
+    return _records(_REGISTERED, packet)
 
 
 def encode_view(at: ViewAt) -> bytes:

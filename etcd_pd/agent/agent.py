@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 
+from .. import protocol
 from ..config import AgentSettings
 from ..core.book import RoomBook
 from ..core.lease import BucketPool
@@ -24,6 +26,7 @@ from ..store.base import Store
 from .announcer import Announcer, LocalRank
 from .connection import EngineConnection
 from .etcd_health import EtcdHealth
+from .histories import Histories
 from .pushes import Pushes
 from .ranks import Ranks
 from .registrar import Registrar
@@ -37,6 +40,10 @@ log = logging.getLogger(__name__)
 
 #: How long a release may wait for a registration to go to etcd with. The registrar looks again a sweep later at most.
 RELEASE_DELAY_SECONDS = 0.1
+
+
+#: How long an agent that ends may take to write what engines released and failed, and how often it looks, seconds.
+FLUSH_SECONDS, FLUSH_LOOK_SECONDS = 2.0, 0.01
 
 
 class Agent:
@@ -91,6 +98,7 @@ class Agent:
             store, self.book, self.pool, self.view, self._is_dead, self._pushes.deliver, self.watcher.heard, self.stats
         )
         connections = self.server.connections
+        self._histories = Histories(store, self._keys.agent(settings.agent_id), self._on_history_lost)
         self.ranks = Ranks(self.view, self.book, self.announcer, self.registrar, self._pushes, connections)
         self._requests = Requests(
             settings,
@@ -102,6 +110,7 @@ class Agent:
             self.ranks,
             self._pushes,
             connections,
+            self._histories,
             self.stats,
         )
 
@@ -129,8 +138,10 @@ class Agent:
         # engines that live on will re-attach to a new agent within the session's TTL: leave it what is theirs
         served = any(connection.rank or connection.wants for connection in self.server.connections)
         served = served or bool(self.ranks.lingering)
+        await self._flush()
         self._ending = True
         self.ranks.lingering.close()
+        self._histories.close()
         for task in work:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
@@ -140,6 +151,18 @@ class Agent:
         else:
             await self._revoke_all()
         self.server.close()
+
+    async def _flush(self) -> None:
+        """Write what engines released and failed; what cannot be written in time they say to the next agent."""
+        deadline = time.monotonic() + FLUSH_SECONDS
+        self.book.hurry()
+        while (left := sum(len(engine.undurable) for engine in self.server.connections)) and (
+            time.monotonic() < deadline
+        ):
+            self.registrar.kick()
+            await asyncio.sleep(FLUSH_LOOK_SECONDS)
+        if left:
+            log.warning("%d releases and failures are not in etcd yet: engines say them to the next agent", left)
 
     async def _revoke_all(self) -> None:
         try:
@@ -176,10 +199,16 @@ class Agent:
         if not self._ending:
             self._requests.closed(engine, reason)
 
+    def _on_history_lost(self, engine: EngineConnection) -> None:
+        engine.send(protocol.HISTORY_LOST)
+        if engine.rank:
+            self.announcer.renounce(engine.rank)
+        self._pushes.notify(self.view.disown(list(engine.wants.values())), self.view.revision)
+
     # --- from etcd
 
-    def _state(self) -> WatchState:
-        return self.watcher.state
+    def _state(self) -> tuple[WatchState, int]:
+        return self.watcher.state, self.watcher.cluster_id
 
     def _on_new_lease(self, lease_id: int) -> None:
         self.announcer.new_lease(lease_id)
@@ -188,11 +217,14 @@ class Agent:
         log.info("listed revision=%d keys=%d", snapshot.revision, len(snapshot.kvs))
         if snapshot.void:
             log.error("etcd has another history: every token and epoch from before is void")
+            for engine in self.server.connections:
+                engine.send(protocol.HISTORY_LOST)
             self.announcer.history_lost()
             self._pushes.notify(self.view.void(snapshot.revision), self.view.revision)
             self._requests.expect_instances()
         before = self.view.revision
         self._pushes.notify(self.view.snapshot(snapshot.revision, snapshot.kvs), before)
+        self._requests.answer_early()
         # a decode group admits nothing before all of its agents came past this list: in a quiet cell they would not
         self.announcer.touch(self._keys.agent(self._settings.agent_id))
         self.registrar.kick()

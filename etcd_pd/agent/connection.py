@@ -46,6 +46,8 @@ class EngineConnection:
         decoder: the decode instance that it announced.
         wants: its waits by their number.
         last_want: the latest number that it wanted.
+        said: the highest number of what it said of rooms.
+        undurable: numbers of its releases and failures that etcd may not have yet, in order.
         round: of its last PING that named one.
         known: names under which it was told of an instance, by the instance's id.
         followed: names of instances that it wants to hear of.
@@ -64,7 +66,8 @@ class EngineConnection:
         self.rank: LocalRank | None = None
         self.decoder: str | None = None
         self.wants: dict[int, Wait] = {}
-        self.last_want = self.round = 0
+        self.last_want = self.round = self.said = 0
+        self.undurable: dict[int, None] = {}
         self.known: dict[str, set[str]] = {}
         self.followed: set[str] = set()
         self.closed = False
@@ -115,6 +118,11 @@ class EngineConnection:
                 log.warning("pushes dropped for %r: it does not read", self)
                 return
             self.send(packet)
+
+    @property
+    def durable(self) -> int:
+        """etcd has all releases and failures up to this number, or has no need of them."""
+        return next(iter(self.undurable)) - 1 if self.undurable else self.said
 
     def close(self, reason: str) -> None:
         """End the connection."""

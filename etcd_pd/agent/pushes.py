@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Collection, Iterable
 
 from .. import protocol
-from ..core.batch import Outcome, Registered, Rejected
+from ..core.batch import Durable, Outcome, Registered, Rejected
 from ..core.book import RoomBook
 from ..core.rooms import AgentSpoke, InstanceChanged, Notice, Resolved, View, Wait, WaitFailed, WaitLost
 from ..core.watch import WatchState
-from ..errors import AgentBusy, EtcdPDError, ProtocolError, RankLost, RoomConflict
+from ..errors import AgentBusy, ProtocolError, RankLost, RoomConflict
 from ..model import Assignment
 from .connection import EngineConnection
 from .stats import Stats
@@ -31,7 +31,7 @@ class Pushes:
         view: what etcd is known to hold.
         book: the rooms of local ranks.
         connections: every engine.
-        state: what a reader of the view may assume at present.
+        state: what a reader of the view may assume at present, and of which cluster.
         on_instances: called with the ids of changed instances before anything is said that refers to them.
         stats: what is counted.
     """
@@ -41,7 +41,7 @@ class Pushes:
         view: View,
         book: RoomBook,
         connections: Collection[EngineConnection],
-        state: Callable[[], WatchState],
+        state: Callable[[], tuple[WatchState, int]],
         on_instances: Callable[[list[str]], None],
         stats: Stats,
     ) -> None:
@@ -156,7 +156,8 @@ class Pushes:
         engine.push([protocol.encode_view(self._view_at(engine, self._view.revision))])
 
     def _view_at(self, engine: EngineConnection, revision: int) -> protocol.ViewAt:
-        return protocol.ViewAt(revision, _VIEW[self._state()], engine.last_want, self._view.floor, engine.round)
+        state, cluster_id = self._state()
+        return protocol.ViewAt(revision, _VIEW[state], engine.last_want, self._view.floor, engine.round, cluster_id)
 
     def tell_instance(self, engine: EngineConnection, id: str) -> None:
         """Describe an instance, or say that there is none."""
@@ -174,24 +175,30 @@ class Pushes:
 
     def deliver(self, outcomes: list[Outcome]) -> None:
         """Tell engines what became of their rooms, and those that drain when the last one has ended."""
-        registered: dict[EngineConnection, list[tuple[int, int, int]]] = {}
+        registered: dict[EngineConnection, list[tuple[int, int, int, int, int]]] = {}
+        ended: dict[EngineConnection, None] = {}
         for outcome in outcomes:
             engine = outcome.owner
             assert isinstance(engine, EngineConnection)
             if isinstance(outcome, Registered):
                 registered.setdefault(engine, []).append(outcome[1:])
+            elif isinstance(outcome, Durable):
+                engine.undurable.pop(outcome.sequence, None)
+                ended[engine] = None
             else:
                 self._reject(engine, outcome)
         for engine, rooms in registered.items():
             self._stats.registered += len(rooms)
             engine.push(protocol.encode_registered(rooms))
+        for engine in ended:
+            engine.push([protocol.encode_durable(engine.durable)])
         for engine in [e for e in self._connections if e.rank and e.rank.draining]:
             self.tell_drained(engine)
 
     def _reject(self, engine: EngineConnection, outcome: Rejected) -> None:
         self._stats.rejected[type(outcome.error).__name__] += 1
         log.debug("rejected room=%d: %s", outcome.room, outcome.error)
-        engine.push([_rejection(outcome.room, outcome.error)])
+        engine.push([_rejection(outcome)])
 
     def tell_drained(self, engine: EngineConnection) -> None:
         """Say that the engine's rank has no rooms left, once that is so."""
@@ -206,8 +213,10 @@ def _engine(wait: Wait) -> EngineConnection:
     return wait.owner
 
 
-def _rejection(room: int, error: EtcdPDError) -> bytes:
-    message: dict[str, object] = {"room": room, "error": type(error).__name__, "text": str(error)}
+def _rejection(outcome: Rejected) -> bytes:
+    error = outcome.error
+    message: dict[str, object] = {"error": type(error).__name__, "text": str(error)}
+    message |= {"room": outcome.room, "sequence": outcome.sequence}
     if isinstance(error, RoomConflict):
         message |= {"holder": error.holder, "owned": error.room}
     elif isinstance(error, RankLost):

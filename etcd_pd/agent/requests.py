@@ -12,14 +12,14 @@ from typing import NoReturn
 
 from .. import protocol
 from ..config import AgentSettings
-from ..core.batch import Outcome, Rejected
+from ..core.batch import Durable, Outcome, Rejected
 from ..core.book import RoomBook
-from ..core.rooms import View, Wait
+from ..core.rooms import Known, View, Wait
 from ..core.watch import WatchState
 from ..errors import ConfigError, EtcdPDError, ProtocolError, RankDraining
 from ..keys import Keys
 from ..model import (
-    MAX_ROOM,
+    MAX_REVISION,
     InstanceInfo,
     RankEndpoint,
     Topology,
@@ -33,6 +33,7 @@ from ..model import (
 )
 from .announcer import Announcer, LocalRank
 from .connection import EngineConnection
+from .histories import Histories
 from .pushes import Pushes
 from .ranks import Ranks
 from .registrar import Registrar
@@ -58,6 +59,7 @@ class Requests:
         ranks: the local ones.
         pushes: what engines are told.
         connections: every engine.
+        histories: compares what engines have seen of etcd with what it is.
         stats: what is counted.
     """
 
@@ -72,11 +74,14 @@ class Requests:
         ranks: Ranks,
         pushes: Pushes,
         connections: Collection[EngineConnection],
+        histories: Histories,
         stats: Stats,
     ) -> None:
         self._settings, self._keys, self._view, self._book = settings, Keys(settings.root), view, book
         self._announcer, self._registrar, self._watcher = announcer, registrar, watcher
         self._ranks, self._pushes, self._connections, self._stats = ranks, pushes, connections, stats
+        self._histories = histories
+        self._early: list[tuple[EngineConnection, str]] = []  # what was followed before anything was known
         self._handlers: dict[int, Callable[[EngineConnection, bytes], None]] = {
             protocol.HELLO[0]: self._hello,
             protocol.ANNOUNCE[0]: self._announce,
@@ -132,10 +137,12 @@ class Requests:
     def _hello(self, engine: EngineConnection, packet: bytes) -> None:
         message = protocol.decode_json(packet)
         if message.get("protocol") != protocol.VERSION:
-            self._turn_away(
-                engine, f"the agent speaks protocol {protocol.VERSION}, the client {message.get('protocol')!r}"
-            )
+            self._turn_away(engine, _other_version(message.get("protocol")))
         engine.greeted = True
+        revision = check_int("revision", message.get("revision", 0), 0, MAX_REVISION)
+        if revision:
+            cluster_id = check_int("cluster_id", message.get("cluster_id", 0), 0, 2**64 - 1)
+            self._histories.check(engine, cluster_id, revision)
         heartbeat = message.get("heartbeat")
         if heartbeat is not None:
             engine.expect_heartbeat(check_heartbeat(heartbeat))
@@ -167,8 +174,8 @@ class Requests:
         )
         endpoint = RankEndpoint(rank, message["ip"], message["port"], str(message.get("incarnation", "")))
         local = LocalRank(check_name("instance", message["instance"]), rank, info, endpoint)
-        local.key_epoch = check_int("key_epoch", message.get("key_epoch", 0), 0, MAX_ROOM)
-        local.told_epoch = check_int("epoch", message.get("epoch", 0), 0, MAX_ROOM)
+        local.key_epoch = check_int("key_epoch", message.get("key_epoch", 0), 0, MAX_REVISION)
+        local.told_epoch = check_int("epoch", message.get("epoch", 0), 0, MAX_REVISION)
         local.linger = check_linger(message.get("linger", 0.0))
         self._ranks.announce(engine, local)
 
@@ -182,41 +189,65 @@ class Requests:
     def _register(self, engine: EngineConnection, packet: bytes) -> None:
         now = time.monotonic()
         outcomes: list[Outcome] = []
-        for room in _rooms(packet):
+        for room, sequence in protocol.decode_rooms(packet):
+            is_new = _is_new(engine, sequence)
             if engine.rank is None or engine.rank.draining:
-                outcomes.append(_refused(engine, room))
+                outcomes.append(_refused(engine, room, sequence))
             else:
-                outcomes.extend(self._book.register(engine, engine.rank.ref, room, now))
+                register = self._book.register if is_new else self._book.register_again
+                outcomes.extend(register(engine, engine.rank.ref, room, sequence, now))
         if outcomes:
             self._pushes.deliver(outcomes)
         self._registrar.kick()
 
     def _register_lot(self, engine: EngineConnection, packet: bytes) -> None:
-        rooms = _rooms(packet)
+        rooms = protocol.decode_rooms(packet)
         if not 0 < len(rooms) <= protocol.MAX_LOT:
             raise ProtocolError(f"a lot of {len(rooms)} rooms")
+        are_new = [_is_new(engine, sequence) for _, sequence in rooms]
+        now = time.monotonic()
         if engine.rank is None or engine.rank.draining:
-            self._pushes.deliver([_refused(engine, room) for room in rooms])
+            self._pushes.deliver([_refused(engine, *said) for said in rooms])
+        elif all(are_new):
+            self._pushes.deliver(self._book.register_lot(engine, engine.rank.ref, rooms, now))
         else:
-            self._pushes.deliver(self._book.register_lot(engine, engine.rank.ref, rooms, time.monotonic()))
+            for said in rooms:
+                self._pushes.deliver(self._book.register_again(engine, engine.rank.ref, *said, now))
         self._registrar.kick()
 
     def _release(self, engine: EngineConnection, packet: bytes) -> None:
-        for room in protocol.decode_rooms(packet):
+        outcomes: list[Outcome] = []
+        for room, sequence in protocol.decode_rooms(packet):
+            if not _is_new(engine, sequence):
+                outcomes.append(Durable(engine, 0))  # only to say once more how far all is durable
+                continue
+            engine.undurable[sequence] = None
             if engine.rank:
-                self._book.release(engine.rank.ref, room)
+                outcomes.extend(self._book.release(engine, engine.rank.ref, room, sequence))
+            else:
+                outcomes.append(Durable(engine, sequence))
+        if outcomes:
+            self._pushes.deliver(outcomes)
         self._registrar.kick()
 
     def _adopt(self, engine: EngineConnection, packet: bytes) -> None:
         for room, epoch, token, lease_id in protocol.decode_adopted(packet):
             if engine.rank and epoch == engine.rank.told_epoch:
-                self._book.adopt(engine.rank.ref, epoch, room, token, lease_id, time.monotonic())
+                self._book.adopt(engine, engine.rank.ref, epoch, room, token, lease_id, time.monotonic())
 
     def _fail(self, engine: EngineConnection, packet: bytes) -> None:
         message = protocol.decode_json(packet)
         room, reason = check_room(message["room"]), check_text("reason", message["reason"])
+        sequence = check_int("sequence", message["sequence"], 1, MAX_REVISION)
+        if not _is_new(engine, sequence):
+            self._pushes.deliver([Durable(engine, 0)])
+            return
+        engine.undurable[sequence] = None
         if engine.rank:
-            self._book.fail(engine.rank.ref, room, reason, time.monotonic())
+            now = time.monotonic()
+            self._pushes.deliver(self._book.fail(engine, engine.rank.ref, room, reason, sequence, now))
+        else:
+            self._pushes.deliver([Durable(engine, sequence)])
         self._registrar.kick()
 
     def _drain(self, engine: EngineConnection, packet: bytes) -> None:
@@ -243,7 +274,8 @@ class Requests:
         if earlier:  # the engine lost pushes and asks again
             self._view.forget(earlier)
         named = asked.named_rank if asked.named_rank >= 0 else None
-        wait = Wait(engine, asked.id, check_name("instance", asked.instance), asked.room, named)
+        known = Known(asked.known_rank, asked.known_epoch, asked.known_revision) if asked.known_rank >= 0 else None
+        wait = Wait(engine, asked.id, check_name("instance", asked.instance), asked.room, named, known)
         wait.asked_at = time.monotonic()
         engine.wants[asked.id], engine.last_want = wait, asked.id
         self._stats.wanted += 1
@@ -279,6 +311,18 @@ class Requests:
     def _follow(self, engine: EngineConnection, packet: bytes) -> None:
         name = check_name("instance", protocol.decode_follow(packet))
         engine.followed.add(name)
+        if self._view.revision:
+            self._describe(engine, name)
+        else:
+            self._early.append((engine, name))
+
+    def answer_early(self) -> None:
+        """The view is whole: say what was asked for before, of which nobody knew whether it exists."""
+        early, self._early = self._early, []
+        for engine, name in early:
+            self._describe(engine, name)
+
+    def _describe(self, engine: EngineConnection, name: str) -> None:
         id = self._view.find(name)
         if id is not None:
             engine.known.setdefault(id, set()).add(name)
@@ -295,14 +339,21 @@ class Requests:
         self._pushes.tell_view(engine)
 
 
-def _rooms(packet: bytes) -> list[int]:
-    rooms = protocol.decode_rooms(packet)
-    if rooms and min(rooms) < 0:
-        raise ProtocolError(f"room {min(rooms)} is out of range")
-    return rooms
+def _other_version(theirs: object) -> str:
+    ours = f"the agent speaks protocol {protocol.VERSION}, the client {theirs!r}: "
+    if isinstance(theirs, int) and theirs > protocol.VERSION:
+        return ours + "upgrade the agent (its image, or etcd-pd where it runs)"
+    return ours + "upgrade the package etcd-pd in the engine's image"
 
 
-def _refused(engine: EngineConnection, room: int) -> Rejected:
+def _is_new(engine: EngineConnection, sequence: int) -> bool:
+    """Whether the engine says this for the first time; it repeats what may have been lost on the way to it."""
+    is_new = sequence > engine.said
+    engine.said = max(engine.said, sequence)
+    return is_new
+
+
+def _refused(engine: EngineConnection, room: int, sequence: int) -> Rejected:
     if engine.rank is None:
-        return Rejected(engine, room, EtcdPDError("the rank is not announced"))
-    return Rejected(engine, room, RankDraining(room, "the rank is draining"))
+        return Rejected(engine, room, EtcdPDError("the rank is not announced"), sequence)
+    return Rejected(engine, room, RankDraining(room, "the rank is draining"), sequence)

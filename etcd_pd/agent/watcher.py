@@ -66,6 +66,11 @@ class Watcher:
         return self._machine.state
 
     @property
+    def cluster_id(self) -> int:
+        """Of the etcd that was listed, 0 before."""
+        return self._machine.cluster_id
+
+    @property
     def silent_seconds(self) -> float:
         """How long etcd has said nothing."""
         return time.monotonic() - self._heard_at

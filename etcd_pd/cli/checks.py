@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from ..cluster.round_trip import run as round_trip
 from ..errors import AgentUnavailable, ConfigError, EtcdPDError, LeaseNotFound, StoreError, StoreRejected
 from ..keys import Keys
-from ..model import MAX_ROOM
+from ..model import MAX_REVISION, MAX_ROOM
 from ..records import UPGRADE, Compare, Put, is_outdated
 from ..store.base import roles_hold
 from ..store.tls import handshake
@@ -231,7 +231,7 @@ async def _roles(store: EtcdAdmin, root: str, instance: str) -> Finding:
 
 async def _may_write(store: EtcdAdmin, key: bytes) -> bool:
     try:
-        await store.txn([Compare(key, MAX_ROOM)], [Put(key, b"", 0)])
+        await store.txn([Compare(key, MAX_REVISION)], [Put(key, b"", 0)])
     except StoreRejected:
         return False
     return True

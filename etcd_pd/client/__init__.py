@@ -30,6 +30,7 @@ from .events import (
 )
 from .launch import start_agent as _start_agent
 from .prefill import Prefill
+from .seen import Seen
 
 __all__ = [
     "Admission",
@@ -96,8 +97,9 @@ class Client:
     def __init__(self, socket_path: str, heartbeat: float | None, queue_limit: int) -> None:
         self._heartbeat = heartbeat
         self._connection = Connection(socket_path, queue_limit, heartbeat, self._hello, self._on_lost)
-        self.prefill = Prefill(self._connection, self._pump, queue_limit)
-        self.decode = Decode(self._connection, self._pump)
+        self._seen = Seen()
+        self.prefill = Prefill(self._connection, self._pump, queue_limit, self._seen)
+        self.decode = Decode(self._connection, self._pump, self._seen)
         self._refused: str | None = None
         prefill, decode = self.prefill, self.decode
         self._handlers = {
@@ -106,6 +108,7 @@ class Client:
             protocol.REFUSED[0]: prefill.on_refused,
             protocol.REGISTERED[0]: prefill.on_registered,
             protocol.REJECTED[0]: prefill.on_rejected,
+            protocol.DURABLE[0]: prefill.on_durable,
             protocol.RANK_ENDED[0]: prefill.on_rank_ended,
             protocol.DRAINED[0]: prefill.on_drained,
             protocol.INSTANCE[0]: decode.on_instance,
@@ -113,6 +116,7 @@ class Client:
             protocol.ENDED[0]: decode.on_ended,
             protocol.VIEW[0]: decode.on_view,
             protocol.LOST_PUSHES[0]: self._on_lost_pushes,
+            protocol.HISTORY_LOST[0]: self._on_history_lost,
         }
 
     def __repr__(self) -> str:
@@ -161,7 +165,8 @@ class Client:
             raise AgentUnavailable(self._refused)
 
     def _hello(self) -> Iterator[bytes]:
-        yield protocol.encode_json(protocol.HELLO, {"protocol": protocol.VERSION, "heartbeat": self._heartbeat})
+        hello = {"protocol": protocol.VERSION, "heartbeat": self._heartbeat, **self._seen.claim()}
+        yield protocol.encode_json(protocol.HELLO, hello)
         yield from self.prefill.hello()
         yield from self.decode.hello()
 
@@ -171,6 +176,9 @@ class Client:
     def _on_welcome(self, packet: bytes) -> None:
         message = protocol.decode_json(packet)
         self._refused = message.get("refused")
+
+    def _on_history_lost(self, packet: bytes) -> None:
+        self._seen.forget()  # what of it is void the agent says besides
 
     def _on_lost_pushes(self, packet: bytes) -> None:
         try:

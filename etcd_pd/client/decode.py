@@ -35,6 +35,7 @@ from ..model import (
     check_seconds,
 )
 from .events import DecodeEvent, Described, Ended, Resolved
+from .seen import Seen
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -75,8 +76,9 @@ class _Want:
 class Decode:
     """One decode process. Made by :class:`~etcd_pd.client.Client`."""
 
-    def __init__(self, connection: Connection, pump: Callable[[], None]) -> None:
+    def __init__(self, connection: Connection, pump: Callable[[], None], seen: Seen) -> None:
         self._connection = connection
+        self._seen = seen
         self._pump = pump
         self._announcement: dict[str, Any] | None = None
         self._ids = itertools.count(1)
@@ -340,8 +342,12 @@ class Decode:
 
     def on_view(self, packet: bytes) -> None:
         """VIEW."""
-        self._revision, view, self._answered_want, self._floor, self._answered_round = protocol.decode_view(packet)
+        at = protocol.decode_view(packet)
+        self._revision, view, self._answered_want, self._floor, self._answered_round, cluster_id = at
         self._view = protocol.VIEWS[view]
+        if cluster_id:
+            self._seen.cluster_id = cluster_id
+            self._seen.revision = max(self._seen.revision, self._revision)
 
     def on_resolved(self, packet: bytes) -> None:
         """RESOLVED."""
@@ -351,15 +357,10 @@ class Decode:
             if want is None or want.error is not None:
                 continue
             found = self._assignment(want, dp_rank, epoch, revision, lease_id, source)
-            earlier = want.assignment
-            if earlier is None:
+            if want.assignment is None:  # else a new agent confirms what an earlier one said
                 self._remember(self._arrivals, (revision, want.room, id))
                 self._tell(Resolved(found, want.instance))
                 want.assignment = found
-            elif earlier.epoch != epoch:  # asked again by a new connection, and the KV cache went with the old epoch
-                self._remember(self._endings, (revision, want.room, id))
-                self._end(want, PrefillLost(want.instance, want.room, earlier.dp_rank, earlier.epoch))
-                self._say_done(id)
 
     def on_ended(self, packet: bytes) -> None:
         """ENDED."""
@@ -412,7 +413,15 @@ class Decode:
                 return
 
     def _want_packet(self, want: _Want, seconds: float) -> bytes:
-        return protocol.encode_want(protocol.WantedRoom(want.id, want.room, want.named_rank, seconds, want.instance))
+        known = want.assignment
+        if known is None:
+            wanted = protocol.WantedRoom(want.id, want.room, want.named_rank, seconds, want.instance)
+        else:  # by its id, as an address may come to mean another instance
+            seen = max(known.epoch, known.revision)
+            wanted = protocol.WantedRoom(
+                want.id, want.room, want.named_rank, seconds, known.instance, known.dp_rank, known.epoch, seen
+            )
+        return protocol.encode_want(wanted)
 
     def _wait(self, deadline: float) -> None:
         seconds = min(max(deadline - time.monotonic(), 0.0), 0.05)

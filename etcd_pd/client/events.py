@@ -38,11 +38,13 @@ class Registered(NamedTuple):
         room: the bootstrap room.
         token: the fencing token: create_revision of the key.
         lease_id: the lease that it hangs on (etcdctl prints it in hex).
+        epoch: the rank's epoch under which it was registered, and with which it ends.
     """
 
     room: int
     token: int
     lease_id: int
+    epoch: int
 
 
 @dataclass(frozen=True)

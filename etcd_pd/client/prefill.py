@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .. import errors, protocol
-from ..errors import AgentBusy, ConfigError, EtcdPDError, InstanceConflict, NotAnnounced, RankDraining
+from ..errors import (
+    AgentBusy,
+    ConfigError,
+    EtcdPDError,
+    InstanceConflict,
+    NotAnnounced,
+    RankDraining,
+    RegistrationTimeout,
+)
 from ..model import (
     MAX_ROOM,
     InstanceInfo,
@@ -20,33 +28,25 @@ from ..model import (
     check_text,
 )
 from .events import Announced, Drained, PrefillEvent, RankEnded, Refused, Registered, Rejected
+from .intents import Held, Intents
+from .seen import Seen
 
 if TYPE_CHECKING:
     from .connection import Connection
 
 
-class _Held(NamedTuple):
-    """A room that etcd has."""
-
-    token: int
-    lease_id: int
-    epoch: int
-
-
 class Prefill:
     """One rank process of a prefill instance. Made by :class:`~etcd_pd.client.Client`."""
 
-    def __init__(self, connection: Connection, pump: Callable[[], None], limit: int) -> None:
+    def __init__(self, connection: Connection, pump: Callable[[], None], limit: int, seen: Seen) -> None:
         self._connection = connection
         self._pump = pump
         self._limit = limit
         self._announcement: dict[str, Any] | None = None
         self._epoch = 0
         self._draining = False
-        self._asked: dict[int, str | None] = {}  # not answered yet; the reason where it is to fail
-        self._lots: dict[int, tuple[int, ...]] = {}  # the lot that a room was asked for with
-        self._held: dict[int, _Held] = {}
-        self._releasing: dict[int, _Held] = {}  # released while no agent was there
+        self._seen = seen
+        self._intents = Intents(self._try_send)
         self._events: list[PrefillEvent] = []
 
     @property
@@ -123,7 +123,7 @@ class Prefill:
             ConfigError: not a bootstrap room.
             NotAnnounced: announce() was not called, or was refused.
             RankDraining: drain() was called.
-            AgentBusy: too many rooms wait already; nothing was queued.
+            AgentBusy: too many rooms wait already, or end and are not gone yet; nothing was queued.
         """
         if type(room) is not int or not 0 <= room <= MAX_ROOM:
             check_room(room)
@@ -131,17 +131,19 @@ class Prefill:
             raise NotAnnounced("announce() comes before register()")
         if self._draining:
             raise RankDraining(room, "the rank is draining")
-        asked = self._asked
+        intents = self._intents
+        asked = intents.asked
         if room in asked:
             return
-        held = self._held.get(room)
+        held = intents.held.get(room)
         if held is not None:
-            self._events.append(Registered(room, held.token, held.lease_id))
+            self._events.append(Registered(room, *held))
             return
-        if len(asked) >= self._limit:
+        if len(asked) + len(intents.endings) >= self._limit or (intents.unsaid and not intents.say_unsaid()):
             raise AgentBusy(self._limit)
-        self._connection.send(protocol.encode_room(protocol.REGISTER, room))
-        asked[room] = None
+        sequence = intents.sequence = intents.sequence + 1
+        self._connection.send(protocol.encode_room(protocol.REGISTER, room, sequence))
+        asked[room] = sequence
 
     def register_lot(self, rooms: Sequence[int]) -> None:
         """As register(), for rooms that make sense only together, such as a request's n samples.
@@ -164,26 +166,21 @@ class Prefill:
             raise NotAnnounced("announce() comes before register_lot()")
         if self._draining:
             raise RankDraining(rooms[0], "the rank is draining")
-        lot = tuple(room for room in rooms if room not in self._asked and room not in self._held)
-        if len(self._asked) + len(lot) > self._limit:
+        intents = self._intents
+        lot = {room: intents.number() for room in rooms if room not in intents.asked and room not in intents.held}
+        if len(intents) + len(lot) > self._limit or not intents.say_unsaid():
             raise AgentBusy(self._limit)
-        held = [(room, self._held[room]) for room in rooms if room in self._held]
-        self._events += [Registered(room, found.token, found.lease_id) for room, found in held]
+        self._events += [Registered(room, *intents.held[room]) for room in rooms if room in intents.held]
         if lot:
-            self._connection.send(protocol.encode_lot(lot))
-            self._asked.update(dict.fromkeys(lot))
-            self._lots.update(dict.fromkeys(lot, lot))
+            self._connection.send(protocol.encode_lot(lot.items()))
+            intents.ask_lot(lot)
 
     def release(self, room: int) -> None:
         """The room's KV cache was handed over: delete its key. A room that is not held is no error."""
-        check_room(room)
-        held = self._held.pop(room, None)
-        self._asked.pop(room, None)
-        self._lots.pop(room, None)
-        # a new agent must be told of the room before it can release it: hello() does both
-        connected = self._connection.connected
-        if not (connected and self._try_send(protocol.encode_room(protocol.RELEASE, room))) and held:
-            self._releasing[room] = held
+        if type(room) is not int or not 0 <= room <= MAX_ROOM:
+            check_room(room)
+        if self._announcement is not None:
+            self._intents.end(room, None, connected=self._connection.connected)
 
     def fail(self, room: int, reason: str) -> None:
         """Tell those who wait for the room that it will not come, whether it was registered or not.
@@ -196,10 +193,7 @@ class Prefill:
         check_text("reason", reason)
         if self._announcement is None:
             raise NotAnnounced("announce() comes before fail()")
-        self._held.pop(room, None)
-        self._lots.pop(room, None)
-        if not self._try_send(protocol.encode_json(protocol.FAIL, {"room": room, "reason": reason})):
-            self._asked[room] = reason
+        self._intents.end(room, reason, connected=self._connection.connected)
 
     def drain(self) -> None:
         """Take no new rooms on this rank; Drained comes when the rooms that it has have ended.
@@ -219,6 +213,8 @@ class Prefill:
             AgentUnavailable: the agent speaks another protocol version.
         """
         self._pump()
+        if self._intents.unsaid:
+            self._intents.say_unsaid()
         events, self._events = self._events, []
         return events
 
@@ -229,28 +225,13 @@ class Prefill:
         if self._announcement is None:
             return
         yield protocol.encode_json(protocol.ANNOUNCE, self._announcement)
-        rooms: Iterable[tuple[int, _Held]] = [*self._held.items(), *self._releasing.items()]
-        yield from protocol.encode_adopted(
-            protocol.AdoptedRoom(room, held.epoch, held.token, held.lease_id) for room, held in rooms
-        )
-        yield from self.ask_again()
-        for room in self._releasing:
-            yield protocol.encode_room(protocol.RELEASE, room)
-        self._releasing.clear()
+        yield from self._intents.say_again(to_another=True)
         if self._draining:
             yield protocol.encode_json(protocol.DRAIN, {})
 
     def ask_again(self) -> Iterator[bytes]:
         """Repeat what was not answered; the agent folds repetitions."""
-        for lot in dict.fromkeys(self._lots.values()):
-            yield protocol.encode_lot(room for room in lot if room in self._lots)
-        for room, reason in list(self._asked.items()):
-            if reason is None:
-                if room not in self._lots:
-                    yield protocol.encode_room(protocol.REGISTER, room)
-            else:
-                del self._asked[room]
-                yield protocol.encode_json(protocol.FAIL, {"room": room, "reason": reason})
+        return self._intents.say_again(to_another=False)
 
     # --- what the agent says
 
@@ -260,6 +241,7 @@ class Prefill:
         if self._announcement is None:
             return
         self._epoch = message["epoch"]
+        self._seen.revision = max(self._seen.revision, self._epoch)
         self._announcement |= {name: message[name] for name in ("epoch", "key_epoch", "incarnation")}
         self._events.append(Announced(self._announcement["instance"], message["incarnation"], self._epoch))
 
@@ -275,20 +257,29 @@ class Prefill:
 
     def on_registered(self, packet: bytes) -> None:
         """REGISTERED."""
-        for room, token, lease_id in protocol.decode_registered(packet):
-            if room in self._asked:
-                del self._asked[room]
-                if self._lots:
-                    self._lots.pop(room, None)
-                self._held[room] = _Held(token, lease_id, self._epoch)
-                self._events.append(Registered(room, token, lease_id))
+        answer, held, events = self._intents.answer, self._intents.held, self._events
+        newest = self._seen.revision
+        for room, token, lease_id, epoch, sequence in protocol.decode_registered(packet):
+            if answer(room, sequence):
+                held[room] = Held(token, lease_id, epoch)
+                events.append(Registered(room, token, lease_id, epoch))
+                if token > newest:
+                    newest = token
+        self._seen.revision = newest
 
     def on_rejected(self, packet: bytes) -> None:
-        """REJECTED."""
+        """REJECTED. A registration that timed out may happen yet, or have happened: the room is failed."""
         message = protocol.decode_json(packet)
-        self._asked.pop(message["room"], None)
-        self._lots.pop(message["room"], None)
-        self._events.append(Rejected(message["room"], _rejection(message)))
+        room, error = message["room"], _rejection(message)
+        if not self._intents.answer(room, message["sequence"]):
+            return
+        self._events.append(Rejected(room, error))
+        if isinstance(error, RegistrationTimeout):
+            self._intents.end(room, "its registration timed out", connected=self._connection.connected)
+
+    def on_durable(self, packet: bytes) -> None:
+        """DURABLE."""
+        self._intents.settle(protocol.decode_durable(packet))
 
     def on_rank_ended(self, packet: bytes) -> None:
         """RANK_ENDED."""
@@ -300,8 +291,7 @@ class Prefill:
 
     def _end_epoch(self) -> None:
         self._epoch = 0
-        self._held.clear()
-        self._releasing.clear()
+        self._intents.end_epoch()
 
     def on_drained(self, packet: bytes) -> None:
         """DRAINED."""

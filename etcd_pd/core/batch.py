@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -42,6 +42,25 @@ def _assigned(dp_rank: int, epoch: int) -> bytes:
     return RoomValue(dp_rank, epoch).to_json()
 
 
+#: Who said something, and the number that it gave it.
+Said = tuple[object, int]
+
+
+class Later(NamedTuple):
+    """What was said of a room's next life before its last one has ended.
+
+    Attributes:
+        job: CREATE for a registration, FAIL for a failure.
+        deadline: of the registration.
+    """
+
+    job: Job
+    rank: RankRef
+    said: Said
+    reason: str
+    deadline: float
+
+
 @dataclass(eq=False, slots=True)
 class OwnRoom:
     """A room that a rank of this agent registered, is registering, or released a while ago.
@@ -54,8 +73,10 @@ class OwnRoom:
         job: what is queued or in flight, None when the key stands as it should.
         follow_up: what was asked for while ``job`` was in flight.
         waiters: who gets the answer to the registration.
+        enders: who is to know when it is released, or failed, for good.
         owners: everybody who registered it.
-        given_up: nobody waits for the answer any more: what turns out to be written is deleted again.
+        later: what was said of its next life.
+        given_up: its registration timed out: what turns out to be written is failed.
         released: the key is gone; what is left here is a tombstone against late siblings.
     """
 
@@ -74,8 +95,10 @@ class OwnRoom:
     released: bool = False
     lot: Lot | None = None
     asked_at: float = 0.0
-    waiters: list[object] = field(default_factory=list)
-    owners: set[object] = field(default_factory=set)
+    waiters: tuple[Said, ...] = ()
+    enders: tuple[Said, ...] = ()
+    owners: tuple[object, ...] = ()
+    later: tuple[Later, ...] = ()
 
     @property
     def together(self) -> list[OwnRoom]:
@@ -139,12 +162,14 @@ class Batch(NamedTuple):
 
 
 class Registered(NamedTuple):
-    """The room is in etcd and belongs to the rank."""
+    """The room is in etcd and belongs to the rank, under this epoch."""
 
     owner: object
     room: int
     token: int
     lease_id: int
+    epoch: int
+    sequence: int
 
 
 class Rejected(NamedTuple):
@@ -153,7 +178,15 @@ class Rejected(NamedTuple):
     owner: object
     room: int
     error: EtcdPDError
+    sequence: int
 
 
-Outcome = Registered | Rejected
+class Durable(NamedTuple):
+    """A release or a failure is in etcd, or etcd has no need of it."""
+
+    owner: object
+    sequence: int
+
+
+Outcome = Registered | Rejected | Durable
 EpochIsDead = Callable[[str, RoomValue, KeyValue], bool | None]

@@ -6,15 +6,34 @@ once; a room is written only under a guard that its rank's epoch lives; an outco
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 
 from ..errors import AgentBusy, EtcdPDError, RankLost, RegistrationTimeout, RoomConflict, StoreRejected
 from ..keys import Keys
-from ..model import RoomValue
+from ..model import FAILED, RoomValue
 from ..records import MAX_TXN_OPS, KeyValue, Listing
-from .batch import Batch, EpochIsDead, Guard, Job, Lot, Outcome, OwnRoom, RankRef, Registered, Rejected
+from .batch import (
+    Batch,
+    Durable,
+    EpochIsDead,
+    Guard,
+    Job,
+    Later,
+    Lot,
+    Outcome,
+    OwnRoom,
+    RankRef,
+    Registered,
+    Rejected,
+    Said,
+)
 from .lease import Bucket, BucketPool
+
+#: What decode is told of a room that turned out to be written after its registration had timed out.
+TIMED_OUT = "its registration timed out"
+NOT_IN_TIME = "etcd took no write in time"
 
 
 class RoomBook:
@@ -57,6 +76,7 @@ class RoomBook:
         self._release_delay = release_delay
         self._blocked: dict[RankRef, tuple[int, deque[OwnRoom]]] = {}  # with the epoch that turned out dead
         self._tombstones: deque[tuple[float, OwnRoom]] = deque()
+        self._followed: dict[OwnRoom, None] = {}  # rooms whose next life was asked for already
 
     def __len__(self) -> int:
         """How many rooms wait to be written."""
@@ -73,41 +93,68 @@ class RoomBook:
         """How many rooms of a rank are registered or being so."""
         return len(self._by_rank.get(rank, ()))
 
+    def hurry(self) -> None:
+        """Let no release wait for a transaction to ride on: there will not be many more."""
+        self._release_delay = 0.0
+
     # --- what engines ask for
 
-    def register(self, owner: object, rank: RankRef, room: int, now: float) -> list[Outcome]:
-        """A rank took a room. Siblings of the rank that say the same are folded into one write."""
+    def register(self, owner: object, rank: RankRef, room: int, sequence: int, now: float) -> list[Outcome]:
+        """A rank took a room. Siblings of the rank that say the same are folded into one write.
+
+        A room that is released or failed, but not gone yet, is registered again once it is.
+        """
         own = self._standing(owner, rank, room)
         if own is None:
             if len(self) >= self._max_queue:
-                return [Rejected(owner, room, AgentBusy(self._max_queue))]
-            self._queue.append(self._new(rank, room, now, [owner]))
+                return [Rejected(owner, room, AgentBusy(self._max_queue), sequence)]
+            self._queue.append(self._new(rank, room, now + self._timeout, (owner, sequence)))
             return []
-        conflict = self._conflict(own, owner, rank)
-        if conflict:
-            return [Rejected(owner, room, conflict)]
-        own.owners.add(owner)
+        if self._is_ending(own, owner, rank):
+            self._do_later(own, Later(Job.CREATE, rank, (owner, sequence), "", now + self._timeout))
+            return []
+        return self._join(own, owner, rank, sequence)
+
+    def register_again(self, owner: object, rank: RankRef, room: int, sequence: int, now: float) -> list[Outcome]:
+        """An engine that may have missed the answer repeats a registration: it is no other life of the room."""
+        own = self._rooms.get((rank.instance, room))
+        if own is None:
+            return self.register(owner, rank, room, sequence, now)
+        if (owner, sequence) in own.waiters or any(later.said == (owner, sequence) for later in own.later):
+            return []
+        return self._join(own, owner, rank, sequence)
+
+    def _join(self, own: OwnRoom, owner: object, rank: RankRef, sequence: int) -> list[Outcome]:
+        if own.rank != rank:
+            holder = f"{own.rank.instance}/{own.rank.dp_rank}@{own.epoch}"
+            return [Rejected(owner, own.room, RoomConflict(own.room, holder), sequence)]
+        if owner not in own.owners:
+            own.owners += (owner,)
         if own.token:  # also a tombstone's: a late sibling must not bring the room back
-            return [Registered(owner, room, own.token, own.lease_id)]
-        if own.given_up:
-            own.given_up, own.deadline = False, now + self._timeout
-        own.waiters.append(owner)
+            return [Registered(owner, own.room, own.token, own.lease_id, own.epoch, sequence)]
+        own.waiters += ((owner, sequence),)
         return []
 
-    def register_lot(self, owner: object, rank: RankRef, rooms: Sequence[int], now: float) -> list[Outcome]:
-        """A rank took rooms that make sense only together. Those that it has already are answered as ever."""
-        standing = {room: self._standing(owner, rank, room) for room in rooms}
-        conflicts = [self._conflict(own, owner, rank) for own in standing.values() if own]
-        refusal: EtcdPDError | None = next((conflict for conflict in conflicts if conflict), None)
+    def register_lot(self, owner: object, rank: RankRef, rooms: Sequence[tuple[int, int]], now: float) -> list[Outcome]:
+        """A rank took rooms that make sense only together. Those that it has already are answered as ever.
+
+        Args:
+            rooms: each with the number of what the engine said of it.
+        """
+        standing = {room: self._standing(owner, rank, room) for room, _ in rooms}
+        refusal: EtcdPDError | None = None
+        for own in [own for own in standing.values() if own and own.rank != rank]:
+            refusal = refusal or RoomConflict(own.room, f"{own.rank.instance}/{own.rank.dp_rank}@{own.epoch}")
         if not refusal and len(self) + len(rooms) > self._max_queue:
             refusal = AgentBusy(self._max_queue)
         if refusal:
-            return [Rejected(owner, room, refusal) for room in rooms]
-        lot = Lot([self._new(rank, room, now, [owner]) for room, own in standing.items() if own is None])
+            return [Rejected(owner, room, refusal, sequence) for room, sequence in rooms]
+        deadline = now + self._timeout
+        lot = Lot([self._new(rank, room, deadline, (owner, said)) for room, said in rooms if standing[room] is None])
         for own in lot.rooms:
             own.lot = lot
         self._queue.extend(lot.rooms[:1])
-        known = [self.register(owner, rank, room, now) for room, own in standing.items() if own]
+        known = [self.register(owner, rank, room, sequence, now) for room, sequence in rooms if standing[room]]
         return [outcome for outcomes in known for outcome in outcomes]
 
     def _standing(self, owner: object, rank: RankRef, room: int) -> OwnRoom | None:
@@ -115,43 +162,81 @@ class RoomBook:
         own = self._rooms.get((rank.instance, room))
         return None if own is None or self._is_past(own, owner, rank) else own
 
-    def _conflict(self, own: OwnRoom, owner: object, rank: RankRef) -> RoomConflict | None:
-        releasing = Job.DELETE in (own.job, own.follow_up)
-        if own.rank != rank or (releasing and (owner in own.owners or not self._is_alive(own.rank, own.epoch))):
-            return RoomConflict(own.room, f"{own.rank.instance}/{own.rank.dp_rank}@{own.epoch}")
-        return None
-
     def _is_past(self, own: OwnRoom, owner: object, rank: RankRef) -> bool:
         """Whether a room is what is left of an earlier use, which a new one replaces."""
         if own.room in self._by_rank.get(own.rank, ()):
             return False
-        guard = self._guard_of(own.rank)
-        if guard is None or guard.epoch != own.epoch:
+        if not self._is_alive(own.rank, own.epoch):
             return True  # of an earlier life of its rank
         return own.released and (own.rank != rank or owner in own.owners)
 
-    def release(self, rank: RankRef, room: int) -> None:
-        """The KV cache was handed over: delete the key. Unknown or released rooms are no error."""
-        own = self._rooms.get((rank.instance, room))
-        if own and own.rank == rank and not own.released:
+    def _is_released_by(self, own: OwnRoom, rank: RankRef) -> bool:
+        return own.released and own.rank == rank and self._is_alive(own.rank, own.epoch)
+
+    def _is_ending(self, own: OwnRoom, owner: object, rank: RankRef) -> bool:
+        """Whether who registers a room now can only mean its next life."""
+        ends = own.reason is not None or Job.DELETE in (own.job, own.follow_up)
+        of_dead_epoch = own.token != 0 and not self._is_alive(own.rank, own.epoch)
+        return ends and (own.rank != rank or owner in own.owners or of_dead_epoch)
+
+    def _do_later(self, own: OwnRoom, later: Later) -> None:
+        own.later += (later,)
+        self._followed[own] = None
+        self._releases_since = -math.inf  # somebody waits for its release after all
+        if own.job is None and not own.released:  # failed, and nothing else takes its key away
             self._ask(own, Job.DELETE)
 
-    def fail(self, rank: RankRef, room: int, reason: str, now: float) -> None:
-        """The room will not come: tell those who wait for it, also where it was never registered."""
+    def _cancel_later(
+        self, which: Callable[[Later], bool], reason: str, outcomes: list[Outcome], room: OwnRoom | None = None
+    ) -> None:
+        for own in self._followed if room is None else (room,):
+            outcomes.extend([_given_up(own, later, reason) for later in own.later if which(later)])
+            own.later = tuple(later for later in own.later if not which(later))
+
+    def release(self, owner: object, rank: RankRef, room: int, sequence: int) -> list[Outcome]:
+        """The KV cache was handed over: delete the key. Unknown or released rooms are no error."""
         own = self._rooms.get((rank.instance, room))
         if own is None:
-            if len(self) < self._max_queue:
-                own = self._new(rank, room, now, [])
-                own.reason = reason
-                self._queue.append(own)
-        elif own.rank == rank and not own.released:
+            return [Durable(owner, sequence)]
+        outcomes: list[Outcome] = []
+        if own.later:  # what asked for the room's next life gives that up, too
+            self._cancel_later(lambda later: later.said[0] == owner, "it was released before", outcomes, own)
+        if own.rank != rank or own.released:
+            return [*outcomes, Durable(owner, sequence)]
+        self._note_end(own, owner, sequence)
+        self._ask(own, Job.DELETE)
+        return outcomes
+
+    def fail(self, owner: object, rank: RankRef, room: int, reason: str, sequence: int, now: float) -> list[Outcome]:
+        """The room will not come: tell those who wait for it, also where it was never registered."""
+        own = self._rooms.get((rank.instance, room))
+        if own is None or (self._is_past(own, owner, rank) and not self._is_released_by(own, rank)):
+            if len(self) < self._max_queue:  # else it is not acknowledged, and said again to the next agent
+                self._queue.append(self._failed(rank, room, reason, now + self._timeout, (owner, sequence)))
+        elif any(later.said[0] == owner for later in own.later):
+            self._do_later(own, Later(Job.FAIL, rank, (owner, sequence), reason, now + self._timeout))
+        elif own.rank != rank or own.released or (own.reason is not None and own.job is None):
+            return [Durable(owner, sequence)]
+        else:
+            self._note_end(own, owner, sequence)
+            self._fail(own, reason)
+        return []
+
+    def _note_end(self, own: OwnRoom, owner: object, sequence: int) -> None:
+        if owner not in own.owners:
+            own.owners += (owner,)  # what it registers from now on is the room's next life
+        own.enders += ((owner, sequence),)
+
+    def _fail(self, own: OwnRoom, reason: str) -> None:
+        if own.reason is None:
             own.reason = reason
             self._ask(own, Job.FAIL)
 
-    def adopt(self, rank: RankRef, epoch: int, room: int, token: int, lease_id: int, now: float) -> None:
+    def adopt(self, owner: object, rank: RankRef, epoch: int, room: int, token: int, lease_id: int, now: float) -> None:
         """An engine says after a restart of the agent that the room stands in etcd already."""
         if (rank.instance, room) not in self._rooms:
-            own = OwnRoom(rank, room, self._keys.room(rank.instance, room), 0.0, None, epoch, token, lease_id)
+            key = self._keys.room(rank.instance, room)
+            own = OwnRoom(rank, room, key, 0.0, None, epoch, token, lease_id, owners=(owner,))
             self._rooms[rank.instance, room] = own
             self._by_rank[rank].add(room)
             self._by_lease.setdefault(lease_id, []).append(own)
@@ -160,29 +245,35 @@ class RoomBook:
     def rank_ended(self, rank: RankRef, *, gone: bool) -> list[Outcome]:
         """The rank's epoch ended: its written rooms are dead; queued ones wait for its next epoch, or go with it."""
         outcomes: list[Outcome] = []
+        if gone:
+            self._cancel_later(lambda later: later.rank == rank, "the rank is gone", outcomes)
         for room in list(self._by_rank.get(rank, ())):
             own = self._rooms[rank.instance, room]
             if own.job is not Job.DELETE and (own.token or gone):  # what was released is deleted all the same
-                if own.waiters:
-                    outcomes.extend(self._answer_error(own, RankLost(room, own.epoch)))
-                self._drop(own)
+                self._reject_one(own, RankLost(room, own.epoch), outcomes)
         if gone:
             self._blocked.pop(rank, None)
             self._queue = deque(own for own in self._queue if own.rank != rank or own.job is Job.DELETE)
         return outcomes
 
-    def _new(self, rank: RankRef, room: int, now: float, owners: list[object]) -> OwnRoom:
+    def _new(self, rank: RankRef, room: int, deadline: float, said: Said) -> OwnRoom:
         key = self._keys.room(rank.instance, room)
-        own = OwnRoom(rank, room, key, now + self._timeout, asked_at=now, waiters=owners, owners=set(owners))
+        own = OwnRoom(rank, room, key, deadline, asked_at=deadline - self._timeout, waiters=(said,), owners=said[:1])
         self._rooms[rank.instance, room] = own
         self._by_rank[rank].add(room)
+        return own
+
+    def _failed(self, rank: RankRef, room: int, reason: str, deadline: float, said: Said) -> OwnRoom:
+        own = self._new(rank, room, deadline, said)
+        own.reason = reason
+        own.waiters, own.enders = (), (said,)
         return own
 
     def _ask(self, own: OwnRoom, job: Job) -> None:
         if own.job is None:
             own.job = job
             self._by_rank[own.rank].add(own.room)  # also where it was over already
-            (self._releases if job is Job.DELETE else self._queue).append(own)
+            (self._releases if job is Job.DELETE and not own.later else self._queue).append(own)
         elif own.job is not Job.DELETE and own.follow_up is not Job.DELETE:
             own.follow_up = job
 
@@ -265,13 +356,14 @@ class RoomBook:
     def give_up(self, batch: Batch, now: float) -> list[Outcome]:
         """etcd stays unreachable, so nobody knows what became of the batch: answer what is overdue.
 
-        What turns out to be written after all is deleted again.
+        What turns out to be written after all is failed, for decode may have been given it.
         """
         outcomes: list[Outcome] = []
         for own in batch.rooms:
             if own.waiters and own.deadline <= now:
-                outcomes.extend(self._answer_error(own, RegistrationTimeout(own.room, "etcd does not answer")))
+                self._answer_error(own, RegistrationTimeout(own.room, "etcd does not answer"), outcomes)
                 own.given_up = True
+                self._fail(own, TIMED_OUT)
         return outcomes
 
     def expire(self, now: float) -> list[Outcome]:
@@ -282,14 +374,21 @@ class RoomBook:
         outcomes: list[Outcome] = []
         for queue in (self._queue, *(rooms for _, rooms in self._blocked.values())):
             late = [own for own in queue if own.job is Job.CREATE and own.deadline <= now]
-            if not late:
+            for own in [own for own in late if own.reason is not None]:  # the failure goes on waiting
+                self._answer_error(own, RegistrationTimeout(own.room, NOT_IN_TIME), outcomes)
+            over = {own for own in late if own.reason is None}
+            if not over:
                 continue
-            kept = [own for own in queue if own.job is not Job.CREATE or own.deadline > now]
+            kept = [own for own in queue if own not in over]
             queue.clear()
             queue.extend(kept)
-            for own in [own for place in late for own in place.together]:
-                outcomes.extend(self._answer_error(own, RegistrationTimeout(own.room, "etcd took no write in time")))
-                self._drop(own)
+            for own in [own for place in late if place in over for own in place.together]:
+                self._reject_one(own, RegistrationTimeout(own.room, NOT_IN_TIME), outcomes)
+        self._cancel_later(
+            lambda later: later.job is Job.CREATE and later.deadline <= now,
+            "its last life has not ended in time",
+            outcomes,
+        )
         while self._tombstones and self._tombstones[0][0] <= now:
             _, own = self._tombstones.popleft()
             if self._rooms.get((own.rank.instance, own.room)) is own and own.job is None:
@@ -297,7 +396,7 @@ class RoomBook:
         for lease_id in [lease_id for lease_id in self._by_lease if lease_id not in self._pool]:
             for own in self._by_lease.pop(lease_id):
                 if own.lease_id == lease_id and own.job is None and not own.released:
-                    self._drop(own)
+                    self._drop(own, outcomes)
         return outcomes
 
     # --- what etcd answered
@@ -312,7 +411,7 @@ class RoomBook:
                 assert bucket is not None
                 self._written(own, alive[own.rank], revision, bucket.lease_id, now, outcomes)
             else:
-                self._finish(own, now)
+                self._finish(own, now, outcomes)
         return outcomes
 
     def examined(
@@ -333,27 +432,29 @@ class RoomBook:
             if own.job is Job.CREATE:
                 missing = [one for one in own.together if not self._is_mine(one, found.get(one.key))]
                 for one in [one for one in own.together if one not in missing]:
-                    self._found(one, found[one.key], now, outcomes)
+                    self._found(one, found[one.key], bucket, now, outcomes)
                 if own.lot:
                     own.lot.rooms = missing
-                if missing and all(one.given_up for one in missing):
+                if missing and all(one.given_up and not one.enders and not one.waiters for one in missing):
                     for one in missing:
-                        self._drop(one)
+                        self._drop(one, outcomes)
                 elif missing and own.rank in broken:
                     self._block(missing[0], batch.guards[own.rank].epoch)
                 elif missing:
                     outcomes.extend(self._contested(missing, found, is_dead, again))
             elif kv is None or kv.create_revision != (own.evict_token if own.job is Job.EVICT else own.token):
-                self._finish(own, now)
+                self._finish(own, now, outcomes)
             else:
                 again.append(own)
         self._queue.extendleft(reversed(again))
         return outcomes
 
-    def _found(self, own: OwnRoom, kv: KeyValue, now: float, outcomes: list[Outcome]) -> None:
-        """It was written after all."""
+    def _found(self, own: OwnRoom, kv: KeyValue, bucket: Bucket | None, now: float, outcomes: list[Outcome]) -> None:
+        """It was written after all, by this agent or by that of a sibling."""
         if own.reason is not None and b'"failed"' not in kv.value:
             own.follow_up = own.follow_up or Job.FAIL
+        if kv.lease != (bucket.lease_id if bucket else 0):
+            self._pool.adopted(kv.lease, now)
         self._written(own, self._is_alive(own.rank, own.epoch), kv.create_revision, kv.lease, now, outcomes)
 
     def _is_alive(self, rank: RankRef, epoch: int) -> bool:
@@ -372,7 +473,8 @@ class RoomBook:
         for own in [own for own in rooms if own.key in found]:
             kv = found[own.key]
             value = RoomValue.from_json(kv.value)
-            dead = is_dead(own.rank.instance, value, kv) if value else False
+            over = value is not None and value.state == FAILED  # a failed room is anybody's
+            dead = over or (is_dead(own.rank.instance, value, kv) if value else False)
             if dead is None:  # the view has not come that far
                 again.append(rooms[0])
                 return []
@@ -392,21 +494,18 @@ class RoomBook:
         self, own: OwnRoom, alive: bool, token: int, lease_id: int, now: float, outcomes: list[Outcome]
     ) -> None:
         if not alive:
-            outcomes.extend(self._answer_error(own, RankLost(own.room, own.epoch)))
-            self._drop(own)
+            self._reject_one(own, RankLost(own.room, own.epoch), outcomes)
             return
         own.token, own.lease_id, own.job, own.lot = token, lease_id, None, None
         self._by_lease.setdefault(lease_id, []).append(own)
-        for owner in own.waiters:
-            outcomes.append(Registered(owner, own.room, token, lease_id))
-        own.waiters.clear()
-        if own.given_up:
-            own.follow_up = Job.DELETE
-        elif own.reason is not None:
+        for owner, sequence in own.waiters:
+            outcomes.append(Registered(owner, own.room, token, lease_id, own.epoch, sequence))
+        own.waiters = ()
+        if own.reason is not None:
             self._retire(own, now)
-        self._follow_up(own)
+        self._follow_up(own, outcomes)
 
-    def _finish(self, own: OwnRoom, now: float) -> None:
+    def _finish(self, own: OwnRoom, now: float, outcomes: list[Outcome]) -> None:
         """A delete, an eviction or a failure is done, or has become pointless."""
         if own.job is Job.EVICT:
             own.job = Job.CREATE
@@ -420,37 +519,72 @@ class RoomBook:
             self._pool.removed(own.lease_id, now)
             own.released = True
             self._retire(own, now)
+            self._settle(own, outcomes)
         else:
             if done is Job.FAIL:
                 self._retire(own, now)
-            self._follow_up(own)
+            self._follow_up(own, outcomes)
 
     def _retire(self, own: OwnRoom, now: float) -> None:
         """The room is over for its rank: released, or failed for all who look at its key."""
         self._by_rank[own.rank].discard(own.room)
         self._tombstones.append((now + self._tombstone_seconds, own))
 
-    def _follow_up(self, own: OwnRoom) -> None:
+    def _follow_up(self, own: OwnRoom, outcomes: list[Outcome]) -> None:
         if own.follow_up:
             own.job, own.follow_up = own.follow_up, None
             self._queue.append(own)
+            return
+        self._acknowledge(own, outcomes)
+        if own.later:
+            self._ask(own, Job.DELETE)
 
-    def _answer_error(self, own: OwnRoom, error: EtcdPDError) -> list[Outcome]:
-        waiters, own.waiters = own.waiters, []
-        return [Rejected(owner, own.room, error) for owner in waiters]
+    def _acknowledge(self, own: OwnRoom, outcomes: list[Outcome]) -> None:
+        if own.enders:
+            outcomes.extend([Durable(*said) for said in own.enders])
+            own.enders = ()
+
+    def _settle(self, own: OwnRoom, outcomes: list[Outcome]) -> None:
+        """The room is gone: what was said of its next life counts now."""
+        self._acknowledge(own, outcomes)
+        if not self._followed or own not in self._followed:
+            return
+        del self._followed[own]
+        for job, rank, (owner, sequence), reason, deadline in own.later:
+            asked_at = deadline - self._timeout
+            if job is Job.CREATE:
+                outcomes.extend(self.register(owner, rank, own.room, sequence, asked_at))
+            else:
+                outcomes.extend(self.fail(owner, rank, own.room, reason, sequence, asked_at))
+        own.later = ()
+
+    def _answer_error(self, own: OwnRoom, error: EtcdPDError, outcomes: list[Outcome]) -> None:
+        outcomes.extend([Rejected(owner, own.room, error, sequence) for owner, sequence in own.waiters])
+        own.waiters = ()
 
     def _reject(self, rooms: list[OwnRoom], error: EtcdPDError) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for own in rooms:
-            outcomes.extend(self._answer_error(own, error))
-            self._drop(own)
+            self._reject_one(own, error, outcomes)
         return outcomes
 
-    def _drop(self, own: OwnRoom) -> None:
+    def _reject_one(self, own: OwnRoom, error: EtcdPDError, outcomes: list[Outcome]) -> None:
+        self._answer_error(own, error, outcomes)
+        self._drop(own, outcomes)
+
+    def _drop(self, own: OwnRoom, outcomes: list[Outcome]) -> None:
         if self._rooms.get((own.rank.instance, own.room)) is own:
             del self._rooms[own.rank.instance, own.room]
             self._by_rank[own.rank].discard(own.room)
         own.job = own.follow_up = None
+        self._settle(own, outcomes)
+
+
+def _given_up(own: OwnRoom, later: Later, reason: str) -> Outcome:
+    owner, sequence = later.said
+    if later.job is Job.CREATE:
+        return Rejected(owner, own.room, RegistrationTimeout(own.room, reason), sequence)
+    return Durable(owner, sequence)
 
 
 def _holds(guard: Guard, found: dict[bytes, KeyValue]) -> bool:

@@ -8,7 +8,7 @@ that was told PrefillLost is told nothing else; the same wait at the same revisi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -47,26 +47,47 @@ class Instance:
             del self.ended[next(iter(self.ended))]
 
 
+class Known(NamedTuple):
+    """What an earlier agent answered a wait, and the revision of etcd at which that held."""
+
+    dp_rank: int
+    epoch: int
+    revision: int
+
+
 class Wait:
     """One wanted room. Compared by identity: two engines may want the same room.
 
     Attributes:
         instance: the instance as the engine named it, by id or address.
         named_rank: the rank that the request itself named, None where it did not.
+        known: what it was answered before, to be confirmed or ended; None where it was not.
         placed: id of the instance that it was found to mean, None before.
         key: the room's key there.
         assignment: set once, when the rank is known.
         asked_at: for the owner to keep when it asked.
     """
 
-    __slots__ = ("asked_at", "assignment", "ended", "id", "instance", "key", "named_rank", "owner", "placed", "room")
+    __slots__ = (
+        *("asked_at", "assignment", "ended", "id", "instance", "key"),
+        *("known", "named_rank", "owner", "placed", "room"),
+    )
 
-    def __init__(self, owner: object, id: int, instance: str, room: int, named_rank: int | None = None) -> None:
+    def __init__(
+        self,
+        owner: object,
+        id: int,
+        instance: str,
+        room: int,
+        named_rank: int | None = None,
+        known: Known | None = None,
+    ) -> None:
         self.owner = owner
         self.id = id
         self.instance = instance
         self.room = room
         self.named_rank = named_rank
+        self.known = known
         self.asked_at = 0.0
         self.placed: str | None = None
         self.key = b""
@@ -142,6 +163,7 @@ class View:
         self._unplaced: dict[str, dict[Wait, None]] = {}  # by the name that nobody has announced yet
         self._pending: dict[bytes, dict[Wait, None]] = {}  # by the room's key
         self._for_rank: dict[tuple[str, int], dict[Wait, None]] = {}  # rank is computed, but not live yet
+        self._unconfirmed: dict[Wait, Known] = {}  # answered by an earlier agent, at a revision still to come
         self._assigned: dict[tuple[str, int], dict[Wait, None]] = {}  # by instance and DP rank
 
     # --- reading
@@ -187,7 +209,13 @@ class View:
     # --- waiting
 
     def want(self, wait: Wait) -> list[Notice]:
-        """Begin a wait; its answer may be there already."""
+        """Begin a wait; its answer may be there already.
+
+        One that an earlier agent answered keeps that answer while its epoch lives, and ends with it.
+        """
+        if wait.known:
+            self._unconfirmed[wait] = wait.known
+            return self._confirm()
         id = self.find(wait.instance)
         if id is None:
             self._unplaced.setdefault(wait.instance, {})[wait] = None
@@ -201,6 +229,7 @@ class View:
     def forget(self, wait: Wait) -> None:
         """End a wait without a word: it was answered, aborted or its engine is gone."""
         wait.ended = True
+        self._unconfirmed.pop(wait, None)
         _discard(self._unplaced, wait.instance, wait)
         if wait.assignment:
             _discard(self._assigned, (wait.assignment.instance, wait.assignment.dp_rank), wait)
@@ -226,7 +255,7 @@ class View:
             elif key is not None:
                 notices.extend(self._refresh(key.instance, event.mod_revision))
         self.revision = revision
-        return notices
+        return notices + self._confirm() if self._unconfirmed else notices
 
     def snapshot(self, revision: int, kvs: Sequence[KeyValue]) -> list[Notice]:
         """Replace everything: what vanished meanwhile becomes a deletion at this revision.
@@ -252,7 +281,7 @@ class View:
         for room_key in concerned:
             notices.extend(self._room_told(room_key, self._rooms[room_key]))
         self.revision = revision
-        return notices
+        return notices + self._confirm()
 
     def void(self, revision: int) -> list[Notice]:
         """etcd has another history: nothing of what was known holds, and every wait that it answered is lost.
@@ -262,6 +291,8 @@ class View:
         found there just as it was is dead, as waits were told, until its own process writes the key again.
         """
         brought_back = self._brought_back | self._rank_keys
+        answered = [self._lose_known(wait, known, revision) for wait, known in self._unconfirmed.items()]
+        self._unconfirmed.clear()
         unanswered = [wait for index in (self._pending, self._for_rank) for waits in index.values() for wait in waits]
         for index in (self._pending, self._for_rank):
             index.clear()
@@ -271,7 +302,7 @@ class View:
             wait.placed = None
             self._unplaced.setdefault(wait.instance, {})[wait] = None
         self._brought_back = brought_back
-        return notices
+        return notices + answered
 
     def _instance_keys(self) -> Iterator[bytes]:
         for id, instance in self.instances.items():
@@ -343,6 +374,44 @@ class View:
                 _discard(self._assigned, (key.instance, value.dp_rank), wait)
                 wait.ended = True
                 yield WaitFailed(wait, value.reason, kv.mod_revision)
+
+    # --- waits that an earlier agent answered
+
+    def _confirm(self) -> list[Notice]:
+        """Answer them as far as the view has come."""
+        if not self.revision:
+            return []
+        found = [(wait, known) for wait, known in self._unconfirmed.items() if known.revision <= self.revision]
+        for wait, _ in found:
+            del self._unconfirmed[wait]
+        return [self._confirm_one(wait, known) for wait, known in found]
+
+    def _confirm_one(self, wait: Wait, known: Known) -> Notice:
+        id = wait.instance if wait.instance in self.instances else self.find(wait.instance) or wait.instance
+        instance = self.instances.get(id)
+        if instance is None or instance.epochs.get(known.dp_rank) != known.epoch:
+            ended = instance.ended if instance else {}
+            return self._lose_known(wait, known, ended.get((known.dp_rank, known.epoch), self.floor))
+        wait.placed, wait.key = id, self._keys.room(id, wait.room)
+        room = self._rooms.get(wait.key)
+        value = RoomValue.from_json(room.value) if room else None
+        if room and value and (value.state, value.dp_rank, value.epoch) == (FAILED, known.dp_rank, known.epoch):
+            wait.ended = True
+            return WaitFailed(wait, value.reason, room.mod_revision)
+        return self._assign(wait, Assignment(id, wait.room, *known, 0, "registry"))
+
+    def _lose_known(self, wait: Wait, known: Known, revision: int) -> WaitLost:
+        wait.ended = True
+        return WaitLost(wait, known.dp_rank, known.epoch, revision)
+
+    def disown(self, waits: Iterable[Wait]) -> list[Notice]:
+        """End those of these waits that an earlier agent answered: what they were told is of another history."""
+        notices: list[Notice] = []
+        for wait in waits:
+            if wait.known and not wait.ended:
+                self.forget(wait)
+                notices.append(self._lose_known(wait, wait.known, self.revision))
+        return notices
 
     def _place(self, wait: Wait, id: str) -> Iterator[Notice]:
         """The ladder: rank named on the request, single rank, follow_bootstrap_room, registry."""

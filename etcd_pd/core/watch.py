@@ -58,12 +58,13 @@ class WatchMachine:
     Attributes:
         state: what a reader may assume at present.
         revision: last revision whose changes were handed out completely.
+        cluster_id: whose revisions these are, 0 before anybody answered.
     """
 
     def __init__(self) -> None:
         self.state = WatchState.STALE
         self.revision = 0
-        self._cluster_id = 0
+        self.cluster_id = 0
         self._highest = 0  # highest revision listed, applied or heard of: a later list below it means a restored store
         self._known = 0  # the same when the present list or stream was begun
         self._target = 0  # SYNCED once everything up to here has arrived
@@ -154,10 +155,10 @@ class WatchMachine:
     def _check_cluster(self, header: Header) -> Reopen | None:
         # Only the cluster is compared in every header. Revisions of watch headers are no clock: etcd sends control
         # messages past events that wait, so that they go back and forth by a few.
-        if self._cluster_id in (0, header.cluster_id):
-            self._cluster_id = header.cluster_id
+        if self.cluster_id in (0, header.cluster_id):
+            self.cluster_id = header.cluster_id
             return None
-        self._cluster_id = self._highest = self._known = self._target = 0
+        self.cluster_id = self._highest = self._known = self._target = 0
         self._listed, self._void = False, True
         return self._stale(f"another cluster answered ({header.cluster_id:x})")
 

@@ -44,7 +44,7 @@ class RequestSpan:
 
     def tell(self, rooms: Sequence[int], request_id: str) -> None:
         """What was found in the request: its bootstrap rooms, and the router's name for it, if it gave one."""
-        self._span.set_attribute("etcd_pd.rooms", list(rooms))
+        self._span.set_attribute("etcd_pd.rooms", [str(room) for room in rooms])
         if request_id:
             self._span.set_attribute("etcd_pd.request_id", request_id)
 

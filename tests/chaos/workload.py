@@ -60,8 +60,8 @@ class Timetable:
         return max(0, int((t - self.start) * self.rate) + 1)
 
     def room(self, number: int) -> int:
-        """The bootstrap room, which is anything in 63 bits."""
-        return (number * 0x9E3779B97F4A7C15 + self.seed * 0xBF58476D1CE4E5B9) % 2**63
+        """The bootstrap room, which is anything in 64 bits."""
+        return (number * 0x9E3779B97F4A7C15 + self.seed * 0xBF58476D1CE4E5B9) % 2**64
 
     def owners(self, number: int) -> list[int]:
         """The ranks that take a room: one, or two where a dispatcher is at fault."""
@@ -154,7 +154,6 @@ class PrefillEngine:
         self._client = etcd_pd.connect(engine.socket_path, heartbeat=engine.heartbeat)
         self._keep: list[tuple[float, int]] = []  # when a room is released at the latest
         self._held: set[int] = set()
-        self._epoch = 0
         self._failing: dict[int, float] = {}
 
     def run(self) -> None:
@@ -199,7 +198,7 @@ class PrefillEngine:
 
     def _hear(self, event: etcd_pd.PrefillEvent, now: float) -> None:
         if isinstance(event, etcd_pd.Registered):
-            self._say("registered", event.room, token=event.token, lease=event.lease_id, epoch=self._epoch)
+            self._say("registered", event.room, token=event.token, lease=event.lease_id, epoch=event.epoch)
             self._held.add(event.room)
             heapq.heappush(self._keep, (now + self._table.timeout + 5.0, event.room))
             if self._failing.pop(event.room, None) is not None:
@@ -208,7 +207,6 @@ class PrefillEngine:
         elif isinstance(event, etcd_pd.Rejected):
             self._say("rejected", event.room, error=type(event.error).__name__)
         elif isinstance(event, etcd_pd.Announced):
-            self._epoch = event.epoch
             self._record("announced", instance=INSTANCE, dp_rank=self._engine.index, epoch=event.epoch)
         elif isinstance(event, etcd_pd.RankEnded):
             self._record("rank_ended", instance=INSTANCE, dp_rank=self._engine.index, epoch=event.epoch)

@@ -39,7 +39,7 @@ def test_one_request_is_one_trace_over_router_prefill_and_decode(
     requests, steps = split(spans)
     for span in requests:
         assert span.parent == caller
-        assert span.attributes["etcd_pd.rooms"] == [told["bootstrap_room"]]
+        assert span.attributes["etcd_pd.rooms"] == [str(told["bootstrap_room"])]
         assert (span.attributes["etcd_pd.request_id"], span.attributes["http.response.status_code"]) == (
             "req-traced",
             200,

@@ -20,8 +20,8 @@ from tests.simulation.shrink import shrink, tell
 from tests.simulation.world import History, simulate
 
 pytestmark = pytest.mark.timeout(240)
-#: Among them worlds that break each of the rules that are known to break.
-SEEDS = (*range(6), 37, 61, 73, 93, 105, 111)
+#: Among them worlds that have broken a rule before what they found was mended.
+SEEDS = (*range(6), 37, 61, 73, 93, 105, 111, 269)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,10 @@ def test_a_world_is_the_same_in_every_process_whatever_its_hashes_are() -> None:
     assert len(told) == 1
 
 
-def test_a_broken_world_is_made_smaller_and_breaks_the_same_rule() -> None:
-    rule = RULES["releases_land"]
-    plan = Plan.draw(61)
+def test_a_broken_world_is_made_smaller_and_breaks_the_same_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    dead_epochs_accepted(monkeypatch)
+    rule = RULES["rule_2"]
+    plan = next(plan for plan in map(Plan.draw, range(20)) if any(rule(simulate(plan))))
     smaller, history = shrink(plan, rule)
     assert 0 < len(smaller.faults) < len(plan.faults) and any(rule(history))
     assert any(rule(simulate(smaller))), "again"

@@ -123,7 +123,7 @@ class World:
     def _on_prefill(self, place: Place, event: Any) -> None:
         who, dp_rank = self._who(place), place[0]
         if isinstance(event, etcd_pd.Registered):
-            own = {"epoch": self._engines[place].prefill.epoch, "token": event.token, "lease": event.lease_id}
+            own = {"epoch": event.epoch, "token": event.token, "lease": event.lease_id}
             self._say(who, "registered", event.room, dp_rank=dp_rank, **own)
         elif isinstance(event, etcd_pd.Rejected):
             self._say(who, "rejected", event.room, dp_rank=dp_rank, error=type(event.error).__name__)

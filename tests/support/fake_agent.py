@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from etcd_pd import Client, protocol
-from etcd_pd.protocol import MAX_PACKET, RegisteredRoom, ResolvedWant, ViewAt, WantedRoom
+from etcd_pd.protocol import MAX_PACKET, ResolvedWant, ViewAt, WantedRoom
 
 SYNCED, STALE = 0, 1
+#: Id of the etcd cluster that it says it reads.
+CLUSTER = 17
 
 
 class FakeAgent:
@@ -68,6 +70,7 @@ class FakeEngineSocket:
         self._socket = sock
         self._heard: list[bytes] = []
         self._round = 0
+        self._sequences: dict[int, int] = {}
 
     def packets(self) -> list[bytes]:
         """What the engine has said since the last call; an empty packet at the end: it has left."""
@@ -81,6 +84,8 @@ class FakeEngineSocket:
                 self._heard.append(self._socket.recv(MAX_PACKET + 1))
                 if self._heard[-1][:1] == protocol.PING:
                     self._round = protocol.decode_ping(self._heard[-1]) or self._round
+                if self._heard[-1][:1] in (protocol.REGISTER, protocol.REGISTER_LOT):
+                    self._sequences |= dict(protocol.decode_rooms(self._heard[-1]))
         except (BlockingIOError, ConnectionResetError):
             pass
 
@@ -112,20 +117,26 @@ class FakeEngineSocket:
 
     def view(self, revision: int, view: int = SYNCED, last_want: int = 2**32, floor: int = 0) -> None:
         self._hear()
-        self.send(protocol.encode_view(ViewAt(revision, view, last_want, floor, self._round)))
+        self.send(protocol.encode_view(ViewAt(revision, view, last_want, floor, self._round, CLUSTER)))
 
     def announced(self, epoch: int, incarnation: str = "uuid") -> None:
         self.say(protocol.ANNOUNCED, epoch=epoch, key_epoch=epoch, incarnation=incarnation)
 
-    def registered(self, *rooms: RegisteredRoom) -> None:
-        for packet in protocol.encode_registered(rooms):
+    def registered(self, *rooms: tuple[int, int, int], epoch: int = 42) -> None:
+        """Answer what was heard: with the room, its token and its lease."""
+        self._hear()
+        for packet in protocol.encode_registered([(*room, epoch, self._sequences[room[0]]) for room in rooms]):
             self.send(packet)
+
+    def rejected(self, room: int, **message: Any) -> None:
+        self._hear()
+        self.say(protocol.REJECTED, room=room, sequence=self._sequences[room], **message)
 
     def resolved(
         self, wants: Sequence[ResolvedWant], revision: int, view: int = SYNCED, last_want: int = 2**32
     ) -> None:
         self._hear()
-        for packet in protocol.encode_resolved(ViewAt(revision, view, last_want, 0, self._round), wants):
+        for packet in protocol.encode_resolved(ViewAt(revision, view, last_want, 0, self._round, CLUSTER), wants):
             self.send(packet)
 
     def lost(self, id: int, revision: int, dp_rank: int = 0, epoch: int = 1, **more: Any) -> None:

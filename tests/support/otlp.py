@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-Value = str | int | list[int]
+Value = str | int | list[str]
 
 
 @dataclass(frozen=True)
@@ -126,5 +126,5 @@ def _value(value: AnyValue) -> Value:
     if value.HasField("int_value"):
         return value.int_value
     if value.HasField("array_value"):
-        return [one.int_value for one in value.array_value.values]
+        return [one.string_value for one in value.array_value.values]
     return value.string_value

@@ -94,7 +94,7 @@ def test_what_is_read_is_spelled_the_same_again(tail: bytes) -> None:
         b"/etcd_pd/default/v1/rooms/p/7 ",
         b"/etcd_pd/default/v1/rooms/p/0x7",
         b"/etcd_pd/default/v1/rooms/p/\xd9\xa7",  # an Arabic seven
-        b"/etcd_pd/default/v1/rooms/p/9223372036854775808",
+        b"/etcd_pd/default/v1/rooms/p/18446744073709551616",
         b"/etcd_pd/default/v1/rooms/p/" + b"9" * 10_000,
         b"/etcd_pd/default/v1/rooms/\xff/7",
         b"/etcd_pd/default/v1/unknown/p",

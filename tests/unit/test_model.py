@@ -57,7 +57,7 @@ class TestChecks:
 
     @pytest.mark.parametrize("room", [-1, MAX_ROOM + 1, True, 1.0, "1", None, float("nan"), [1]])
     def test_nothing_else_is_a_room(self, room: object) -> None:
-        with pytest.raises(ConfigError, match="2\\^63-1") as caught:
+        with pytest.raises(ConfigError, match="2\\^64-1") as caught:
             check_room(room)
         assert caught.value.field == "bootstrap_room"
 

@@ -25,7 +25,8 @@ rooms = st.integers(0, MAX_ROOM)
 revisions = st.integers(0, 2**63 - 1)
 leases = st.integers(-(2**63), 2**63 - 1)
 ids = st.integers(0, 2**64 - 1)
-views = st.builds(ViewAt, revisions, st.integers(0, 2), ids, revisions, ids)
+views = st.builds(ViewAt, revisions, st.integers(0, 2), ids, revisions, ids, ids)
+ranks = st.integers(-1, 4095)
 names = st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=253)
 
 
@@ -37,7 +38,12 @@ def test_every_kind_is_another_byte() -> None:
 
 @given(rooms)
 def test_rooms(room: int) -> None:
-    assert protocol.decode_rooms(protocol.encode_room(protocol.REGISTER, room)) == [room]
+    assert protocol.decode_rooms(protocol.encode_room(protocol.REGISTER, room, 7)) == [(room, 7)]
+
+
+@given(ids)
+def test_durable(sequence: int) -> None:
+    assert protocol.decode_durable(protocol.encode_durable(sequence)) == sequence
 
 
 @given(ids)
@@ -45,9 +51,9 @@ def test_done(id: int) -> None:
     assert protocol.decode_done(protocol.encode_done(id)) == [id]
 
 
-@given(ids, rooms, st.integers(-1, 4095), st.floats(0.001, 86_400), names)
-def test_want(id: int, room: int, rank: int, seconds: float, instance: str) -> None:
-    want = WantedRoom(id, room, rank, seconds, instance)
+@given(ids, rooms, st.integers(-1, 4095), st.floats(0.001, 86_400), names, st.tuples(ranks, revisions, revisions))
+def test_want(id: int, room: int, rank: int, seconds: float, instance: str, known: tuple[int, int, int]) -> None:
+    want = WantedRoom(id, room, rank, seconds, instance, *known)
     assert protocol.decode_want(protocol.encode_want(want)) == want
 
 
@@ -72,7 +78,7 @@ def test_adopted(adopted: list[AdoptedRoom]) -> None:
     assert joined(protocol.encode_adopted(adopted), protocol.decode_adopted) == adopted
 
 
-@given(st.lists(st.builds(RegisteredRoom, rooms, revisions, leases), max_size=5))
+@given(st.lists(st.builds(RegisteredRoom, rooms, revisions, leases, revisions, ids), max_size=5))
 def test_registered(registered: list[RegisteredRoom]) -> None:
     assert joined(protocol.encode_registered(registered), protocol.decode_registered) == registered
 
@@ -94,7 +100,7 @@ def joined(packets: Iterable[bytes], decode: Callable[[bytes], Iterable[Any]]) -
 
 
 def test_more_than_a_packet_holds_becomes_more_packets() -> None:
-    many = [RegisteredRoom(room, room, room) for room in range(10_000)]
+    many = [RegisteredRoom(room, room, room, room, room) for room in range(10_000)]
     packets = list(protocol.encode_registered(many))
     assert len(packets) > 1
     assert max(map(len, packets)) <= MAX_PACKET
@@ -104,7 +110,7 @@ def test_more_than_a_packet_holds_becomes_more_packets() -> None:
 @pytest.mark.parametrize("more", [0, 1])
 def test_how_many_answers_fit_a_packet(more: int) -> None:
     wants = [ResolvedWant(n, 0, 0, 0, 0, 0) for n in range(protocol.RESOLVED_PER_PACKET + more)]
-    assert len(list(protocol.encode_resolved(ViewAt(1, 0, 1, 0, 0), wants))) == 1 + more
+    assert len(list(protocol.encode_resolved(ViewAt(1, 0, 1, 0, 0, 0), wants))) == 1 + more
 
 
 def test_nothing_to_say_is_no_packet() -> None:

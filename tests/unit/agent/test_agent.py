@@ -479,7 +479,7 @@ class TestLots:
     async def test_a_lot_beyond_its_bound_is_no_protocol_of_ours(self, world: InMemory) -> None:
         with raw(world.settings.socket_path) as sock:
             sock.send(HELLO)
-            sock.send(protocol.encode_lot(range(121)))
+            sock.send(protocol.encode_lot((room, room + 1) for room in range(121)))
             await until(lambda: is_closed(sock), "it is shown the door")
 
 

@@ -31,7 +31,9 @@ def test_an_input_stands_for_packets() -> None:
 def test_an_agent_outlives_all_that_is_known(attacker: Attacker) -> None:
     for hostile in HOSTILE:
         attacker(as_input(hostile))
-    attacker(as_input(packet(b"A", **ANNOUNCE), *[protocol.encode_room(protocol.REGISTER, n) for n in range(50)]))
+    attacker(
+        as_input(packet(b"A", **ANNOUNCE), *[protocol.encode_room(protocol.REGISTER, n, n + 1) for n in range(50)])
+    )
 
 
 def test_a_bug_in_the_agent_is_noticed(attacker: Attacker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,6 @@ HOSTILE = [
     b"E{}",
     packet(b"E", instance="a b", address=""),
     b"R1234567",
-    protocol.encode_room(b"R", -1),
     b"L1",
     b"O1",
     b"F{}",
@@ -75,11 +74,15 @@ HOSTILE = [
     packet(b"F", room=1, reason="\ud800"),
     packet(b"F", room=1, reason="x" * 10_000),
     packet(b"F", room=1, reason=None),
+    packet(b"F", room=1, reason="r"),
+    packet(b"F", room=1, reason="r", sequence=0),
+    packet(b"F", room=1, reason="r", sequence="1"),
+    packet(b"H", protocol=protocol.VERSION, heartbeat=None, revision=-1),
+    packet(b"H", protocol=protocol.VERSION, heartbeat=None, revision=1, cluster_id=2**70),
     b"W",
     protocol.encode_want(WantedRoom(1, 1, -1, 1.0, "")),
     protocol.encode_want(WantedRoom(1, 1, -1, 1.0, "a/b")),
     protocol.encode_want(WantedRoom(1, 1, -1, float("nan"), "p")),
-    protocol.encode_want(WantedRoom(1, -1, -1, 1.0, "p")),
     protocol.encode_want(WantedRoom(1, 1, -1, 1.0, "p")) + b"\xff",
     b"X1",
     b"K\xff",
@@ -125,7 +128,7 @@ class TestHostilePackets:
         with raw(world.settings.socket_path) as sock:
             sock.send(HELLO)
             for said in (b"R", b"L"):
-                sock.send(protocol.encode_room(said, 5))
+                sock.send(protocol.encode_room(said, 5, 1))
             sock.send(packet(b"F", room=5, reason="r"))
             sock.send(b"N{}")
             sock.send(b"O" + struct.pack("<qqqq", 5, 1, 1, 1))

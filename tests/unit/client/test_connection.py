@@ -23,7 +23,7 @@ from etcd_pd import (
     Topology,
     protocol,
 )
-from etcd_pd.protocol import AdoptedRoom, RegisteredRoom, ResolvedWant
+from etcd_pd.protocol import AdoptedRoom, ResolvedWant
 from tests.support.children import child
 from tests.support.fake_agent import FakeAgent, FakeEngineSocket
 from tests.support.waiting import wait_until
@@ -139,7 +139,7 @@ class TestFullSocket:
             with pytest.raises(AgentBusy):
                 client.prefill.register(3)
             engine = agent.accept()
-            engine.registered(RegisteredRoom(1, 1, 1))
+            engine.registered((1, 1, 1))
             client.prefill.poll()
             client.prefill.register(3)
 
@@ -197,7 +197,7 @@ class TestReconnecting:
         for room in (1, 2, 3):
             client.prefill.register(room)
         engine.announced(42)
-        engine.registered(RegisteredRoom(1, 101, 7), RegisteredRoom(2, 102, 7))
+        engine.registered((1, 101, 7), (2, 102, 7))
         client.prefill.poll()
         client.prefill.release(2)
         for room in (5, 6, 7):
@@ -210,39 +210,48 @@ class TestReconnecting:
         agent.start()
         client.prefill.poll()
         packets = agent.accept().packets()
-        assert b"".join(packet[:1] for packet in packets) == b"HAORE" + b"WWKP"
+        assert b"".join(packet[:1] for packet in packets) == b"HAORLE" + b"WWKP"
         message = protocol.decode_json(packets[1])
         assert (message["instance"], message["epoch"], message["incarnation"]) == ("p", 42, "uuid")
-        assert protocol.decode_adopted(packets[2]) == [AdoptedRoom(1, 42, 101, 7)]
-        assert protocol.decode_rooms(packets[3]) == [3], "what was not answered is asked again"
-        assert [protocol.decode_want(packet).room for packet in packets[5:7]] == [6, 7]
+        known = [AdoptedRoom(1, 42, 101, 7), AdoptedRoom(2, 42, 102, 7)]
+        assert protocol.decode_adopted(packets[2]) == known, "also what is to be released"
+        assert protocol.decode_rooms(packets[3]) == [(3, 3)], "what was not answered is asked again"
+        assert protocol.decode_rooms(packets[4]) == [(2, 4)], "nor was that acknowledged"
+        assert [protocol.decode_want(packet).room for packet in packets[6:8]] == [6, 7]
 
-    def test_a_release_between_two_agents_is_not_lost(self, agent: FakeAgent, client: Client) -> None:
+    def test_a_release_is_said_to_every_agent_until_it_is_durable(self, agent: FakeAgent, client: Client) -> None:
         announce(client)
         engine = agent.accept()
         client.prefill.register(1)
         engine.announced(42)
-        engine.registered(RegisteredRoom(1, 101, 7))
+        engine.registered((1, 101, 7))
         client.prefill.poll()
         agent.stop()
         client.prefill.poll()
         client.prefill.release(1)
         agent.start()
         client.prefill.poll()
-        packets = agent.accept().packets()
-        assert b"".join(packet[:1] for packet in packets) == b"HAOL", "adopted, so that it can be released"
+        for _ in range(2):
+            engine = agent.accept()
+            assert engine.kinds() == b"HAOL", "adopted, so that it can be released"
+            agent.stop()
+            client.prefill.poll()
+            agent.start()
+            client.prefill.poll()
+        agent.accept().send(protocol.encode_durable(2))
+        client.prefill.poll()
         agent.stop()
         client.prefill.poll()
         agent.start()
         client.prefill.poll()
-        assert agent.accept().kinds() == b"HA", "once"
+        assert agent.accept().kinds() == b"HA"
 
     def test_a_release_that_finds_the_agent_gone_is_not_lost(self, agent: FakeAgent, client: Client) -> None:
         announce(client)
         engine = agent.accept()
         client.prefill.register(1)
         engine.announced(42)
-        engine.registered(RegisteredRoom(1, 101, 7))
+        engine.registered((1, 101, 7))
         client.prefill.poll()
         agent.stop()
         agent.start()
@@ -259,7 +268,7 @@ class TestReconnecting:
         client.prefill.poll()
         packets = agent.accept().packets()
         assert b"".join(packet[:1] for packet in packets) == b"HAF"
-        assert protocol.decode_json(packets[2]) == {"room": 9, "reason": "why"}
+        assert protocol.decode_json(packets[2]) == {"room": 9, "reason": "why", "sequence": 1}
 
     def test_a_draining_rank_stays_one(self, agent: FakeAgent, client: Client, engine: FakeEngineSocket) -> None:
         announce(client)
@@ -286,9 +295,9 @@ class TestReconnecting:
         client.decode.poll()
         assert engine.kinds() == b"RWWP"
         assert client.decode.revision == 0, "not known until the agent has looked at every wait again"
-        engine.registered(RegisteredRoom(1, 101, 7))
+        engine.registered((1, 101, 7))
         engine.view(150)
-        assert client.prefill.poll() == [Registered(1, 101, 7)]
+        assert client.prefill.poll() == [Registered(1, 101, 7, 42)]
         assert client.decode.revision == 150
 
     def test_closing_is_for_good(self, agent: FakeAgent, client: Client, engine: FakeEngineSocket) -> None:
@@ -415,7 +424,9 @@ class TestHostileAgent:
     def test_what_nobody_asked_for_is_passed_over(self, client: Client, engine: FakeEngineSocket) -> None:
         engine.resolved([ResolvedWant(99, 0, 1, 1, 1, 0)], 101)
         engine.lost(99, 101)
-        engine.registered(RegisteredRoom(5, 1, 1))
+        engine.send(next(protocol.encode_registered([(5, 1, 1, 1, 1)])))
+        engine.say(protocol.REJECTED, room=5, error="RankLost", epoch=1, sequence=1)
+        engine.send(protocol.encode_durable(99))
         engine.announced(7)
         assert [*client.prefill.poll(), *client.decode.poll()] == []
 
@@ -441,7 +452,7 @@ class TestHostileAgent:
         def heard() -> list[int]:
             client.prefill.poll()
             packets.extend(engine.packets())
-            return [room for packet in packets for room in protocol.decode_rooms(packet)]
+            return [room for packet in packets for room, _ in protocol.decode_rooms(packet)]
 
         wait_until(lambda: len(heard()) == len(rooms), "every room is heard of")
         assert heard() == rooms

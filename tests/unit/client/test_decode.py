@@ -165,23 +165,29 @@ class TestAnswers:
         with pytest.raises(PrefillLost):
             client.decode.resolve_nowait("p", 77)
 
-    def test_an_answer_under_another_epoch_means_that_the_first_was_lost(
+    def test_a_new_agent_is_told_what_the_wait_was_answered(
         self, agent: FakeAgent, client: Client, engine: FakeEngineSocket
     ) -> None:
-        """The agent was away while the rank died and came back: the KV cache is gone, whatever its successor says."""
-        [id] = wanted(client, engine, 77)
-        engine.resolved([answer(id, 101, epoch=40)], 101)
+        """It may have been away while the rank died: it confirms that epoch, or ends the wait."""
+        client.decode.want("host:1", 77)
+        client.decode.want("host:1", 78)
+        first, second = [want.id for want in engine.wants()]
+        engine.say(protocol.INSTANCE, id="p", names=["p", "host:1"], info=None, ranks=[])
+        engine.resolved([answer(first, 101, epoch=40), answer(second, 102, epoch=40)], 102)
         client.decode.poll()
         agent.stop()
         client.decode.poll()
         agent.start()
         client.decode.poll()
         successor = agent.accept()
-        successor.resolved([answer(id, 150, epoch=140)], 150)
+        wants = successor.wants()
+        assert [want[4:] for want in wants] == [("p", 2, 40, 101), ("p", 2, 40, 102)], "by id: addresses may move"
+        successor.resolved([answer(first, 101, epoch=40)], 150)
+        successor.lost(second, 150, dp_rank=2, epoch=40)
         [event] = client.decode.poll()
         assert isinstance(event, Ended) and isinstance(event.error, PrefillLost)
-        assert event.error.epoch == 40
-        assert protocol.DONE in successor.kinds()
+        assert (event.error.room, event.error.epoch) == (78, 40)
+        assert client.decode.peek("host:1", 77) is not None
 
     def test_the_same_answer_again_is_no_news(self, client: Client, engine: FakeEngineSocket) -> None:
         [id] = wanted(client, engine, 77)
@@ -353,7 +359,7 @@ class TestRevision:
         """The answer to a want was dropped, and a later want was answered before the engine knew."""
         first, second = wanted(client, engine, 7, 8)
         engine.send(protocol.LOST_PUSHES)
-        engine.send(protocol.encode_view(ViewAt(120, 0, second, 0, 0)))
+        engine.send(protocol.encode_view(ViewAt(120, 0, second, 0, 0, 0)))
         client.decode.poll()
         assert client.decode.revision == 0
         engine.view(121, last_want=second)

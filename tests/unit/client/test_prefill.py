@@ -29,7 +29,6 @@ from etcd_pd import (
     Topology,
     protocol,
 )
-from etcd_pd.protocol import RegisteredRoom
 from tests.support.fake_agent import FakeAgent, FakeEngineSocket
 
 ANNOUNCEMENT: dict[str, Any] = {
@@ -54,8 +53,8 @@ def announced(client: Client, engine: FakeEngineSocket) -> FakeEngineSocket:
 
 def registered(client: Client, engine: FakeEngineSocket, room: int) -> None:
     client.prefill.register(room)
-    engine.registered(RegisteredRoom(room, 100 + room, 7))
-    assert client.prefill.poll() == [Registered(room, 100 + room, 7)]
+    engine.registered((room, 100 + room, 7))
+    assert client.prefill.poll() == [Registered(room, 100 + room, 7, 42)]
     engine.packets()
 
 
@@ -141,7 +140,7 @@ class TestAnnounce:
         client.prefill.announce("p", **ANNOUNCEMENT)
         announced.packets()
         client.prefill.register(1)
-        assert announced.packets() == [protocol.encode_room(protocol.REGISTER, 1)], "it is held no longer"
+        assert announced.packets() == [protocol.encode_room(protocol.REGISTER, 1, 2)], "it is held no longer"
 
 
 class TestRegister:
@@ -149,7 +148,7 @@ class TestRegister:
         with pytest.raises(NotAnnounced):
             client.prefill.register(1)
 
-    @pytest.mark.parametrize("room", [-1, 2**63, True, "1", 1.0, None])
+    @pytest.mark.parametrize("room", [-1, 2**64, True, "1", 1.0, None])
     def test_only_rooms(self, client: Client, announced: FakeEngineSocket, room: Any) -> None:
         for call in (
             client.prefill.register,
@@ -163,8 +162,8 @@ class TestRegister:
         assert announced.packets() == []
 
     def test_it_is_one_packet(self, client: Client, announced: FakeEngineSocket) -> None:
-        client.prefill.register(2**63 - 1)
-        assert announced.packets() == [protocol.encode_room(protocol.REGISTER, 2**63 - 1)]
+        client.prefill.register(2**64 - 1)
+        assert announced.packets() == [protocol.encode_room(protocol.REGISTER, 2**64 - 1, 1)]
 
     def test_asking_twice_says_it_once(self, client: Client, announced: FakeEngineSocket) -> None:
         client.prefill.register(1)
@@ -174,7 +173,7 @@ class TestRegister:
     def test_a_room_that_is_held_is_answered_at_once(self, client: Client, announced: FakeEngineSocket) -> None:
         registered(client, announced, 1)
         client.prefill.register(1)
-        assert client.prefill.poll() == [Registered(1, 101, 7)]
+        assert client.prefill.poll() == [Registered(1, 101, 7, 42)]
         assert announced.packets() == []
 
     def test_a_lot_is_one_packet_and_asked_for_again_as_one(
@@ -184,16 +183,16 @@ class TestRegister:
         client.prefill.register(2)
         announced.packets()
         client.prefill.register_lot([1, 2, 3, 4, 5])
-        assert client.prefill.poll() == [Registered(1, 101, 7)], "it is held already"
-        assert announced.packets() == [protocol.encode_lot([3, 4, 5])]
+        assert client.prefill.poll() == [Registered(1, 101, 7, 42)], "it is held already"
+        assert announced.packets() == [protocol.encode_lot([(3, 3), (4, 4), (5, 5)])]
         client.prefill.release(4)
         agent.stop()
         client.prefill.poll()
         agent.start()
         client.prefill.poll()
         again = agent.accept()
-        assert [p for p in again.packets() if p[:1] == protocol.REGISTER_LOT] == [protocol.encode_lot([3, 5])]
-        again.say(protocol.REJECTED, room=3, error="RoomConflict", holder="p/0@9", owned=5)
+        assert [p for p in again.packets() if p[:1] == protocol.REGISTER_LOT] == [protocol.encode_lot([(3, 3), (5, 5)])]
+        again.rejected(3, error="RoomConflict", holder="p/0@9", owned=5)
         [event] = client.prefill.poll()
         assert isinstance(event, Rejected) and isinstance(event.error, RoomConflict)
         assert (event.room, event.error.room) == (3, 5)
@@ -238,7 +237,7 @@ class TestRegister:
         attributes: dict[str, Any],
     ) -> None:
         client.prefill.register(1)
-        announced.say(protocol.REJECTED, room=1, **message)
+        announced.rejected(1, **message)
         [event] = client.prefill.poll()
         assert isinstance(event, Rejected) and isinstance(event.error, kind)
         assert {name: getattr(event.error, name) for name in attributes} == attributes
@@ -258,18 +257,18 @@ class TestEndingRooms:
     def test_release(self, client: Client, announced: FakeEngineSocket) -> None:
         registered(client, announced, 1)
         client.prefill.release(1)
-        assert announced.packets() == [protocol.encode_room(protocol.RELEASE, 1)]
+        assert announced.packets() == [protocol.encode_room(protocol.RELEASE, 1, 2)]
 
     def test_a_room_released_before_its_answer_is_no_news(self, client: Client, announced: FakeEngineSocket) -> None:
         client.prefill.register(1)
         client.prefill.release(1)
-        announced.registered(RegisteredRoom(1, 101, 7))
+        announced.registered((1, 101, 7))
         assert client.prefill.poll() == []
 
     def test_fail(self, client: Client, announced: FakeEngineSocket) -> None:
         client.prefill.fail(1, "out of memory")
         [packet] = announced.packets()
-        assert protocol.decode_json(packet) == {"room": 1, "reason": "out of memory"}
+        assert protocol.decode_json(packet) == {"room": 1, "reason": "out of memory", "sequence": 1}
 
     @pytest.mark.parametrize("reason", ["x" * 513, "\ud800", None, b"x"])
     def test_a_bad_reason_is_named(self, client: Client, announced: FakeEngineSocket, reason: Any) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import pytest
 
 from etcd_pd.core.batch import Batch, Guard, Job, Outcome, RankRef, Registered, Rejected
-from etcd_pd.core.book import RoomBook
 from etcd_pd.core.lease import Bucket, BucketPool
 from etcd_pd.errors import AgentBusy, RankLost, RegistrationTimeout, RoomConflict, StoreRejected
 from etcd_pd.keys import Keys
 from etcd_pd.model import FAILED, Rank, RoomValue
 from etcd_pd.records import MAX_TXN_OPS, Compare, Delete, KeyValue, Listing, Put
 from tests.support.memory_etcd import MemoryEtcd
+from tests.unit.core.numbered import NumberedBook
 
 KEYS = Keys("/cell")
 RANK, OTHER = RankRef("p", 2), RankRef("p", 3)
@@ -29,7 +29,7 @@ class Desk:
         self.pool = BucketPool(325, 20.0, 1000, 300.0, 1.0)
         self.guards: dict[RankRef, Guard] = {}
         self.seen: int | None = None  # how far the view has come; None: all the way
-        self.book = RoomBook(
+        self.book = NumberedBook(
             KEYS,
             self.pool,
             self.guards.get,
@@ -141,7 +141,7 @@ class TestRegister:
     def test_the_key_names_rank_and_epoch_and_its_revision_is_the_token(self, desk: Desk) -> None:
         outcome = registered(desk, 77)
         kv = desk.etcd.keys[KEYS.room("p", 77)]
-        assert outcome == Registered("e", 77, kv.create_revision, kv.lease)
+        assert outcome[:4] == ("e", 77, kv.create_revision, kv.lease)
         assert desk.value(77) == RoomValue(2, desk.guards[RANK].epoch)
         assert kv.lease in desk.etcd.leases()
 
@@ -152,7 +152,7 @@ class TestRegister:
         outcomes = desk.work()
         assert desk.etcd.revision == before + 1
         assert owners(outcomes, Registered) == list(range(8))
-        assert len({(outcome.room, outcome[2]) for outcome in outcomes}) == 1
+        assert len({outcome[1:5] for outcome in outcomes}) == 1
 
     def test_a_sibling_that_comes_while_the_write_is_under_way_is_answered_with_it(self, desk: Desk) -> None:
         desk.book.register(1, RANK, 77, 0.0)
@@ -162,7 +162,8 @@ class TestRegister:
 
     def test_a_sibling_that_comes_after_it_is_answered_at_once(self, desk: Desk) -> None:
         first = registered(desk, 77, owner=1)
-        assert desk.book.register(2, RANK, 77, 0.0) == [first._replace(owner=2)]
+        [outcome] = desk.book.register(2, RANK, 77, 0.0)
+        assert outcome[:5] == first._replace(owner=2)[:5]
 
     def test_another_rank_of_this_agent_is_told_who_holds_the_room(self, desk: Desk) -> None:
         registered(desk, 77)
@@ -305,11 +306,10 @@ class TestRelease:
         desk.book.release(RANK, 7)
         desk.dies(RANK, gone=True)
         desk.comes_alive(RANK)
-        [outcome] = desk.book.register("next life", RANK, 7, 0.0)
-        assert isinstance(outcome, Rejected) and isinstance(outcome.error, RoomConflict)
-        assert desk.book.take(2.0) is None
-        desk.work(3.0)
-        assert desk.book.register("next life", RANK, 7, 3.0) == [], "once it is gone"
+        assert desk.book.register("next life", RANK, 7, 0.0) == []
+        [outcome] = desk.work()
+        assert isinstance(outcome, Registered), "once the last life is gone, and that does not wait"
+        assert (outcome.epoch, outcome.token) == (desk.guards[RANK].epoch, desk.token(7))
 
     def test_where_no_registration_comes_it_goes_alone(self) -> None:
         desk = Desk(release_delay=1.0)
@@ -374,7 +374,8 @@ class TestRelease:
         first = registered(desk, 7, owner=1)
         desk.book.release(RANK, 7)
         desk.work()
-        assert desk.book.register(2, RANK, 7, 1.0) == [first._replace(owner=2)]
+        [outcome] = desk.book.register(2, RANK, 7, 1.0)
+        assert outcome[:-1] == first._replace(owner=2)[:-1]
         assert desk.work() == []
         assert desk.value(7) is None
 
@@ -398,13 +399,66 @@ class TestRelease:
         desk.work()
         assert desk.value(7) is None
 
-    def test_who_released_a_room_may_have_it_again_once_it_is_gone(self, desk: Desk) -> None:
+    @pytest.mark.parametrize("taker", [RANK, OTHER])
+    @pytest.mark.parametrize("in_flight", [False, True])
+    def test_a_released_room_is_registered_again_once_it_is_gone(self, taker: RankRef, in_flight: bool) -> None:
+        desk = Desk(release_delay=5.0)
         first = registered(desk, 7)
         desk.book.release(RANK, 7)
-        [outcome] = desk.book.register("e", RANK, 7, 0.0)
-        assert isinstance(outcome, Rejected), "its key is about to be deleted"
+        assert desk.book.take(0.0) is None
+        flight = desk.take(6.0) if in_flight else None
+        assert desk.book.register("e", taker, 7, 0.0) == []
+        [again] = (desk.write(*flight) if flight else []) + desk.work(0.0)
+        assert isinstance(again, Registered) and again.token > first.token, "and does not wait for the release's delay"
+        assert desk.value(7) == RoomValue(taker.dp_rank, desk.guards[taker].epoch)
+        assert len(desk.book.durable) == 1
+
+    @pytest.mark.parametrize("taker", [RANK, OTHER])
+    def test_a_failed_room_may_be_taken_again_by_whoever(self, desk: Desk, taker: RankRef) -> None:
+        registered(desk, 7)
+        desk.book.fail(RANK, 7, "r", 0.0)
         desk.work()
-        assert registered(desk, 7).token > first.token
+        assert desk.book.register("e", taker, 7, 0.0) == []
+        [again] = desk.work()
+        assert isinstance(again, Registered)
+        assert desk.value(7) == RoomValue(taker.dp_rank, desk.guards[taker].epoch)
+
+    def test_what_another_agent_s_rank_failed_is_taken_over(self, desk: Desk) -> None:
+        epoch = desk.guards[OTHER].epoch
+        desk.etcd.txn([], [Put(KEYS.room("p", 7), RoomValue(OTHER.dp_rank, epoch, FAILED, "r").to_json(), 0)])
+        assert registered(desk, 7).token == desk.token(7)
+
+    def test_a_release_ends_the_next_life_too(self, desk: Desk) -> None:
+        registered(desk, 7)
+        desk.book.release(RANK, 7)
+        desk.book.register("e", RANK, 7, 0.0)
+        [outcome] = desk.book.release(RANK, 7)
+        assert isinstance(outcome, Rejected)
+        assert desk.work() == [] and desk.value(7) is None
+        assert len(desk.book.durable) == 2
+
+    def test_the_next_life_may_fail_before_it_begins(self, desk: Desk) -> None:
+        registered(desk, 7)
+        desk.book.release(RANK, 7)
+        desk.book.register("e", RANK, 7, 0.0)
+        desk.book.fail(RANK, 7, "r", 0.0)
+        desk.work()
+        assert desk.value(7) == RoomValue(2, desk.guards[RANK].epoch, FAILED, "r")
+        assert len(desk.book.durable) == 2
+
+    def test_an_answer_that_was_lost_is_given_again_and_is_no_next_life(self, desk: Desk) -> None:
+        desk.book.register("e", RANK, 7, 0.0)
+        [first] = desk.work()
+        desk.book.fail(RANK, 7, "r", 0.0)
+        desk.work()
+        assert desk.book.inner.register_again("e", RANK, 7, 1, 0.0) == [first]
+        assert desk.work() == []
+        assert desk.value(7) == RoomValue(2, desk.guards[RANK].epoch, FAILED, "r")
+
+    def test_a_question_that_is_repeated_is_answered_once(self, desk: Desk) -> None:
+        desk.book.register("e", RANK, 7, 0.0)
+        assert desk.book.inner.register_again("e", RANK, 7, 1, 0.0) == []
+        assert len(desk.work()) == 1
 
     def test_the_next_life_of_the_rank_may_have_it_too(self, desk: Desk) -> None:
         """What its predecessor released is no late sibling's room, but one that nobody holds."""
@@ -556,7 +610,7 @@ class TestLots:
         had = registered(desk, 7)
         for sibling in ("s1", "s2"):
             [outcome] = desk.book.register_lot(sibling, RANK, [7, 8, 9], 0.0)
-            assert outcome == Registered(sibling, 7, had.token, had.lease_id)
+            assert outcome[:4] == (sibling, 7, had.token, had.lease_id)
         assert sorted(map(str, owners(desk.work(), Registered))) == ["s1", "s1", "s2", "s2"]
 
     def test_what_a_dead_epoch_left_is_taken_over_first(self, desk: Desk) -> None:
@@ -635,9 +689,8 @@ class TestLeaseEnds:
         desk.book.expire(1.0)
         desk.write(batch, bucket)
         assert desk.value(7) is None
-        assert desk.book.register("late sibling", RANK, 7, 2.0) == [
-            Registered("late sibling", 7, found.token, found.lease_id)
-        ], "a tombstone as ever"
+        [outcome] = desk.book.register("late sibling", RANK, 7, 2.0)
+        assert outcome[:4] == ("late sibling", 7, found.token, found.lease_id), "a tombstone as ever"
 
 
 class TestEpochs:
@@ -749,7 +802,7 @@ class TestUnknownOutcomes:
         assert len(outcomes) == (2 if happened else 0)
         outcomes += desk.work()
         assert sorted(map(str, owners(outcomes, Registered))) == ["1", "2"]
-        assert all(outcome[2] == desk.token(outcome.room) for outcome in outcomes)
+        assert all(outcome.token == desk.token(outcome.room) for outcome in outcomes if isinstance(outcome, Registered))
         for room in (1, 2):
             desk.book.release(RANK, room)
         desk.work(now=1.0)
@@ -789,7 +842,7 @@ class TestUnknownOutcomes:
         assert desk.value(7) == RoomValue(2, desk.guards[RANK].epoch, FAILED, "r")
 
     @pytest.mark.parametrize("happened", [True, False])
-    def test_while_nobody_can_read_back_the_overdue_are_told_and_undone(self, desk: Desk, happened: bool) -> None:
+    def test_what_turns_out_written_after_a_timeout_is_failed(self, desk: Desk, happened: bool) -> None:
         desk.book.register("e", RANK, 7, 0.0)
         batch, bucket = desk.take()
         if happened:
@@ -800,8 +853,19 @@ class TestUnknownOutcomes:
         assert desk.book.give_up(batch, TIMEOUT + 1) == [], "once"
         assert desk.examine(batch, bucket, TIMEOUT + 1) == []
         assert desk.work(now=TIMEOUT + 1) == []
-        assert desk.value(7) is None
+        failed = RoomValue(2, desk.guards[RANK].epoch, FAILED, "its registration timed out")
+        assert desk.value(7) == (failed if happened else None), "decode may have been given it"
         assert desk.book.live(RANK) == 0
+
+    def test_the_engine_s_own_failure_after_a_timeout_lands(self, desk: Desk) -> None:
+        desk.book.register("e", RANK, 7, 0.0)
+        batch, bucket = desk.take()
+        desk.book.give_up(batch, TIMEOUT)
+        desk.book.fail(RANK, 7, "its registration timed out", TIMEOUT)
+        desk.examine(batch, bucket, TIMEOUT + 1)
+        desk.work(now=TIMEOUT + 1)
+        assert desk.value(7) == RoomValue(2, desk.guards[RANK].epoch, FAILED, "its registration timed out")
+        assert len(desk.book.durable) == 1
 
     @pytest.mark.parametrize("happened", [True, False])
     def test_one_that_registers_again_meanwhile_keeps_its_room(self, desk: Desk, happened: bool) -> None:
@@ -814,7 +878,7 @@ class TestUnknownOutcomes:
         assert desk.book.expire(TIMEOUT) == []
         outcomes = desk.examine(batch, bucket, TIMEOUT + 1) + desk.work(now=TIMEOUT + 1)
         assert owners(outcomes, Registered) == ["e"]
-        assert desk.value(7) is not None, "what was acknowledged is not deleted"
+        assert desk.value(7) == RoomValue(2, desk.guards[RANK].epoch), "what was acknowledged stands"
 
 
 class TestDeadlines:
@@ -855,7 +919,7 @@ class TestRefusals:
             else:
                 answered += desk.write(batch, bucket)
         assert owners(answered, Rejected) == [culprit]
-        assert sorted(outcome.room for outcome in answered) == list(range(40)), "everybody once"
+        assert sorted(outcome[1] for outcome in answered) == list(range(40)), "everybody once"
         assert desk.book.take(0.0) is None
 
     def test_batches_grow_again_afterwards(self) -> None:
@@ -897,4 +961,5 @@ class TestAdoption:
         first = registered(desk, 7)
         successor = Desk()
         successor.book.adopt(RANK, desk.guards[RANK].epoch, 7, first.token, first.lease_id, 0.0)
-        assert successor.book.register("s", RANK, 7, 0.0) == [Registered("s", 7, first.token, first.lease_id)]
+        [outcome] = successor.book.register("s", RANK, 7, 0.0)
+        assert outcome[:5] == ("s", 7, first.token, first.lease_id, first.epoch)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from etcd_pd.core.batch import Batch, Guard, Outcome, RankRef, Registered, Rejected
-from etcd_pd.core.book import RoomBook
+from etcd_pd.core.batch import Batch, Durable, Guard, Outcome, RankRef, Registered, Rejected
 from etcd_pd.core.lease import Bucket, BucketPool
 from etcd_pd.errors import LeaseNotFound, StoreRejected
 from etcd_pd.keys import Keys
 from etcd_pd.model import ASSIGNED, Rank, RoomValue
 from etcd_pd.records import MAX_TXN_OPS, Compare, Delete, KeyValue, Operation, Put
 from tests.support.memory_etcd import MemoryEtcd
+from tests.unit.core.numbered import NumberedBook
 
 KEYS = Keys("/cell")
 TIMEOUT, TOMBSTONE = 5.0, 20.0
@@ -44,7 +45,7 @@ class Agent:
         self.present: set[int] = set()
         self.flight: tuple[Batch, Bucket | None] | None = None
         self.unsure = False  # whether the flight may have landed
-        self.book = RoomBook(
+        self.book = NumberedBook(
             KEYS,
             self.pool,
             self.guard_of,
@@ -75,10 +76,12 @@ class TwoAgents(RuleBasedStateMachine):
         self.agents = [Agent(self.etcd), Agent(self.etcd)]
         self.owed: Counter[tuple[Owner, int]] = Counter()
         self.acknowledged: dict[int, tuple[int, int, int, int]] = {}  # room -> dp, epoch, token, lease
-        self.wanted: dict[int, set[int]] = {dp: set() for dp in RANKS}  # rooms that a rank asked for and did not end
+        # rooms that a rank asked for and did not end, and the number with which their present use began
+        self.wanted: dict[int, dict[int, int]] = {dp: {} for dp in RANKS}
         self.lives = dict.fromkeys(RANKS, 0)
         self.over: set[tuple[int, int]] = set()  # rank and room: released or failed
-        self.failed: set[tuple[int, int]] = set()
+        self.behind: Counter[tuple[Owner, int]] = Counter()  # by how many uses of a room a sibling is late
+        self.late: set[tuple[Owner, int]] = set()  # what it says of one that is over
         self.users: dict[tuple[int, int], set[Owner]] = {}  # who registered it since
         for dp in RANKS:
             self.rank_appears(dp)
@@ -106,26 +109,37 @@ class TwoAgents(RuleBasedStateMachine):
         dp = owner[0]
         use, users = (dp, room), self.users.setdefault((dp, room), set())
         is_late_sibling = use in self.over and owner not in users
-        if use not in self.failed and not is_late_sibling and not any(isinstance(o, Rejected) for o in outcomes):
-            self.wanted[dp].add(room)
+        if self.behind[owner, room]:
+            self.behind[owner, room] -= 1
+            self.late.add((owner, self.agents[RANKS[dp]].book.number))
+            return
+        if not is_late_sibling and not any(isinstance(o, Rejected) for o in outcomes):
+            self.wanted[dp].setdefault(room, self.agents[RANKS[dp]].book.number)
             if use in self.over:
                 self.over.discard(use)
+                self.behind.update((sibling, room) for sibling in self.siblings(dp) if sibling not in users)
                 users.clear()
         users.add(owner)
 
-    @rule(dp=st.sampled_from([*RANKS]), room=ROOMS)
-    def release(self, dp: int, room: int) -> None:
-        self.ends(dp, room)
-        self.agents[RANKS[dp]].book.release(RankRef("p", dp), room)
+    def siblings(self, dp: int) -> list[Owner]:
+        return [(dp, sibling, self.lives[dp]) for sibling in (0, 1)]
 
-    @rule(dp=st.sampled_from([*RANKS]), room=ROOMS)
-    def fail(self, dp: int, room: int) -> None:
-        self.ends(dp, room)
-        self.failed.add((dp, room))
-        self.agents[RANKS[dp]].book.fail(RankRef("p", dp), room, "why", self.now)
+    @rule(dp=st.sampled_from([*RANKS]), room=ROOMS, sibling=st.integers(0, 1))
+    def release(self, dp: int, room: int, sibling: int) -> None:
+        owner = (dp, sibling, self.lives[dp])
+        self.ends(owner, room)
+        self.hear(dp, self.agents[RANKS[dp]].book.release(RankRef("p", dp), room, owner))
 
-    def ends(self, dp: int, room: int) -> None:
-        self.wanted[dp].discard(room)
+    @rule(dp=st.sampled_from([*RANKS]), room=ROOMS, sibling=st.integers(0, 1))
+    def fail(self, dp: int, room: int, sibling: int) -> None:
+        owner = (dp, sibling, self.lives[dp])
+        self.ends(owner, room)
+        self.agents[RANKS[dp]].book.fail(RankRef("p", dp), room, "why", self.now, owner)
+
+    def ends(self, owner: Owner, room: int) -> None:
+        dp = owner[0]
+        self.users.setdefault((dp, room), set()).add(owner)
+        self.wanted[dp].pop(room, None)
         self.over.add((dp, room))
         if room in self.acknowledged and self.acknowledged[room][0] == dp:
             del self.acknowledged[room]
@@ -146,7 +160,6 @@ class TwoAgents(RuleBasedStateMachine):
         self.lives[dp] += 1
         for room in range(1, 5):
             self.over.discard((dp, room))
-            self.failed.discard((dp, room))
             self.users.pop((dp, room), None)
         self.hear(dp, agent.book.rank_ended(RankRef("p", dp), gone=True))
         assert not any(owed for (owner, _), owed in self.owed.items() if owner[0] == dp), "nobody waits for a dead one"
@@ -265,13 +278,15 @@ class TwoAgents(RuleBasedStateMachine):
 
     def hear(self, dp: int, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
-            assert isinstance(outcome.owner, tuple)
+            assert isinstance(outcome.owner, tuple) and not isinstance(outcome, Durable)
             self.owed[outcome.owner, outcome.room] -= 1
             assert self.owed[outcome.owner, outcome.room] >= 0, "nobody is answered twice"
             epoch = self.agents[RANKS[dp]].epochs.get(dp, 0)
             kv = self.etcd.keys.get(rank_key(dp))
             lives = kv is not None and kv.create_revision == epoch
-            if isinstance(outcome, Registered) and lives and outcome.room in self.wanted[dp]:
+            present = outcome.sequence >= self.wanted[dp].get(outcome.room, math.inf)
+            present = present and (outcome.owner, outcome.sequence) not in self.late
+            if isinstance(outcome, Registered) and lives and present:
                 held = self.acknowledged.get(outcome.room)
                 assert held is None or held[0] == dp, "a room has one owner"
                 if outcome.lease_id in self.etcd.leases():
@@ -289,8 +304,9 @@ class TwoAgents(RuleBasedStateMachine):
         for dp in RANKS:
             self.rank_appears(dp)
             for room in range(1, 5):
-                if room not in self.wanted[dp]:
-                    self.agents[RANKS[dp]].book.release(RankRef("p", dp), room)
+                for sibling in (0, 1) if room not in self.wanted[dp] else ():
+                    owner = (dp, sibling, self.lives[dp])
+                    self.hear(dp, self.agents[RANKS[dp]].book.release(RankRef("p", dp), room, owner))
         for _ in range(60):
             self.now += RELEASE_DELAY / 10
             for which in range(len(self.agents)):

@@ -93,7 +93,7 @@ class FakePrefill:
         value = {"dp_rank": self.dp_rank, "epoch": self.epoch, "revision": time.time_ns()}
         if _create(self.directory / f"room-{self.instance}-{room}", value):
             self.held.add(room)
-            self.events.append(Registered(room, value["revision"], LEASE_ID))
+            self.events.append(Registered(room, value["revision"], LEASE_ID, self.epoch))
         else:
             self.events.append(Rejected(room, RoomConflict(room, "somebody")))
 

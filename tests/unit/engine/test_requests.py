@@ -66,7 +66,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"bootstrap_room": ...}, "bootstrap_room"),
     ({"bootstrap_room": None}, "bootstrap_room"),
     ({"bootstrap_room": -1}, "bootstrap_room"),
-    ({"bootstrap_room": 2**63}, "bootstrap_room"),
+    ({"bootstrap_room": 2**64}, "bootstrap_room"),
     ({"bootstrap_room": 10**40}, "bootstrap_room"),
     ({"bootstrap_room": 5.0}, "bootstrap_room"),
     ({"bootstrap_room": "6"}, "bootstrap_room"),

@@ -125,7 +125,7 @@ def test_a_process_names_itself_unless_the_environment_does(monkeypatch: pytest.
 def test_a_request_s_span_continues_the_router_s_trace(traced: Traced) -> None:
     spans, exported = traced
     span = spans.request("POST", "/generate", {"traceparent": TRACEPARENT, "authorization": "Bearer secret"})
-    span.tell([7, 2**63 - 1], "req-1")
+    span.tell([7, 2**64 - 1], "req-1")
     span.end(200, "")
     (found,) = exported()
     assert found.context is not None and found.parent is not None and found.attributes is not None
@@ -135,7 +135,7 @@ def test_a_request_s_span_continues_the_router_s_trace(traced: Traced) -> None:
         "http.request.method": "POST",
         "http.route": "/generate",
         "http.response.status_code": 200,
-        "etcd_pd.rooms": (7, 2**63 - 1),
+        "etcd_pd.rooms": ("7", str(2**64 - 1)),
         "etcd_pd.request_id": "req-1",
     }
 

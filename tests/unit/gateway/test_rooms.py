@@ -42,7 +42,7 @@ class Prefill:
         self._token = token
 
     async def register(self, room: int) -> Registered:
-        return Registered(room, self._token, 0)
+        return Registered(room, self._token, 0, 1)
 
     def release(self, room: int) -> None: ...
 

@@ -1,0 +1,97 @@
+"""What a rank said of its rooms is kept until it is answered, and said again in its order."""
+
+from __future__ import annotations
+
+from etcd_pd import protocol
+from etcd_pd.client.intents import Held, Intents
+
+
+class Line:
+    """A socket that may be full."""
+
+    def __init__(self) -> None:
+        self.said: list[bytes] = []
+        self.full = False
+
+    def send(self, packet: bytes) -> bool:
+        if not self.full:
+            self.said.append(packet)
+        return not self.full
+
+
+def asked(intents: Intents, room: int) -> int:
+    number = intents.number()
+    intents.asked[room] = number
+    return number
+
+
+def held(intents: Intents, room: int) -> None:
+    assert intents.answer(room, asked(intents, room))
+    intents.held[room] = Held(100 + room, 7, 42)
+
+
+def kinds(intents: Intents, *, to_another: bool) -> bytes:
+    return b"".join(packet[:1] for packet in intents.say_again(to_another=to_another))
+
+
+def test_a_release_is_kept_until_it_is_durable() -> None:
+    line = Line()
+    intents = Intents(line.send)
+    for room in (1, 2):
+        held(intents, room)
+        intents.end(room, None, connected=True)
+    assert [packet[:1] for packet in line.said] == [b"L", b"L"]
+    assert kinds(intents, to_another=True) == b"OLL"
+    intents.settle(3)
+    assert kinds(intents, to_another=True) == b"OL"
+    intents.settle(4)
+    assert kinds(intents, to_another=True) == b""
+
+
+def test_a_release_before_the_answer_is_said_with_its_registration_when_the_agent_is_another() -> None:
+    intents = Intents(Line().send)
+    asked(intents, 1)
+    intents.end(1, None, connected=True)
+    assert kinds(intents, to_another=True) == b"RL", "else it would not know what may be in etcd"
+    assert kinds(intents, to_another=False) == b"L"
+    assert not intents.answer(1, 1), "nobody waits for that any more"
+
+
+def test_a_failure_comes_after_its_registration_when_both_are_said_again() -> None:
+    intents = Intents(Line().send)
+    asked(intents, 1)
+    intents.end(1, "why", connected=True)
+    asked(intents, 2)
+    assert kinds(intents, to_another=True) == b"RFR"
+    assert intents.answer(1, 1), "it is still answered"
+
+
+def test_the_answer_to_an_earlier_life_is_not_taken_for_the_next_one_s_when_a_room_is_registered_again() -> None:
+    intents = Intents(Line().send)
+    first = asked(intents, 1)
+    intents.end(1, None, connected=True)
+    second = asked(intents, 1)
+    assert not intents.answer(1, first)
+    assert intents.answer(1, second)
+
+
+def test_what_finds_the_queue_full_is_said_later_and_in_order() -> None:
+    line = Line()
+    intents = Intents(line.send)
+    line.full = True
+    intents.end(1, None, connected=True)
+    line.full = False
+    intents.end(2, None, connected=True)
+    assert line.said == [], "nothing overtakes"
+    assert intents.say_unsaid()
+    assert [protocol.decode_rooms(packet) for packet in line.said] == [[(1, 1)], [(2, 2)]]
+
+
+def test_what_was_written_under_an_epoch_ends_with_it_and_the_rest_stays() -> None:
+    intents = Intents(Line().send)
+    held(intents, 1)
+    intents.end(1, None, connected=True)
+    held(intents, 2)
+    intents.end(3, "never registered", connected=True)
+    intents.end_epoch()
+    assert kinds(intents, to_another=True) == b"F"

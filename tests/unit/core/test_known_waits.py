@@ -1,0 +1,82 @@
+"""Waits that an earlier agent answered: the next one confirms what they were given, or ends them."""
+
+from __future__ import annotations
+
+import pytest
+
+from etcd_pd.core.rooms import Known, Notice, Resolved, Wait, WaitFailed, WaitLost
+from etcd_pd.model import FAILED
+
+from .test_rooms import Cell, news
+
+
+@pytest.fixture
+def cell() -> Cell:
+    cell = Cell()
+    cell.instance()
+    return cell
+
+
+def want(cell: Cell, known: Known, instance: str = "p") -> list[Notice]:
+    return news(cell.view.want(Wait(object(), 1, instance, 5, None, known)))
+
+
+@pytest.mark.parametrize("instance", ["p", "host:8998"])
+def test_it_is_confirmed_when_its_epoch_lives(cell: Cell, instance: str) -> None:
+    epoch = cell.rank(2)
+    cell.relist()
+    [notice] = want(cell, Known(2, epoch, epoch), instance)
+    assert isinstance(notice, Resolved)
+    assert (notice.assignment.instance, notice.assignment.dp_rank, notice.assignment.epoch) == ("p", 2, epoch)
+    cell.delete(b"/cell/v1/prefill/p/ranks/2.0.0.0")
+    [lost] = cell.follow()
+    assert isinstance(lost, WaitLost) and lost.epoch == epoch
+
+
+def test_it_is_lost_when_its_rank_has_another_epoch(cell: Cell) -> None:
+    dead = cell.rank(2)
+    cell.delete(b"/cell/v1/prefill/p/ranks/2.0.0.0")
+    cell.rank(2)
+    cell.relist()
+    [notice] = want(cell, Known(2, dead, dead))
+    assert isinstance(notice, WaitLost) and (notice.dp_rank, notice.epoch) == (2, dead)
+
+
+def test_it_is_lost_when_its_instance_is_gone(cell: Cell) -> None:
+    cell.relist()
+    [notice] = want(cell, Known(2, 9, 2), "gone")
+    assert isinstance(notice, WaitLost) and notice.epoch == 9
+
+
+def test_it_is_not_judged_before_the_view_has_come_to_what_it_knows(cell: Cell) -> None:
+    assert want(cell, Known(2, 3, 3)) == [], "nothing is known yet"
+    cell.relist()
+    epoch = cell.rank(2)
+    assert epoch == 3
+    [notice] = cell.follow()
+    assert isinstance(notice, Resolved)
+
+
+def test_it_fails_when_its_room_was_failed_meanwhile(cell: Cell) -> None:
+    epoch = cell.rank(2)
+    cell.room(5, 2, epoch, state=FAILED, reason="why")
+    cell.relist()
+    [notice] = want(cell, Known(2, epoch, epoch))
+    assert isinstance(notice, WaitFailed) and notice.reason == "why"
+
+
+def test_it_is_lost_when_etcd_turns_out_to_have_another_history(cell: Cell) -> None:
+    epoch = cell.rank(2)
+    cell.relist()
+    wait = Wait(object(), 1, "p", 5, None, Known(2, epoch, epoch))
+    cell.view.want(wait)
+    [notice] = cell.view.disown([wait])
+    assert isinstance(notice, WaitLost) and notice.epoch == epoch
+    assert cell.view.disown([wait]) == [], "once"
+
+
+def test_it_is_lost_when_the_view_is_void_before_it_is_judged(cell: Cell) -> None:
+    cell.relist()
+    assert want(cell, Known(2, 99, 99)) == []
+    [notice] = news(cell.view.void(1))
+    assert isinstance(notice, WaitLost) and notice.epoch == 99
