@@ -27,6 +27,8 @@ MAX_LINGER = 3600.0
 #: Largest size of one parallel dimension (dp, cp, tp, pp): a bound on typing errors, not on hardware.
 MAX_PARALLEL = 4096
 
+#: Reason of a room whose registration timed out: it may have been written all the same, and decode been given it.
+TIMED_OUT = "its registration timed out"
 SERVING, DRAINING = "serving", "draining"
 ASSIGNED, FAILED = "assigned", "failed"
 #: What reading a value raises that somebody else wrote: no JSON, JSON of another shape, JSON nested too deep.

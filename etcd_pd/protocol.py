@@ -61,13 +61,6 @@ class AdoptedRoom(NamedTuple):
     lease_id: int
 
 
-class SaidRoom(NamedTuple):
-    """A room in a REGISTER or RELEASE, with the number of what the engine said of it; they only grow."""
-
-    room: int
-    sequence: int
-
-
 class WantedRoom(NamedTuple):
     """A wait.
 
@@ -154,16 +147,13 @@ def encode_room(kind: bytes, room: int, sequence: int) -> bytes:
 
 
 def encode_lot(rooms: Iterable[tuple[int, int]]) -> bytes:
-    """A REGISTER_LOT packet of :class:`SaidRoom`, or tuples of the same."""
+    """A REGISTER_LOT packet of rooms, each with its number as in :func:`decode_rooms`."""
     return REGISTER_LOT + b"".join([_SAID.pack(*said) for said in rooms])
 
 
 def decode_rooms(packet: bytes) -> list[tuple[int, int]]:
-    """What :class:`SaidRoom` has, of each room in a REGISTER, REGISTER_LOT or RELEASE packet."""
-    try:
-        return list(_SAID.iter_unpack(memoryview(packet)[1:]))
-    except struct.error as exc:
-        raise ProtocolError(f"malformed {packet[:1]!r} packet") from exc
+    """The rooms of a REGISTER, REGISTER_LOT or RELEASE packet, each with the number of what is said; they only grow."""
+    return [(room, sequence) for room, sequence in _records(_SAID, packet)]
 
 
 def encode_durable(sequence: int) -> bytes:
@@ -173,10 +163,7 @@ def encode_durable(sequence: int) -> bytes:
 
 def decode_durable(packet: bytes) -> int:
     """The number in a DURABLE packet."""
-    try:
-        return int(_ID.unpack_from(packet, 1)[0])
-    except struct.error as exc:
-        raise ProtocolError("malformed DURABLE packet") from exc
+    return _number(packet)
 
 
 def encode_follow(instance: str) -> bytes:
@@ -199,12 +186,7 @@ def encode_ping(round: int) -> bytes:
 
 def decode_ping(packet: bytes) -> int:
     """The number in a PING packet, 0 where it is a bare sign of life."""
-    if len(packet) == 1:
-        return 0
-    try:
-        return int(_ID.unpack_from(packet, 1)[0])
-    except struct.error as exc:
-        raise ProtocolError("malformed PING packet") from exc
+    return _number(packet) if len(packet) > 1 else 0
 
 
 def encode_done(id: int) -> bytes:
@@ -279,6 +261,13 @@ def decode_resolved(packet: bytes) -> Iterator[ResolvedWant]:
         return map(ResolvedWant._make, _RESOLVED.iter_unpack(memoryview(packet)[1 + _VIEW.size :]))
     except struct.error as exc:
         raise ProtocolError("malformed RESOLVED packet") from exc
+
+
+def _number(packet: bytes) -> int:
+    try:
+        return int(_ID.unpack_from(packet, 1)[0])
+    except struct.error as exc:
+        raise ProtocolError(f"malformed {packet[:1]!r} packet") from exc
 
 
 def _records(record: struct.Struct, packet: bytes) -> Iterator[tuple[Any, ...]]:

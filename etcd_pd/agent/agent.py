@@ -40,8 +40,6 @@ log = logging.getLogger(__name__)
 
 #: How long a release may wait for a registration to go to etcd with. The registrar looks again a sweep later at most.
 RELEASE_DELAY_SECONDS = 0.1
-
-
 #: How long an agent that ends may take to write what engines released and failed, and how often it looks, seconds.
 FLUSH_SECONDS, FLUSH_LOOK_SECONDS = 2.0, 0.01
 
@@ -203,7 +201,8 @@ class Agent:
         engine.send(protocol.HISTORY_LOST)
         if engine.rank:
             self.announcer.renounce(engine.rank)
-        self._pushes.notify(self.view.disown(list(engine.wants.values())), self.view.revision)
+        revision = self.view.revision
+        self._pushes.notify(self.view.disown(list(engine.wants.values()), revision), revision)
 
     # --- from etcd
 

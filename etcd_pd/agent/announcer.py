@@ -117,15 +117,12 @@ class Announcer:
         if own is None or own.epoch != local.key_epoch:
             return None  # written anew, which the view does not know yet: its epoch is over
         # the epoch ends with any of the rank's keys, so all are compared; the youngest first, which is the epoch
-        created = sorted(
-            [
-                (endpoint.epoch, rank)
-                for rank, endpoint in endpoints.items()
-                if rank.dp == ref.dp_rank and endpoint.incarnation == incarnation
-            ],
-            reverse=True,
-        )
-        keys = created[:MOST_COMPARES]
+        keys = [
+            (endpoint.epoch, rank)
+            for rank, endpoint in endpoints.items()
+            if rank.dp == ref.dp_rank and endpoint.incarnation == incarnation
+        ]
+        keys = sorted(keys, reverse=True)[:MOST_COMPARES]
         return Guard(epoch, tuple(Compare(self._keys.rank(ref.instance, rank), created) for created, rank in keys))
 
     # --- ranks

@@ -17,6 +17,7 @@ from ..errors import (
 )
 from ..model import (
     MAX_ROOM,
+    TIMED_OUT,
     InstanceInfo,
     Rank,
     RankEndpoint,
@@ -275,7 +276,7 @@ class Prefill:
             return
         self._events.append(Rejected(room, error))
         if isinstance(error, RegistrationTimeout):
-            self._intents.end(room, "its registration timed out", connected=self._connection.connected)
+            self._intents.end(room, TIMED_OUT, connected=self._connection.connected)
 
     def on_durable(self, packet: bytes) -> None:
         """DURABLE."""

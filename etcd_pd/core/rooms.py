@@ -291,8 +291,7 @@ class View:
         found there just as it was is dead, as waits were told, until its own process writes the key again.
         """
         brought_back = self._brought_back | self._rank_keys
-        answered = [self._lose_known(wait, known, revision) for wait, known in self._unconfirmed.items()]
-        self._unconfirmed.clear()
+        answered = self.disown(list(self._unconfirmed), revision)
         unanswered = [wait for index in (self._pending, self._for_rank) for waits in index.values() for wait in waits]
         for index in (self._pending, self._for_rank):
             index.clear()
@@ -393,24 +392,20 @@ class View:
             ended = instance.ended if instance else {}
             return self._lose_known(wait, known, ended.get((known.dp_rank, known.epoch), self.floor))
         wait.placed, wait.key = id, self._keys.room(id, wait.room)
-        room = self._rooms.get(wait.key)
-        value = RoomValue.from_json(room.value) if room else None
-        if room and value and (value.state, value.dp_rank, value.epoch) == (FAILED, known.dp_rank, known.epoch):
-            wait.ended = True
-            return WaitFailed(wait, value.reason, room.mod_revision)
-        return self._assign(wait, Assignment(id, wait.room, *known, 0, "registry"))
+        failure = self._failure(wait, known.dp_rank, known.epoch)
+        return failure or self._assign(wait, Assignment(id, wait.room, *known, 0, "registry"))
 
     def _lose_known(self, wait: Wait, known: Known, revision: int) -> WaitLost:
         wait.ended = True
         return WaitLost(wait, known.dp_rank, known.epoch, revision)
 
-    def disown(self, waits: Iterable[Wait]) -> list[Notice]:
+    def disown(self, waits: Iterable[Wait], revision: int) -> list[Notice]:
         """End those of these waits that an earlier agent answered: what they were told is of another history."""
         notices: list[Notice] = []
         for wait in waits:
             if wait.known and not wait.ended:
                 self.forget(wait)
-                notices.append(self._lose_known(wait, wait.known, self.revision))
+                notices.append(self._lose_known(wait, wait.known, revision))
         return notices
 
     def _place(self, wait: Wait, id: str) -> Iterator[Notice]:
@@ -438,13 +433,16 @@ class View:
         _discard(self._for_rank, (id, dp_rank), wait)
         # the epoch is the revision at which every reader came to know this answer
         assignment = Assignment(id, wait.room, dp_rank, epoch, epoch, 0, source)
+        yield self._failure(wait, dp_rank, epoch, assignment) or self._assign(wait, assignment)
+
+    def _failure(self, wait: Wait, dp_rank: int, epoch: int, arrived: Assignment | None = None) -> WaitFailed | None:
+        """The end of a wait whose room this epoch of the rank has failed; None where it has not."""
         room = self._rooms.get(wait.key)
         value = RoomValue.from_json(room.value) if room else None
-        if room and value and (value.state, value.dp_rank, value.epoch) == (FAILED, dp_rank, epoch):
-            wait.ended = True
-            yield WaitFailed(wait, value.reason, room.mod_revision, assignment)
-            return
-        yield self._assign(wait, assignment)
+        if not room or not value or (value.state, value.dp_rank, value.epoch) != (FAILED, dp_rank, epoch):
+            return None
+        wait.ended = True
+        return WaitFailed(wait, value.reason, room.mod_revision, arrived)
 
     def _answer(self, wait: Wait, room: KeyValue) -> Sequence[Notice]:
         value = RoomValue.from_json(room.value)

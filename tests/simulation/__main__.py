@@ -16,15 +16,13 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from .plan import Plan
+from .plan import FIXED, Plan
 from .rules import KNOWN, RULES
 from .shrink import tell
 from .world import simulate
 
 #: How long without SEEDS, seconds.
 SECONDS = 60.0
-#: Worlds that are always tried: those that once broke a rule, and a few more.
-FIXED = (*range(6), 37, 61, 73, 93, 105, 111, 269)
 PROGRESS = Path("build") / "simulation"
 
 

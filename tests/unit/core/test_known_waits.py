@@ -70,9 +70,9 @@ def test_it_is_lost_when_etcd_turns_out_to_have_another_history(cell: Cell) -> N
     cell.relist()
     wait = Wait(object(), 1, "p", 5, None, Known(2, epoch, epoch))
     cell.view.want(wait)
-    [notice] = cell.view.disown([wait])
+    [notice] = cell.view.disown([wait], cell.view.revision)
     assert isinstance(notice, WaitLost) and notice.epoch == epoch
-    assert cell.view.disown([wait]) == [], "once"
+    assert cell.view.disown([wait], cell.view.revision) == [], "once"
 
 
 def test_it_is_lost_when_the_view_is_void_before_it_is_judged(cell: Cell) -> None:
