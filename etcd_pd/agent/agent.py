@@ -86,7 +86,7 @@ class Agent:
             max_rooms=min(settings.batch_max_rooms, settings.bucket_max_rooms),
             max_queue=settings.queue_max_rooms,
             registration_timeout=settings.registration_timeout_seconds,
-            tombstone_seconds=settings.bootstrap_timeout_seconds,
+            tombstone_seconds=settings.room_ttl_seconds,
             release_delay=RELEASE_DELAY_SECONDS,
         )
         self._pushes = Pushes(

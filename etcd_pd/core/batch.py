@@ -51,14 +51,14 @@ class Later(NamedTuple):
 
     Attributes:
         job: CREATE for a registration, FAIL for a failure.
-        deadline: of the registration.
+        at: when it was said.
     """
 
     job: Job
     rank: RankRef
     said: Said
     reason: str
-    deadline: float
+    at: float
 
 
 @dataclass(eq=False, slots=True)
@@ -76,7 +76,6 @@ class OwnRoom:
         enders: who is to know when it is released, or failed, for good.
         owners: everybody who registered it.
         later: what was said of its next life.
-        given_up: its registration timed out: what turns out to be written is failed.
         released: the key is gone; what is left here is a tombstone against late siblings.
     """
 
@@ -91,7 +90,6 @@ class OwnRoom:
     reason: str | None = None
     follow_up: Job | None = None
     evict_token: int = 0
-    given_up: bool = False
     released: bool = False
     lot: Lot | None = None
     asked_at: float = 0.0

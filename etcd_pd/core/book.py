@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from ..errors import AgentBusy, EtcdPDError, RankLost, RegistrationTimeout, RoomConflict, StoreRejected
 from ..keys import Keys
-from ..model import FAILED, RoomValue
+from ..model import FAILED, TIMED_OUT, RoomValue
 from ..records import MAX_TXN_OPS, KeyValue, Listing
 from .batch import (
     Batch,
@@ -31,8 +31,7 @@ from .batch import (
 )
 from .lease import Bucket, BucketPool
 
-#: What decode is told of a room that turned out to be written after its registration had timed out.
-TIMED_OUT = "its registration timed out"
+#: Why a registration is given up that waited, and was never sent.
 NOT_IN_TIME = "etcd took no write in time"
 
 
@@ -46,7 +45,8 @@ class RoomBook:
         max_rooms: most rooms in a batch.
         max_queue: most rooms that may wait for etcd.
         registration_timeout: seconds that a registration may take.
-        tombstone_seconds: how long a released room is remembered.
+        tombstone_seconds: how long a room is remembered that was released, or failed: as long as its lease may live, or
+            a failed room that its rank registers again is taken for the one that still stands.
         release_delay: how long a release may wait for a transaction to ride on, seconds. Nobody waits for it, and a
             transaction of its own costs etcd, and every agent that watches, as much as a registration.
     """
@@ -108,10 +108,10 @@ class RoomBook:
         if own is None:
             if len(self) >= self._max_queue:
                 return [Rejected(owner, room, AgentBusy(self._max_queue), sequence)]
-            self._queue.append(self._new(rank, room, now + self._timeout, (owner, sequence)))
+            self._queue.append(self._new(rank, room, now, (owner, sequence)))
             return []
         if self._is_ending(own, owner, rank):
-            self._do_later(own, Later(Job.CREATE, rank, (owner, sequence), "", now + self._timeout))
+            self._do_later(own, Later(Job.CREATE, rank, (owner, sequence), "", now))
             return []
         return self._join(own, owner, rank, sequence)
 
@@ -126,8 +126,7 @@ class RoomBook:
 
     def _join(self, own: OwnRoom, owner: object, rank: RankRef, sequence: int) -> list[Outcome]:
         if own.rank != rank:
-            holder = f"{own.rank.instance}/{own.rank.dp_rank}@{own.epoch}"
-            return [Rejected(owner, own.room, RoomConflict(own.room, holder), sequence)]
+            return [Rejected(owner, own.room, _conflict(own), sequence)]
         if owner not in own.owners:
             own.owners += (owner,)
         if own.token:  # also a tombstone's: a late sibling must not bring the room back
@@ -142,15 +141,13 @@ class RoomBook:
             rooms: each with the number of what the engine said of it.
         """
         standing = {room: self._standing(owner, rank, room) for room, _ in rooms}
-        refusal: EtcdPDError | None = None
-        for own in [own for own in standing.values() if own and own.rank != rank]:
-            refusal = refusal or RoomConflict(own.room, f"{own.rank.instance}/{own.rank.dp_rank}@{own.epoch}")
+        conflicts = [_conflict(own) for own in standing.values() if own and own.rank != rank]
+        refusal: EtcdPDError | None = conflicts[0] if conflicts else None
         if not refusal and len(self) + len(rooms) > self._max_queue:
             refusal = AgentBusy(self._max_queue)
         if refusal:
             return [Rejected(owner, room, refusal, sequence) for room, sequence in rooms]
-        deadline = now + self._timeout
-        lot = Lot([self._new(rank, room, deadline, (owner, said)) for room, said in rooms if standing[room] is None])
+        lot = Lot([self._new(rank, room, now, (owner, said)) for room, said in rooms if standing[room] is None])
         for own in lot.rooms:
             own.lot = lot
         self._queue.extend(lot.rooms[:1])
@@ -163,15 +160,12 @@ class RoomBook:
         return None if own is None or self._is_past(own, owner, rank) else own
 
     def _is_past(self, own: OwnRoom, owner: object, rank: RankRef) -> bool:
-        """Whether a room is what is left of an earlier use, which a new one replaces."""
+        """Whether a room is what is left of an earlier use, which a new one (of its rank: by ``owner``) replaces."""
         if own.room in self._by_rank.get(own.rank, ()):
             return False
         if not self._is_alive(own.rank, own.epoch):
             return True  # of an earlier life of its rank
         return own.released and (own.rank != rank or owner in own.owners)
-
-    def _is_released_by(self, own: OwnRoom, rank: RankRef) -> bool:
-        return own.released and own.rank == rank and self._is_alive(own.rank, own.epoch)
 
     def _is_ending(self, own: OwnRoom, owner: object, rank: RankRef) -> bool:
         """Whether who registers a room now can only mean its next life."""
@@ -210,11 +204,11 @@ class RoomBook:
     def fail(self, owner: object, rank: RankRef, room: int, reason: str, sequence: int, now: float) -> list[Outcome]:
         """The room will not come: tell those who wait for it, also where it was never registered."""
         own = self._rooms.get((rank.instance, room))
-        if own is None or (self._is_past(own, owner, rank) and not self._is_released_by(own, rank)):
+        if own is None or self._is_past(own, None, rank):  # what was released is over, whoever fails it besides
             if len(self) < self._max_queue:  # else it is not acknowledged, and said again to the next agent
-                self._queue.append(self._failed(rank, room, reason, now + self._timeout, (owner, sequence)))
+                self._queue.append(self._failed(rank, room, reason, now, (owner, sequence)))
         elif any(later.said[0] == owner for later in own.later):
-            self._do_later(own, Later(Job.FAIL, rank, (owner, sequence), reason, now + self._timeout))
+            self._do_later(own, Later(Job.FAIL, rank, (owner, sequence), reason, now))
         elif own.rank != rank or own.released or (own.reason is not None and own.job is None):
             return [Durable(owner, sequence)]
         else:
@@ -256,15 +250,15 @@ class RoomBook:
             self._queue = deque(own for own in self._queue if own.rank != rank or own.job is Job.DELETE)
         return outcomes
 
-    def _new(self, rank: RankRef, room: int, deadline: float, said: Said) -> OwnRoom:
+    def _new(self, rank: RankRef, room: int, now: float, said: Said) -> OwnRoom:
         key = self._keys.room(rank.instance, room)
-        own = OwnRoom(rank, room, key, deadline, asked_at=deadline - self._timeout, waiters=(said,), owners=said[:1])
+        own = OwnRoom(rank, room, key, now + self._timeout, asked_at=now, waiters=(said,), owners=said[:1])
         self._rooms[rank.instance, room] = own
         self._by_rank[rank].add(room)
         return own
 
-    def _failed(self, rank: RankRef, room: int, reason: str, deadline: float, said: Said) -> OwnRoom:
-        own = self._new(rank, room, deadline, said)
+    def _failed(self, rank: RankRef, room: int, reason: str, now: float, said: Said) -> OwnRoom:
+        own = self._new(rank, room, now, said)
         own.reason = reason
         own.waiters, own.enders = (), (said,)
         return own
@@ -362,7 +356,6 @@ class RoomBook:
         for own in batch.rooms:
             if own.waiters and own.deadline <= now:
                 self._answer_error(own, RegistrationTimeout(own.room, "etcd does not answer"), outcomes)
-                own.given_up = True
                 self._fail(own, TIMED_OUT)
         return outcomes
 
@@ -385,7 +378,7 @@ class RoomBook:
             for own in [own for place in late if place in over for own in place.together]:
                 self._reject_one(own, RegistrationTimeout(own.room, NOT_IN_TIME), outcomes)
         self._cancel_later(
-            lambda later: later.job is Job.CREATE and later.deadline <= now,
+            lambda later: later.job is Job.CREATE and later.at + self._timeout <= now,
             "its last life has not ended in time",
             outcomes,
         )
@@ -430,12 +423,13 @@ class RoomBook:
         for own in batch.places():
             kv = found.get(own.key)
             if own.job is Job.CREATE:
+                lot = own.lot  # which it leaves where it is found
                 missing = [one for one in own.together if not self._is_mine(one, found.get(one.key))]
                 for one in [one for one in own.together if one not in missing]:
                     self._found(one, found[one.key], bucket, now, outcomes)
-                if own.lot:
-                    own.lot.rooms = missing
-                if missing and all(one.given_up and not one.enders and not one.waiters for one in missing):
+                if lot:
+                    lot.rooms = missing
+                if missing and all(one.reason and not one.enders and not one.waiters for one in missing):  # timed out
                     for one in missing:
                         self._drop(one, outcomes)
                 elif missing and own.rank in broken:
@@ -533,6 +527,7 @@ class RoomBook:
     def _follow_up(self, own: OwnRoom, outcomes: list[Outcome]) -> None:
         if own.follow_up:
             own.job, own.follow_up = own.follow_up, None
+            self._by_rank[own.rank].add(own.room)  # it is not over while there is something to write
             self._queue.append(own)
             return
         self._acknowledge(own, outcomes)
@@ -550,12 +545,11 @@ class RoomBook:
         if not self._followed or own not in self._followed:
             return
         del self._followed[own]
-        for job, rank, (owner, sequence), reason, deadline in own.later:
-            asked_at = deadline - self._timeout
+        for job, rank, (owner, sequence), reason, at in own.later:
             if job is Job.CREATE:
-                outcomes.extend(self.register(owner, rank, own.room, sequence, asked_at))
+                outcomes.extend(self.register(owner, rank, own.room, sequence, at))
             else:
-                outcomes.extend(self.fail(owner, rank, own.room, reason, sequence, asked_at))
+                outcomes.extend(self.fail(owner, rank, own.room, reason, sequence, at))
         own.later = ()
 
     def _answer_error(self, own: OwnRoom, error: EtcdPDError, outcomes: list[Outcome]) -> None:
@@ -578,6 +572,10 @@ class RoomBook:
             self._by_rank[own.rank].discard(own.room)
         own.job = own.follow_up = None
         self._settle(own, outcomes)
+
+
+def _conflict(own: OwnRoom) -> RoomConflict:
+    return RoomConflict(own.room, f"{own.rank.instance}/{own.rank.dp_rank}@{own.epoch}")
 
 
 def _given_up(own: OwnRoom, later: Later, reason: str) -> Outcome:

@@ -437,6 +437,33 @@ class TestRelease:
         assert desk.work() == [] and desk.value(7) is None
         assert len(desk.book.durable) == 2
 
+    def test_its_key_is_not_written_twice_at_once_when_its_rank_died_before_it_was_deleted(self, desk: Desk) -> None:
+        desk.book.fail(RANK, 7, "r", 0.0)
+        batch, bucket = desk.take()
+        desk.book.release(RANK, 7)
+        desk.write(batch, bucket)
+        desk.dies(RANK, gone=True)
+        assert desk.book.register("other", OTHER, 7, 0.0) == []
+        batch, bucket = desk.take()  # which looks at every key of the transaction
+        outcomes = desk.write(batch, bucket) + desk.work()
+        assert owners(outcomes, Registered) == ["other"]
+        assert desk.value(7) == RoomValue(3, desk.guards[OTHER].epoch)
+
+    def test_a_room_whose_rank_died_before_its_failure_was_written_is_anybody_s(self, desk: Desk) -> None:
+        desk.book.register("e", RANK, 7, 0.0)
+        desk.book.fail(RANK, 7, "r", 0.0)
+        batch, bucket = desk.take()
+        desk.write(batch, bucket, answered=False)
+        desk.dies(RANK, gone=True)
+        assert desk.book.register("other", OTHER, 7, 0.0) == []
+        assert owners(desk.work(), Registered) == ["other"]
+
+    def test_the_rest_of_a_lot_is_answered_when_its_first_room_is_found_to_be_there(self, desk: Desk) -> None:
+        epoch = desk.guards[RANK].epoch
+        desk.etcd.txn([], [Put(KEYS.room("p", 7), RoomValue(2, epoch).to_json(), 0)])
+        assert desk.book.register_lot("e", RANK, [7, 8], 0.0) == []
+        assert owners(desk.work(), Registered) == ["e", "e"]
+
     def test_the_next_life_may_fail_before_it_begins(self, desk: Desk) -> None:
         registered(desk, 7)
         desk.book.release(RANK, 7)

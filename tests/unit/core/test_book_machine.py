@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from etcd_pd.core.batch import Batch, Durable, Guard, Outcome, RankRef, Registered, Rejected
 from etcd_pd.core.lease import Bucket, BucketPool
-from etcd_pd.errors import LeaseNotFound, StoreRejected
+from etcd_pd.errors import LeaseNotFound, RegistrationTimeout, StoreRejected
 from etcd_pd.keys import Keys
 from etcd_pd.model import ASSIGNED, Rank, RoomValue
 from etcd_pd.records import MAX_TXN_OPS, Compare, Delete, KeyValue, Operation, Put
@@ -19,7 +19,7 @@ from tests.support.memory_etcd import MemoryEtcd
 from tests.unit.core.numbered import NumberedBook
 
 KEYS = Keys("/cell")
-TIMEOUT, TOMBSTONE = 5.0, 20.0
+TIMEOUT, TOMBSTONE = 5.0, 40.0
 #: Seconds that a release waits for a registration to go with: a step of time may end it or not.
 RELEASE_DELAY = 1.0
 RANKS = {0: 0, 1: 0, 2: 1}  # DP rank -> agent
@@ -93,7 +93,7 @@ class TwoAgents(RuleBasedStateMachine):
         owner = (dp, sibling, self.lives[dp])
         self.owed[owner, room] += 1
         outcomes = self.agents[RANKS[dp]].book.register(owner, RankRef("p", dp), room, self.now)
-        self.asks(owner, room, outcomes)
+        self.asks(owner, room, self.agents[RANKS[dp]].book.number, outcomes)
         self.hear(dp, outcomes)
 
     @rule(dp=st.sampled_from([*RANKS]), rooms=st.sets(ROOMS, min_size=2), sibling=st.integers(0, 1))
@@ -101,20 +101,23 @@ class TwoAgents(RuleBasedStateMachine):
         owner = (dp, sibling, self.lives[dp])
         self.owed.update((owner, room) for room in rooms)
         outcomes = self.agents[RANKS[dp]].book.register_lot(owner, RankRef("p", dp), sorted(rooms), self.now)
-        for room in rooms:
-            self.asks(owner, room, outcomes)
+        first = self.agents[RANKS[dp]].book.number - len(rooms) + 1
+        for number, room in enumerate(sorted(rooms), first):
+            self.asks(owner, room, number, outcomes)
         self.hear(dp, outcomes)
 
-    def asks(self, owner: Owner, room: int, outcomes: list[Outcome]) -> None:
+    def asks(self, owner: Owner, room: int, number: int, outcomes: list[Outcome]) -> None:
         dp = owner[0]
         use, users = (dp, room), self.users.setdefault((dp, room), set())
         is_late_sibling = use in self.over and owner not in users
         if self.behind[owner, room]:
             self.behind[owner, room] -= 1
-            self.late.add((owner, self.agents[RANKS[dp]].book.number))
+            self.late.add((owner, number))
             return
-        if not is_late_sibling and not any(isinstance(o, Rejected) for o in outcomes):
-            self.wanted[dp].setdefault(room, self.agents[RANKS[dp]].book.number)
+        if any(isinstance(o, Rejected) for o in outcomes):
+            return
+        if not is_late_sibling:
+            self.wanted[dp].setdefault(room, number)
             if use in self.over:
                 self.over.discard(use)
                 self.behind.update((sibling, room) for sibling in self.siblings(dp) if sibling not in users)
@@ -127,22 +130,31 @@ class TwoAgents(RuleBasedStateMachine):
     @rule(dp=st.sampled_from([*RANKS]), room=ROOMS, sibling=st.integers(0, 1))
     def release(self, dp: int, room: int, sibling: int) -> None:
         owner = (dp, sibling, self.lives[dp])
-        self.ends(owner, room)
+        self.ends(owner, room, fails=False)
         self.hear(dp, self.agents[RANKS[dp]].book.release(RankRef("p", dp), room, owner))
 
     @rule(dp=st.sampled_from([*RANKS]), room=ROOMS, sibling=st.integers(0, 1))
     def fail(self, dp: int, room: int, sibling: int) -> None:
         owner = (dp, sibling, self.lives[dp])
-        self.ends(owner, room)
+        self.ends(owner, room, fails=True)
         self.agents[RANKS[dp]].book.fail(RankRef("p", dp), room, "why", self.now, owner)
 
-    def ends(self, owner: Owner, room: int) -> None:
+    def ends(self, owner: Owner, room: int, *, fails: bool) -> None:
         dp = owner[0]
-        self.users.setdefault((dp, room), set()).add(owner)
+        if self.is_known(dp, room):
+            self.users.setdefault((dp, room), set()).add(owner)
+        elif fails:  # a use of the room that nobody has registered
+            self.users[dp, room] = {owner}
         self.wanted[dp].pop(room, None)
         self.over.add((dp, room))
         if room in self.acknowledged and self.acknowledged[room][0] == dp:
             del self.acknowledged[room]
+
+    def is_known(self, dp: int, room: int) -> bool:
+        """Whether the book has a use of the room by the rank that it does not take for past."""
+        book, rank = self.agents[RANKS[dp]].book.inner, RankRef("p", dp)
+        own = book._rooms.get(("p", room))
+        return own is not None and own.rank == rank and not book._is_past(own, None, rank)
 
     # --- ranks
 
@@ -284,6 +296,8 @@ class TwoAgents(RuleBasedStateMachine):
             epoch = self.agents[RANKS[dp]].epochs.get(dp, 0)
             kv = self.etcd.keys.get(rank_key(dp))
             lives = kv is not None and kv.create_revision == epoch
+            if isinstance(outcome, Rejected) and isinstance(outcome.error, RegistrationTimeout):
+                self.ends(outcome.owner, outcome.room, fails=True)
             present = outcome.sequence >= self.wanted[dp].get(outcome.room, math.inf)
             present = present and (outcome.owner, outcome.sequence) not in self.late
             if isinstance(outcome, Registered) and lives and present:
