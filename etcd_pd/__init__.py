@@ -41,6 +41,7 @@ from .errors import (
     ResolveError,
     RoomConflict,
     RoomFailed,
+    RoomsNotWatched,
     RoomTimeout,
     ViewStale,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "RoomConflict",
     "RoomFailed",
     "RoomTimeout",
+    "RoomsNotWatched",
     "Topology",
     "ViewStale",
     "connect",

@@ -14,7 +14,7 @@ from typing import Any
 
 from . import client as _client
 from .client import Announced, Client, Described, Drained, Ended, RankEnded, Refused, Registered, Rejected, Resolved
-from .errors import AgentUnavailable, ProtocolError, ResolveError
+from .errors import AgentUnavailable, ProtocolError, RegistrationError, ResolveError
 from .model import Assignment, PrefillInstance, Rank, Topology
 
 log = logging.getLogger(__name__)
@@ -107,11 +107,27 @@ class _Waiters:
 
     def __init__(self) -> None:
         self._futures: dict[Any, list[asyncio.Future[Any]]] = {}
+        self._error: Exception | None = None
+
+    def __len__(self) -> int:
+        return sum(map(len, self._futures.values()))
 
     async def wait(self, key: Any) -> Any:
+        if self._error is not None:
+            raise self._error
         future = asyncio.get_running_loop().create_future()
         self._futures.setdefault(key, []).append(future)
-        return await future
+        try:
+            return await future
+        finally:
+            self._forget(key, future)
+
+    def _forget(self, key: Any, future: asyncio.Future[Any]) -> None:
+        futures = self._futures.get(key, [])
+        if future in futures:  # cancelled: nobody has answered it
+            futures.remove(future)
+            if not futures:
+                del self._futures[key]
 
     def answer(self, key: Any, result: Any) -> None:
         for future in self._futures.pop(key, ()):
@@ -123,6 +139,8 @@ class _Waiters:
                 future.set_result(result)
 
     def fail_all(self, error: Exception) -> None:
+        """Whoever waits now or later gets this error."""
+        self._error = error
         for key in list(self._futures):
             self.answer(key, error)
 
@@ -188,12 +206,14 @@ class AsyncPrefill:
         return registered
 
     def release(self, room: int) -> None:
-        """As :meth:`etcd_pd.Prefill.release`."""
+        """As :meth:`etcd_pd.Prefill.release`; who still awaits its registration gets RegistrationError."""
         self._sync.release(room)
+        self._waiters.answer(room, RegistrationError(room, "it was released before it was registered"))
 
     def fail(self, room: int, reason: str) -> None:
-        """As :meth:`etcd_pd.Prefill.fail`."""
+        """As :meth:`etcd_pd.Prefill.fail`; who still awaits its registration gets RegistrationError."""
         self._sync.fail(room, reason)
+        self._waiters.answer(room, RegistrationError(room, f"it was failed before it was registered: {reason}"))
 
     async def drain(self) -> None:
         """As :meth:`etcd_pd.Prefill.drain`, until the rank's last room has ended."""
@@ -259,16 +279,19 @@ class AsyncDecode:
         return assignment
 
     async def lost(self, instance: str, room: int) -> ResolveError:
-        """Wait for a resolved room to be lost, and return why; cancel it when the room is done."""
+        """Wait for a resolved room to be lost, or done, and return why."""
         try:
+            self._sync.peek(instance, room)  # else it has ended already
             await self._ended.wait((instance, room))
         except ResolveError as error:
             return error
         raise AssertionError("unreachable: a wait ends with an error only")
 
     def done(self, instance: str, room: int) -> None:
-        """As :meth:`etcd_pd.Decode.done`."""
+        """As :meth:`etcd_pd.Decode.done`; who still awaits the room gets ResolveError."""
         self._sync.done(instance, room)
+        for waiters in (self._resolved, self._ended):
+            waiters.answer((instance, room), ResolveError(instance, room, "it is done with"))
 
     def on_event(self, event: _client.DecodeEvent) -> None:
         """Answer whoever waits for it."""

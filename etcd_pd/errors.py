@@ -27,6 +27,7 @@
         ├── PrefillLost               dp_rank, epoch     the rank that held the room is gone; final
         ├── RoomTimeout (TimeoutError)                   the wait's own deadline passed; final
         ├── InstanceUnknown                              no such prefill instance within its deadline; final
+        ├── RoomsNotWatched                              the agent serves prefill engines alone; final
         └── ViewStale                                    cannot tell at present: the agent is cut off from etcd
 """
 
@@ -237,6 +238,13 @@ class InstanceUnknown(ResolveError):
 
     def __init__(self, instance: str, room: int) -> None:
         super().__init__(instance, room, "no such prefill instance")
+
+
+class RoomsNotWatched(ResolveError):
+    """The agent serves prefill engines alone (its setting ``prefill_only``) and cannot tell; final."""
+
+    def __init__(self, instance: str, room: int) -> None:
+        super().__init__(instance, room, "the agent watches no rooms (prefill_only)")
 
 
 class ViewStale(ResolveError):

@@ -22,6 +22,8 @@ MAX_ADDRESSES = 32
 MAX_TEXT = 512
 #: Longest ``extra`` of an instance, in bytes of JSON: what an engine needs beside the topology, not a place for data.
 MAX_EXTRA = 8192
+#: Deepest nesting of ``extra``: far below where JSON decoders of any language give up.
+MAX_DEPTH = 32
 #: Longest linger, seconds: a rank that nobody vouches for must not stay for good.
 MAX_LINGER = 3600.0
 #: Largest size of one parallel dimension (dp, cp, tp, pp): a bound on typing errors, not on hardware.
@@ -29,7 +31,8 @@ MAX_PARALLEL = 4096
 
 #: Reason of a room whose registration timed out: it may have been written all the same, and decode been given it.
 TIMED_OUT = "its registration timed out"
-SERVING, DRAINING = "serving", "draining"
+#: States of ranks and instances; ``ended`` is an instance's last word, before its key goes.
+SERVING, DRAINING, ENDED = "serving", "draining", "ended"
 ASSIGNED, FAILED = "assigned", "failed"
 #: What reading a value raises that somebody else wrote: no JSON, JSON of another shape, JSON nested too deep.
 _GARBAGE = (ValueError, KeyError, TypeError, RecursionError)
@@ -75,18 +78,28 @@ def check_text(field: str, text: object) -> str:
 
 
 def check_extra(extra: object) -> Mapping[str, Any]:
-    """Return ``extra`` if it is a JSON object of at most ``MAX_EXTRA`` bytes.
+    """Return ``extra`` if it is a JSON object of at most ``MAX_EXTRA`` bytes, nested no deeper than ``MAX_DEPTH``.
 
     Raises:
         ConfigError: it is not.
     """
+    if not isinstance(extra, Mapping) or _is_deeper(extra, MAX_DEPTH):
+        raise ConfigError("extra", f"must be a JSON object, nested no deeper than {MAX_DEPTH}")
     try:
-        size = len(_dump(dict(extra))) if isinstance(extra, Mapping) else MAX_EXTRA + 1
-    except (TypeError, ValueError):
-        size = MAX_EXTRA + 1
-    if size > MAX_EXTRA or not isinstance(extra, Mapping):
-        raise ConfigError("extra", f"must be a JSON object of at most {MAX_EXTRA} bytes")
+        size = len(json.dumps(dict(extra), separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode())
+    except (TypeError, ValueError) as exc:
+        raise ConfigError("extra", f"must be a JSON object: {exc}") from exc
+    if size > MAX_EXTRA:
+        raise ConfigError("extra", f"must be at most {MAX_EXTRA} bytes of JSON, not {size}")
     return extra
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    """Whether containers nest deeper in a value than so many."""
+    if not isinstance(value, (Mapping, list, tuple)):
+        return False
+    inner = value.values() if isinstance(value, Mapping) else value
+    return depth == 0 or any(_is_deeper(each, depth - 1) for each in inner)
 
 
 def check_int(field: str, value: object, low: int, high: int) -> int:
@@ -224,7 +237,7 @@ class InstanceInfo:
         topology: sizes of its parallel dimensions.
         policy: its DP dispatch policy; ``follow_bootstrap_room`` means that decode may compute the rank.
         fingerprint: what must match between prefill and decode (model, KV layout, version), opaque here.
-        state: ``serving`` or ``draining``.
+        state: ``serving``, or ``ended`` where this start is over for good.
         extra: what else its engine wants decode to know, as a small JSON object, opaque here.
     """
 
@@ -256,6 +269,8 @@ class InstanceInfo:
         """Read an instance key's value; None where it is garbage."""
         try:
             data = json.loads(value)
+            if not isinstance(data["addresses"], list):
+                return None
             return cls(
                 incarnation=check_text("incarnation", data["incarnation"]),
                 launch_id=data["launch_id"],

@@ -18,6 +18,8 @@ from .errors import ProtocolError
 VERSION = 3
 #: Longest packet. A socket's send buffer must take it whole.
 MAX_PACKET = 65_536
+#: How often the agent says VIEW to everybody, and after how long a silence it is not relied on any more, seconds.
+SIGN_SECONDS, SILENCE_SECONDS = 1.0, 3.0
 
 # client -> agent
 HELLO, ANNOUNCE, DECODER = b"H", b"A", b"E"
@@ -38,7 +40,7 @@ _ADOPTED = struct.Struct("<Qqqq")
 _WANT = struct.Struct("<QQidiqq")
 _REGISTERED = struct.Struct("<QqqqQ")
 _VIEW = struct.Struct("<qBQqQQ")
-_RESOLVED = struct.Struct("<QiqqqB")
+_RESOLVED = struct.Struct("<QiqqqBI")
 
 #: Answers that fit one RESOLVED packet.
 RESOLVED_PER_PACKET = (MAX_PACKET - 1 - _VIEW.size) // _RESOLVED.size
@@ -112,7 +114,11 @@ class ViewAt(NamedTuple):
 
 
 class ResolvedWant(NamedTuple):
-    """The answer to a want; ``source`` indexes SOURCES."""
+    """The answer to a want; ``source`` indexes SOURCES.
+
+    Attributes:
+        instance: number of the instance's INSTANCE packet, 0 where it was too large to be sent.
+    """
 
     id: int
     dp_rank: int
@@ -120,6 +126,7 @@ class ResolvedWant(NamedTuple):
     revision: int
     lease_id: int
     source: int
+    instance: int = 0
 
 
 def encode_json(kind: bytes, message: dict[str, Any]) -> bytes:

@@ -45,6 +45,13 @@ class Compare(NamedTuple):
     prefix: bool = False
 
 
+class OnLease(NamedTuple):
+    """True while the key hangs on this lease."""
+
+    key: bytes
+    lease: int
+
+
 class Put(NamedTuple):
     """Write a key under a lease (0: none; None: the one that it hangs on already, for a key that exists)."""
 
@@ -98,6 +105,7 @@ class LeaseGrant(NamedTuple):
     ttl: int
 
 
+Condition = Compare | OnLease
 Operation = Put | Delete
 
 

@@ -121,7 +121,7 @@ class Agent:
         self.server.open()
         self.announcer.keep(self._keys.agent(self._settings.agent_id), json.dumps({"version": 1}).encode())
         work = [asyncio.create_task(part) for part in (self.session.run(), self.watcher.run(), self.registrar.run())]
-        work.append(asyncio.create_task(self._report()))
+        work += [asyncio.create_task(self._report()), asyncio.create_task(self._give_signs())]
         work.append(asyncio.create_task(self.etcd_health.run(self.watcher.synced)))
         stopped = asyncio.create_task(stop.wait())
         try:
@@ -188,6 +188,14 @@ class Agent:
                 len(self.server.connections),
             )
 
+    async def _give_signs(self) -> None:
+        """Show engines that this agent runs: a socket stays open also while its process is stopped."""
+        while True:
+            await asyncio.sleep(protocol.SIGN_SECONDS)
+            for engine in list(self.server.connections):
+                if engine.greeted and not engine.is_behind:
+                    self._pushes.tell_view(engine)
+
     # --- from engines
 
     def _on_packet(self, engine: EngineConnection, packet: bytes) -> None:
@@ -238,6 +246,8 @@ class Agent:
 
     def _on_instances(self, ids: list[str]) -> None:
         self.ranks.instances_changed(ids)
+        if any(self.view.instance(id) is None for id in ids):
+            self._requests.expect_instances()
 
     def _on_established(self, local: LocalRank) -> None:
         self.ranks.instances_changed([local.instance])

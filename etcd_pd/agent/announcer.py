@@ -18,8 +18,8 @@ from ..core.batch import Guard, RankRef
 from ..core.rooms import View
 from ..errors import AnnounceError, InstanceConflict, StoreError, StoreRejected
 from ..keys import Keys
-from ..model import DRAINING, InstanceInfo, Rank, RankEndpoint
-from ..records import Compare, Delete, KeyValue, Operation, Put
+from ..model import DRAINING, ENDED, InstanceInfo, Rank, RankEndpoint
+from ..records import Compare, Condition, Delete, KeyValue, OnLease, Operation, Put
 from ..store.base import Store
 from .session import Session
 
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 #: Most keys of a rank that a transaction compares, of etcd's 128: what is left is for rooms.
 MOST_COMPARES = 64
 
-#: Pause between looks at a predecessor's keys, seconds.
-LOOK_AGAIN = 0.1
+#: Pause between looks at a predecessor's keys, and the longest after a write that failed again and again, seconds.
+LOOK_AGAIN, LONGEST_PAUSE = 0.1, 2.0
 
 
 @dataclass(eq=False)
@@ -264,13 +264,14 @@ class Announcer:
             return "an instance that has just ended"
         if info is None:
             return obstacle
-        mine = rank_kv is not None and rank_kv.create_revision == local.key_epoch
+        mine = rank_kv is not None and self._is_ours(local, rank_kv)
         if rank_kv is not None and not mine:
             return f"another process as rank {local.rank}"
         endpoint = replace(local.endpoint, incarnation=info.incarnation)
-        compares = [
+        compares: list[Condition] = [
             Compare(info_key, info_kv.create_revision if info_kv else 0),
-            Compare(rank_key, local.key_epoch if mine else 0),
+            Compare(rank_key, rank_kv.create_revision if rank_kv else 0),
+            OnLease(rank_key, rank_kv.lease if rank_kv else 0),
         ]
         operations: list[Operation] = [
             Put(info_key, info.to_json(), lease_id),
@@ -305,7 +306,7 @@ class Announcer:
                 return None, "ranks of an earlier start"
             return replace(local.info, incarnation=incarnation), None
         info = InstanceInfo.from_json(info_kv.value)
-        if info is None or info.launch_id != local.info.launch_id:
+        if info is None or info.launch_id != local.info.launch_id or info.state == ENDED:
             holder = f"launch {info.launch_id}" if info else "a key that is not ours"
             return None, holder if endpoints else ""
         if info.topology != local.info.topology:
@@ -320,7 +321,8 @@ class Announcer:
             await self._until_done(lambda: self._find_own_key(local))
         if local.key_epoch:
             rank_key = self._keys.rank(local.instance, local.rank)
-            await self._until_done(lambda: self._store.txn([Compare(rank_key, local.key_epoch)], [Delete(rank_key)]))
+            ours: list[Condition] = [Compare(rank_key, local.key_epoch), OnLease(rank_key, local.lease_id)]
+            await self._until_done(lambda: self._store.txn(ours, [Delete(rank_key)]))
             log.info("rank withdrawn instance=%s rank=%s epoch=%d", local.instance, local.rank, local.key_epoch)
         if local.incarnation:
             await self._until_done(lambda: self._remove_instance(local))
@@ -332,6 +334,16 @@ class Announcer:
         if local.renounced:
             await self._renounce(local, rank_kv)
         self._recognise(local, rank_kv)
+        if rank_kv is not None and self._is_ours(local, rank_kv):
+            local.lease_id = rank_kv.lease
+
+    def _is_ours(self, local: LocalRank, rank_kv: KeyValue) -> bool:
+        """Whether a rank's key is the one that we wrote, or that our engine's earlier agent left to us.
+
+        Another agent that has taken the key over since then keeps its create_revision, under its own lease.
+        """
+        taken_over = local.lease_id and rank_kv.lease not in (local.lease_id, self._session.lease_id)
+        return rank_kv.create_revision == local.key_epoch and not taken_over
 
     def _recognise(self, local: LocalRank, rank_kv: KeyValue | None) -> None:
         """A claim may have happened without an answer: its key came later, under our lease, and leads to our engine."""
@@ -360,27 +372,40 @@ class Announcer:
         info_key = self._keys.prefill(local.instance)
         found = (await self._store.read([info_key])).kvs
         info = InstanceInfo.from_json(found[0].value) if found else None
-        if info and info.incarnation == local.incarnation:
-            await self._remove_abandoned(found[0])
+        if not info or info.incarnation != local.incarnation:
+            return
+        if info.state != ENDED:  # said first: a key that only vanishes may come back with the session of its agent
+            ended = Put(info_key, replace(info, state=ENDED).to_json(), None)
+            await self._store.txn(self._abandoned(found[0]), [ended])
+        await self._remove_abandoned(found[0])
 
     async def _remove_abandoned(self, info_kv: KeyValue) -> None:
         """Delete an instance's key, unless a rank of it exists."""
-        no_rank = Compare(info_kv.key + b"/ranks/", 0, prefix=True)
-        await self._store.txn([Compare(info_kv.key, info_kv.create_revision), no_rank], [Delete(info_kv.key)])
+        await self._store.txn(self._abandoned(info_kv), [Delete(info_kv.key)])
+
+    @staticmethod
+    def _abandoned(info_kv: KeyValue) -> list[Compare]:
+        """That an instance's key is the one that was read, and that no rank of it exists."""
+        return [Compare(info_kv.key, info_kv.create_revision), Compare(info_kv.key + b"/ranks/", 0, prefix=True)]
 
     async def _put_other(self, key: bytes, value: bytes) -> None:
-        lease_id = await self._session.lease()
-        if self._others.get(key) == value:
-            await self._until_done(lambda: self._store.txn([], [Put(key, value, lease_id)]))
+        async def put() -> None:
+            lease_id = await self._session.lease()  # of now: the one before may have expired since
+            if self._others.get(key) == value:
+                await self._store.txn([], [Put(key, value, lease_id)])
+
+        await self._until_done(put)
 
     async def _until_done(self, act: Callable[[], Awaitable[object]]) -> None:
+        pause = LOOK_AGAIN
         while True:
             try:
                 await act()
                 return
             except StoreError as exc:
                 log.debug("again in a moment: %s", exc)
-                await asyncio.sleep(random.uniform(LOOK_AGAIN, 3 * LOOK_AGAIN))
+                await asyncio.sleep(random.uniform(pause, 2 * pause))
+                pause = min(2 * pause, LONGEST_PAUSE)
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.create_task(work)

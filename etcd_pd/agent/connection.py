@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 #: Packets read in one turn of the event loop, so that no engine starves the others.
 PACKETS_PER_TURN = 64
+#: How often silence is looked at: what the agent slept through is known as exactly.
+LOOKS_PER_HEARTBEAT = 4
 _UCRED = struct.Struct("3i")
 #: Every packet is read into it and copied out: recv() would allocate as much for each. One thread reads all sockets.
 _BUFFER = memoryview(bytearray(protocol.MAX_PACKET + 1))
@@ -50,6 +52,7 @@ class EngineConnection:
         undurable: numbers of its releases and failures that etcd may not have yet, in order.
         round: of its last PING that named one.
         known: names under which it was told of an instance, by the instance's id.
+        numbers: by which answers refer to instances that it was told of, by their ids.
         followed: names of instances that it wants to hear of.
         received_bytes, sent_bytes: of packets so far.
     """
@@ -69,6 +72,7 @@ class EngineConnection:
         self.last_want = self.round = self.said = 0
         self.undurable: dict[int, None] = {}
         self.known: dict[str, set[str]] = {}
+        self.numbers: dict[str, int] = {}
         self.followed: set[str] = set()
         self.closed = False
         self.greeted = False
@@ -80,7 +84,7 @@ class EngineConnection:
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         self._lost_pushes = self._cut_off = False
-        self._heartbeat = 0.0
+        self._heartbeat = self._next_look = 0.0
         self._heard_at = self._loop.time()
         self._pidfd = _pidfd(peer.pid)
         self._loop.add_reader(sock, self._readable)
@@ -95,7 +99,7 @@ class EngineConnection:
     def expect_heartbeat(self, seconds: float) -> None:
         """Take the engine for dead when it is silent for this long."""
         self._heartbeat = seconds
-        self._loop.call_later(seconds, self._check_heartbeat)
+        self._look_later()
 
     def send(self, packet: bytes) -> None:
         """Say what must arrive: state, not news. An engine that reads nothing at all is cut off."""
@@ -120,6 +124,11 @@ class EngineConnection:
             self.send(packet)
 
     @property
+    def is_behind(self) -> bool:
+        """Whether the engine has not read yet what was sent before."""
+        return bool(self._queue)
+
+    @property
     def durable(self) -> int:
         """etcd has all releases and failures up to this number, or has no need of them."""
         return next(iter(self.undurable)) - 1 if self.undurable else self.said
@@ -138,7 +147,6 @@ class EngineConnection:
         self._on_closed(self, reason)
 
     def _readable(self) -> None:
-        self._heard_at = self._loop.time()
         for _ in range(PACKETS_PER_TURN):
             try:
                 size = self._socket.recv_into(_BUFFER)
@@ -150,6 +158,7 @@ class EngineConnection:
             if not size:
                 self.close("its socket closed")
                 return
+            self._heard_at = self._loop.time()
             self.received_bytes += size
             try:
                 self._on_packet(self, bytes(_BUFFER[:size]))
@@ -185,14 +194,23 @@ class EngineConnection:
         self._queue.append(packet)
         self._queued_bytes += len(packet)
 
+    def _look_later(self) -> None:
+        self._next_look = self._loop.time() + self._heartbeat / LOOKS_PER_HEARTBEAT
+        self._loop.call_at(self._next_look, self._check_heartbeat)
+
     def _check_heartbeat(self) -> None:
+        if not self.closed:
+            self._readable()  # what has come already says that it lives
         if self.closed:
             return
-        silent = self._loop.time() - self._heard_at
+        now = self._loop.time()
+        # for as long as the agent itself slept, nothing is known of its engines
+        self._heard_at = min(now, self._heard_at + max(0.0, now - self._next_look))
+        silent = now - self._heard_at
         if silent >= self._heartbeat:
             self.close(f"no heartbeat for {silent:.1f} s")
         else:
-            self._loop.call_later(self._heartbeat - silent, self._check_heartbeat)
+            self._look_later()
 
 
 def _pidfd(pid: int) -> int:

@@ -88,6 +88,7 @@ def _engines(agent: Agent) -> Iterator[Metric]:
     yield counter("etcd_pd_socket_received_bytes_total", "Bytes from engines.", server.received_bytes)
     yield counter("etcd_pd_socket_sent_bytes_total", "Bytes to engines.", server.sent_bytes)
     yield counter("etcd_pd_protocol_errors_total", "Engines put out for what they sent.", agent.stats.protocol_errors)
+    yield counter("etcd_pd_internal_errors_total", "Packets left unhandled by a bug.", agent.stats.internal_errors)
 
 
 def _etcd(agent: Agent) -> Iterator[Metric]:

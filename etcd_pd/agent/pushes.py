@@ -107,7 +107,7 @@ class Pushes:
 
     def _resolved(self, notice: Resolved) -> protocol.ResolvedWant:
         found = notice.assignment
-        self._introduce(notice.wait, found)
+        number = self._introduce(notice.wait, found)
         self._stats.resolved += 1
         if log.isEnabledFor(logging.DEBUG):
             log.debug(
@@ -118,16 +118,17 @@ class Pushes:
                 found.revision,
             )
         return protocol.ResolvedWant(
-            notice.wait.id, found.dp_rank, found.epoch, found.revision, found.lease_id, _SOURCE[found.source]
+            notice.wait.id, found.dp_rank, found.epoch, found.revision, found.lease_id, _SOURCE[found.source], number
         )
 
-    def _introduce(self, wait: Wait, found: Assignment) -> None:
-        """Let the engine know the instance that it called by some name."""
+    def _introduce(self, wait: Wait, found: Assignment) -> int:
+        """Let the engine know the instance that it called by some name; its number."""
         engine = _engine(wait)
         names = engine.known.setdefault(found.instance, set())
         if wait.instance not in names:
             names.add(wait.instance)
             self.tell_instance(engine, found.instance)
+        return engine.numbers.get(found.instance, 0)
 
     def _end(self, notice: WaitFailed | WaitLost) -> None:
         message: dict[str, object] = {"error": "RoomFailed", "revision": notice.revision}
@@ -137,8 +138,9 @@ class Pushes:
             message |= {"error": "PrefillLost", "dp_rank": notice.dp_rank, "epoch": notice.epoch}
         found = notice.arrived
         if found:
-            self._introduce(notice.wait, found)
-            message["arrived"] = [found.dp_rank, found.epoch, found.revision, found.lease_id, _SOURCE[found.source]]
+            number = self._introduce(notice.wait, found)
+            arrived = found.dp_rank, found.epoch, found.revision, found.lease_id, _SOURCE[found.source], number
+            message["arrived"] = arrived
         self.end_wait(notice.wait, message)
 
     def end_wait(self, wait: Wait, message: dict[str, object]) -> None:
@@ -160,16 +162,24 @@ class Pushes:
         return protocol.ViewAt(revision, _VIEW[state], engine.last_want, self._view.floor, engine.round, cluster_id)
 
     def tell_instance(self, engine: EngineConnection, id: str) -> None:
-        """Describe an instance, or say that there is none."""
+        """Describe an instance, or say that there is none; under the names that mean no other one."""
         found = self._view.instance(id)
-        names = sorted(engine.known.get(id, set()) | {id})
+        meant = {name: self._view.find(name) for name in sorted(engine.known.get(id, set()) | {id})}
+        names = [name for name, now in meant.items() if now in (None, id)]
         ranks = [[list(e.rank), e.ip, e.port, e.state, e.epoch] for e in found.ranks] if found else []
         try:
             info = json.loads(found.info.to_json()) if found else None
-            message = {"id": id, "names": names, "info": info, "ranks": ranks}
+            number = engine.numbers.get(id) or len(engine.numbers) + 1
+            message = {"id": id, "number": number, "names": names, "info": info, "ranks": ranks}
             engine.send(protocol.encode_json(protocol.INSTANCE, message))
+            engine.numbers[id] = number
         except (ProtocolError, ValueError) as exc:  # a thousand processes, or somebody else's idea of an instance
             log.error("instance=%s cannot be described to %r: %s", id, engine, exc)
+        for name, now in meant.items():
+            if now not in (None, id):  # another one has claimed the address meanwhile
+                engine.known[id].discard(name)
+                engine.known.setdefault(now, set()).add(name)
+                self.tell_instance(engine, now)
 
     # --- of registrations
 

@@ -64,6 +64,8 @@ class Ranks:
 
     def drain(self, engine: EngineConnection) -> None:
         """The engine's rank takes no new rooms."""
+        if engine.rank:
+            engine.rank.told_drained = False  # it asks, perhaps again: it is answered
         if engine.rank and not engine.rank.draining:
             log.info("draining instance=%s rank=%s", engine.rank.instance, engine.rank.rank)
             self._announcer.drain(engine.rank)

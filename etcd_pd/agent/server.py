@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 #: Engines that may wait for accept(): a large node starts that many rank processes at once.
 BACKLOG = 256
+#: Pause after accept() failed, seconds: the process is out of descriptors, say.
+ACCEPT_PAUSE = 1.0
 
 
 class Server:
@@ -36,6 +38,7 @@ class Server:
         self._settings = settings
         self._on_packet, self._on_closed = on_packet, on_closed
         self._socket: socket.socket | None = None
+        self._refusing = False  # accept() fails at present
         self.connections: dict[EngineConnection, None] = {}  # in the order of their coming
         self._received_before = self._sent_before = 0  # by connections that are closed
 
@@ -85,9 +88,17 @@ class Server:
         assert self._socket is not None
         try:
             sock, _ = self._socket.accept()
+        except BlockingIOError:
+            return  # whoever it was has left
         except OSError as exc:
-            log.warning("accept failed: %s", exc)
+            if not self._refusing:  # once, not once an attempt
+                log.error("engines cannot connect, trying again every %.0f s: %s", ACCEPT_PAUSE, exc.strerror)
+            self._refusing = True
+            self._pause()
             return
+        if self._refusing:
+            log.info("engines can connect again")
+            self._refusing = False
         sock.setblocking(False)
         peer = Peer(sock)
         if peer.uid != os.getuid() and peer.uid not in self._settings.allowed_uids:
@@ -96,6 +107,18 @@ class Server:
             return
         limit = self._settings.push_queue_max_bytes
         self.connections[EngineConnection(sock, peer, limit, self._on_packet, self._closed)] = None
+
+    def _pause(self) -> None:
+        """The socket stays readable while nothing can be accepted: look away for a while."""
+        assert self._socket is not None
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._socket)
+
+        def resume() -> None:
+            if self._socket is not None:
+                loop.add_reader(self._socket, self._accept)
+
+        loop.call_later(ACCEPT_PAUSE, resume)
 
     def _closed(self, connection: EngineConnection, reason: str) -> None:
         self.connections.pop(connection, None)

@@ -25,6 +25,7 @@ class Stats:
         resolved: of those, how many were answered with a rank.
         ended: of those, how many ended without one, by the error's name.
         protocol_errors: engines that were put out for what they sent.
+        internal_errors: packets that a bug of the agent left unhandled.
         register_seconds: from a registration's arrival here to etcd's answer.
         resolve_seconds: from a want's arrival here to its answer.
         transaction_seconds: of one transaction that wrote rooms.
@@ -37,6 +38,7 @@ class Stats:
     resolved: int = 0
     ended: Counter[str] = field(default_factory=Counter)
     protocol_errors: int = 0
+    internal_errors: int = 0
     register_seconds: Histogram = field(default_factory=latencies)
     resolve_seconds: Histogram = field(default_factory=latencies)
     transaction_seconds: Histogram = field(default_factory=latencies)

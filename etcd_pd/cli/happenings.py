@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..keys import AgentKey, DecodeKey, Keys, PrefillKey, RankKey, RoomKey
-from ..model import DRAINING, FAILED, RankEndpoint, RoomValue
+from ..model import DRAINING, ENDED, FAILED, InstanceInfo, RankEndpoint, RoomValue
 from ..records import Event, KeyValue
 
 if TYPE_CHECKING:
@@ -85,6 +85,9 @@ class Chronicle:
                 text = f"{endpoint.ip}:{endpoint.port}" if endpoint else ""
                 yield Happening(revision, what, "rank", instance, None, rank.dp, kv.create_revision, text)
             case PrefillKey(instance):
+                info = InstanceInfo.from_json(kv.value)
+                if what == "changed" and info and info.state == ENDED:
+                    what = ENDED
                 yield Happening(revision, what, "prefill", instance)
             case DecodeKey(instance):
                 yield Happening(revision, what, "decode", instance)

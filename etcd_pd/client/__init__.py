@@ -7,6 +7,7 @@ first call, so make it after the last fork; in a forked child it closes itself.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -152,7 +153,8 @@ class Client:
         self._connection.close()
 
     def _pump(self) -> None:
-        for packet in self._connection.receive():
+        packets = self._connection.receive()
+        for packet in packets:
             handler = self._handlers.get(packet[0])
             try:
                 if handler is None:
@@ -161,6 +163,7 @@ class Client:
             except (ProtocolError, LookupError, TypeError, ValueError) as exc:
                 self._connection.lose()  # the next one says everything again
                 raise ProtocolError(f"the agent's {packet[:1]!r} packet makes no sense: {exc}") from exc
+        self.decode.note_silence(time.monotonic(), heard=bool(packets))
         if self._refused:
             raise AgentUnavailable(self._refused)
 

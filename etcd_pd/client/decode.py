@@ -18,6 +18,7 @@ from ..errors import (
     PrefillLost,
     ResolveError,
     RoomFailed,
+    RoomsNotWatched,
     RoomTimeout,
     ViewStale,
 )
@@ -89,6 +90,7 @@ class Decode:
         self._endings: list[tuple[int, int, int]] = []
         self._instances: dict[str, PrefillInstance] = {}
         self._names: dict[str, str] = {}
+        self._numbers: dict[int, str] = {}  # ids of instances, as this agent numbers them
         self._followed: dict[str, None] = {}  # in the order of asking
         self._undone: list[int] = []  # waits that the agent was not told yet to forget
         self._revision = self._floor = 0
@@ -96,6 +98,7 @@ class Decode:
         self._rounds = itertools.count(1)
         self._round = self._answered_round = 0  # in which all was asked again (0: in none), and which was answered
         self._view = "stale"
+        self._heard_at = 0.0
         self._events: list[DecodeEvent] = []
 
     @property
@@ -119,7 +122,7 @@ class Decode:
 
     @property
     def view(self) -> str:
-        """``synced``, ``stale`` (the agent is cut off from etcd, or there is no agent) or ``closed``."""
+        """``synced``, ``stale`` (the agent is cut off from etcd, says nothing, or there is none) or ``closed``."""
         return self._view
 
     def announce(self, instance: str, *, address: str = "") -> None:
@@ -164,7 +167,7 @@ class Decode:
         """The room's assignment, None while nobody has registered it. Never blocks.
 
         Raises:
-            RoomFailed, PrefillLost, RoomTimeout, InstanceUnknown: it will not come; final.
+            RoomFailed, PrefillLost, RoomTimeout, InstanceUnknown, RoomsNotWatched: it will not come; final.
             ViewStale, AgentUnavailable: cannot tell at present; ask again.
             ConfigError: the room was not wanted, or done() was called.
         """
@@ -192,7 +195,7 @@ class Decode:
         """What resolve_nowait() returns, without looking at the socket or at the clock.
 
         Raises:
-            RoomFailed, PrefillLost, RoomTimeout, InstanceUnknown: it will not come; final.
+            RoomFailed, PrefillLost, RoomTimeout, InstanceUnknown, RoomsNotWatched: it will not come; final.
             ConfigError: the room was not wanted, or done() was called.
         """
         want = self._wants.get((instance, room))
@@ -208,7 +211,7 @@ class Decode:
         """Wait for the room's assignment, wanting it first where need be. Blocks; not for an engine's loop.
 
         Raises:
-            RoomFailed, PrefillLost, RoomTimeout, InstanceUnknown: it will not come.
+            RoomFailed, PrefillLost, RoomTimeout, InstanceUnknown, RoomsNotWatched: it will not come.
             ConfigError: an argument breaks a rule.
         """
         self.want(instance, room, timeout=timeout)
@@ -338,7 +341,15 @@ class Decode:
     def on_lost(self) -> None:
         """The agent is gone: what is known stays, marked stale."""
         self._view, self._revision = "stale", 0
+        self._numbers.clear()
         self._undone.clear()  # a new agent never knew of them
+
+    def note_silence(self, now: float, *, heard: bool) -> None:
+        """The socket was looked at: an agent that says nothing at all is stopped, and its view may be old."""
+        if heard:
+            self._heard_at = now
+        elif self._view == "synced" and now - self._heard_at > protocol.SILENCE_SECONDS:
+            self._view = "stale"
 
     def on_view(self, packet: bytes) -> None:
         """VIEW."""
@@ -352,13 +363,13 @@ class Decode:
     def on_resolved(self, packet: bytes) -> None:
         """RESOLVED."""
         self.on_view(packet)
-        for id, dp_rank, epoch, revision, lease_id, source in protocol.decode_resolved(packet):
+        for id, *answer in protocol.decode_resolved(packet):
             want = self._by_id.get(id)
             if want is None or want.error is not None:
                 continue
-            found = self._assignment(want, dp_rank, epoch, revision, lease_id, source)
+            found = self._assignment(want, *answer)
             if want.assignment is None:  # else a new agent confirms what an earlier one said
-                self._remember(self._arrivals, (revision, want.room, id))
+                self._remember(self._arrivals, (found.revision, want.room, id))
                 self._tell(Resolved(found, want.instance))
                 want.assignment = found
 
@@ -378,6 +389,7 @@ class Decode:
         """INSTANCE."""
         message = protocol.decode_json(packet)
         id, info = message["id"], message["info"]
+        self._numbers[message["number"]] = id
         for name in message["names"]:
             self._names[name] = id
         if info is None:
@@ -388,9 +400,9 @@ class Decode:
         self._events += [Described(name, found) for name in message["names"] if name in self._followed]
 
     def _assignment(
-        self, want: _Want, dp_rank: int, epoch: int, revision: int, lease_id: int, source: int
+        self, want: _Want, dp_rank: int, epoch: int, revision: int, lease_id: int, source: int, number: int
     ) -> Assignment:
-        instance = self._names.get(want.instance, want.instance)
+        instance = self._numbers.get(number, want.instance)
         return Assignment(instance, want.room, dp_rank, epoch, revision, lease_id, protocol.SOURCES[source])
 
     def _end(self, want: _Want, error: ResolveError) -> None:
@@ -446,4 +458,6 @@ def _error(want: _Want, message: dict[str, Any]) -> ResolveError:
         return RoomFailed(want.instance, want.room, message["reason"])
     if kind == "PrefillLost":
         return PrefillLost(want.instance, want.room, message["dp_rank"], message["epoch"])
+    if kind == "RoomsNotWatched":
+        return RoomsNotWatched(want.instance, want.room)
     return InstanceUnknown(want.instance, want.room)

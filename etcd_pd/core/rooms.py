@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from ..keys import AgentKey, Keys, PrefillKey, RankKey, RoomKey
-from ..model import FAILED, Assignment, InstanceInfo, PrefillInstance, Rank, RankEndpoint, RoomValue
+from ..model import ENDED, FAILED, Assignment, InstanceInfo, PrefillInstance, Rank, RankEndpoint, RoomValue
 from ..records import Event, KeyValue
 
 #: How many ended epochs of an instance are remembered with their end, for waits that come later. A rank that restarts
@@ -28,14 +28,14 @@ class Instance:
     Attributes:
         info: its last word, also where the key is gone but ranks live.
         born: create_revision of its key.
-        restarted: ``info`` came to belong to another start than before, and that was not acted upon yet.
+        ended_for_good: the start that ``info`` belonged to is over, and that was not acted upon yet.
         ended: at which revision an epoch of a DP rank ended, the latest last.
     """
 
     info: InstanceInfo | None = None
     info_key_exists: bool = False
     born: int = 0
-    restarted: bool = False
+    ended_for_good: bool = False
     endpoints: dict[Rank, RankEndpoint] = field(default_factory=dict)
     epochs: dict[int, int] = field(default_factory=dict)
     ended: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -62,7 +62,8 @@ class Wait:
         instance: the instance as the engine named it, by id or address.
         named_rank: the rank that the request itself named, None where it did not.
         known: what it was answered before, to be confirmed or ended; None where it was not.
-        placed: id of the instance that it was found to mean, None before.
+        placed: id of the instance that it was found to mean, None before, and again while that is gone.
+        start: of which start of an instance its room is expected: id and incarnation, None before it was placed.
         key: the room's key there.
         assignment: set once, when the rank is known.
         asked_at: for the owner to keep when it asked.
@@ -70,7 +71,7 @@ class Wait:
 
     __slots__ = (
         *("asked_at", "assignment", "ended", "id", "instance", "key"),
-        *("known", "named_rank", "owner", "placed", "room"),
+        *("known", "named_rank", "owner", "placed", "room", "start"),
     )
 
     def __init__(
@@ -90,6 +91,7 @@ class Wait:
         self.known = known
         self.asked_at = 0.0
         self.placed: str | None = None
+        self.start: tuple[str, str] | None = None
         self.key = b""
         self.assignment: Assignment | None = None
         self.ended = False
@@ -220,7 +222,7 @@ class View:
         if id is None:
             self._unplaced.setdefault(wait.instance, {})[wait] = None
             return []
-        return list(self._place(wait, id))
+        return list(self._place(wait, id, self.revision))
 
     def is_unplaced(self, wait: Wait) -> bool:
         """Whether the wait's instance is still unknown."""
@@ -298,7 +300,7 @@ class View:
         self._rooms.clear()
         notices = self.changes(revision, [Event(key, revision, None) for key in list(self._instance_keys())])
         for wait in unanswered:
-            wait.placed = None
+            wait.placed = wait.start = None
             self._unplaced.setdefault(wait.instance, {})[wait] = None
         self._brought_back = brought_back
         return notices + answered
@@ -340,9 +342,11 @@ class View:
         if kv is None:
             return  # the last word stands while ranks live: another agent of the instance writes it again
         info = InstanceInfo.from_json(kv.value)
-        if info:
+        if info and info.state == ENDED:
+            instance.info_key_exists, instance.ended_for_good = False, True
+        elif info:
             if instance.info and instance.info.incarnation != info.incarnation:
-                instance.restarted = True
+                instance.ended_for_good = True
             instance.info, instance.born = info, kv.create_revision
 
     # --- rooms
@@ -408,11 +412,16 @@ class View:
                 notices.append(self._lose_known(wait, wait.known, revision))
         return notices
 
-    def _place(self, wait: Wait, id: str) -> Iterator[Notice]:
+    def _place(self, wait: Wait, id: str, revision: int) -> Iterator[Notice]:
         """The ladder: rank named on the request, single rank, follow_bootstrap_room, registry."""
-        wait.placed, wait.key = id, self._keys.room(id, wait.room)
         info = self.instances[id].info
         assert info is not None  # find() returns none but announced instances
+        start = (id, info.incarnation)
+        if wait.start not in (None, start):  # its own start has vanished, and another one has its name
+            wait.ended = True
+            yield WaitLost(wait, -1, 0, revision)
+            return
+        wait.placed, wait.start, wait.key = id, start, self._keys.room(id, wait.room)
         if wait.named_rank is not None:
             yield from self._computed(wait, id, wait.named_rank, "named")
         elif info.topology.dp == 1:
@@ -482,11 +491,13 @@ class View:
             if instance.epochs.get(dp_rank) != epoch:
                 instance.end(dp_rank, epoch, revision)
                 yield from self._lose(id, dp_rank, epoch, revision)
-        if instance.restarted or not instance.info:
-            instance.restarted = False
+        if instance.ended_for_good:
+            instance.ended_for_good = False
             yield from self._lose_all(id, revision)
         if instance.info:
-            yield from self._appeared(id, instance)
+            yield from self._appeared(id, instance, revision)
+        else:
+            yield from self._vanished(id, revision)
         self._drop_if_empty(id)
 
     def _index_addresses(self, id: str, instance: Instance) -> None:
@@ -498,11 +509,11 @@ class View:
         for address in addresses:
             self._by_address.setdefault(address, set()).add(id)
 
-    def _appeared(self, id: str, instance: Instance) -> Iterator[Notice]:
+    def _appeared(self, id: str, instance: Instance, revision: int) -> Iterator[Notice]:
         assert instance.info is not None
         for name in (id, *instance.info.addresses):
             for wait in self._unplaced.pop(name, ()):
-                yield from self._place(wait, id)
+                yield from self._place(wait, id, revision)
         for dp_rank in instance.epochs:
             for wait in list(self._for_rank.get((id, dp_rank), ())):
                 source = "named" if wait.named_rank is not None else "follow-bootstrap-room"
@@ -516,10 +527,25 @@ class View:
             yield WaitLost(wait, dp_rank, epoch, revision)
 
     def _lose_all(self, id: str, revision: int) -> Iterator[Notice]:
-        for waits in [*self._pending.values(), *self._for_rank.values()]:
-            for wait in [wait for wait in waits if wait.placed == id]:
-                self.forget(wait)
-                yield WaitLost(wait, -1, 0, revision)
+        for wait in self._unanswered(id):
+            self.forget(wait)
+            yield WaitLost(wait, -1, 0, revision)
+
+    def _vanished(self, id: str, revision: int) -> Iterator[Notice]:
+        """Its keys are gone: its agent's lease may have expired, and it may come back; who waits for it waits on."""
+        for wait in self._unanswered(id):
+            self.forget(wait)
+            wait.ended, wait.placed = False, None
+            now = self.find(wait.instance)
+            if now is None:
+                self._unplaced.setdefault(wait.instance, {})[wait] = None
+            else:
+                yield from self._place(wait, now, revision)
+
+    def _unanswered(self, id: str) -> list[Wait]:
+        """The waits that are placed at an instance and not answered yet."""
+        indices = [*self._pending.values(), *self._for_rank.values()]
+        return [wait for waits in indices for wait in waits if wait.placed == id]
 
     def _drop_if_empty(self, id: str) -> None:
         instance = self.instances.get(id)

@@ -12,6 +12,7 @@ from etcd_pd import (
     RankDraining,
     RegistrationTimeout,
     RoomConflict,
+    RoomsNotWatched,
     RoomTimeout,
     ViewStale,
 )
@@ -55,6 +56,7 @@ _STATUS: dict[type[EtcdPDError], int] = {
     AgentUnavailable: 503,
     ViewStale: 503,
     InstanceUnknown: 503,
+    RoomsNotWatched: 503,
     RoomTimeout: 504,
 }
 

@@ -76,8 +76,10 @@ class Session:
     def wait(self, seconds: float) -> None:
         """Wait for news."""
         with self.lock:
-            descriptor = self.client.fileno()
-            select.select([descriptor] if descriptor >= 0 else [], [], [], seconds)
+            poller, descriptor = select.poll(), self.client.fileno()  # select() takes no descriptor above 1023
+            if descriptor >= 0:
+                poller.register(descriptor, select.POLLIN)
+            poller.poll(seconds * 1000)
             self.tick()
 
     def _note_connection(self) -> None:

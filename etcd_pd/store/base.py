@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from ..errors import StoreError, StoreRejected
-from ..records import Compare, LeaseGrant, Listing, MemberStatus, Operation, TxnResult, WatchResponse
+from ..records import Condition, LeaseGrant, Listing, MemberStatus, Operation, TxnResult, WatchResponse
 
 
 class Watch(Protocol):
@@ -28,7 +28,7 @@ class Watch(Protocol):
 class Store(Protocol):
     """What the agent needs of etcd."""
 
-    async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> TxnResult:
+    async def txn(self, compares: Sequence[Condition], operations: Sequence[Operation]) -> TxnResult:
         """Do all operations if all compares hold, else nothing. Never repeated: a timeout leaves it unknown."""
 
     async def read(self, keys: Sequence[bytes]) -> Listing:

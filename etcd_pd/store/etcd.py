@@ -24,7 +24,7 @@ from ..config import EtcdSettings
 from ..errors import Compacted, LeaseNotFound, StoreError, StoreRejected, StoreTimeout, StoreUnavailable
 from ..keys import prefix_end
 from ..records import (
-    Compare,
+    Condition,
     Delete,
     Event,
     Header,
@@ -32,6 +32,7 @@ from ..records import (
     LeaseGrant,
     Listing,
     MemberStatus,
+    OnLease,
     Operation,
     Put,
     TxnResult,
@@ -115,7 +116,7 @@ class EtcdStore:
 
     # --- keys
 
-    async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> TxnResult:
+    async def txn(self, compares: Sequence[Condition], operations: Sequence[Operation]) -> TxnResult:
         """Do all operations if all compares hold, else nothing. Never repeated: a timeout leaves it unknown."""
         request = rpc.TxnRequest(
             compare=[_compare(compare) for compare in compares],
@@ -486,7 +487,9 @@ _REFUSALS = frozenset(
 )
 
 
-def _compare(compare: Compare) -> Any:
+def _compare(compare: Condition) -> Any:
+    if isinstance(compare, OnLease):
+        return rpc.Compare(key=compare.key, target=rpc.Compare.LEASE, result=rpc.Compare.EQUAL, lease=compare.lease)
     return rpc.Compare(
         key=compare.key,
         range_end=prefix_end(compare.key) if compare.prefix else b"",

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from etcd_pd.config import EtcdSettings
 from etcd_pd.errors import LeaseNotFound, StoreError, StoreRejected, StoreTimeout, StoreUnavailable
-from etcd_pd.records import MAX_TXN_OPS, Compare, Delete, Event, KeyValue, Operation, Put, WatchResponse
+from etcd_pd.records import MAX_TXN_OPS, Compare, Delete, Event, KeyValue, OnLease, Operation, Put, WatchResponse
 from etcd_pd.store import etcd as etcd_store
 from etcd_pd.store.base import Store, Watch
 from etcd_pd.store.etcd import EtcdStore
@@ -160,6 +160,23 @@ class TestTxn:
         result = await subject.store.txn([Compare(subject.key("k"), token + off_by)], [Delete(subject.key("k"))])
         assert result.succeeded is (off_by == 0)
         assert (await subject.get("k") is None) is (off_by == 0)
+
+    async def test_a_lease_compares_exactly_and_a_key_that_is_not_there_has_none(self, subject: Subject) -> None:
+        ours, theirs = [(await subject.store.grant(60)).lease_id for _ in range(2)]
+        await subject.put("k", lease=ours)
+        await subject.put("bare")
+        holds = []
+        for key, lease in (
+            ("k", ours),
+            ("k", theirs),
+            ("k", 0),
+            ("bare", 0),
+            ("bare", ours),
+            ("none", 0),
+            ("none", ours),
+        ):
+            holds.append((await subject.store.txn([OnLease(subject.key(key), lease)], [])).succeeded)
+        assert holds == [True, False, False, True, False, True, False]
 
     async def test_one_compare_that_fails_prevents_everything(self, subject: Subject) -> None:
         token = await subject.put("guard")

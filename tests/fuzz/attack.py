@@ -61,6 +61,7 @@ class Attacker:
         self._attacks += 1
         self._loop.run_until_complete(self._attack(self._world, data))
         assert not self._troubles, self._troubles
+        assert not self._world.agent.stats.internal_errors, "its log says which packet it did not handle"
 
     async def _attack(self, world: InMemory, data: bytes) -> None:
         """Say it all on one connection; then somebody else must still be answered."""

@@ -260,6 +260,15 @@ def test_etcd_down_turns_no_pod_not_ready_and_the_agents_logs_tell_what_broke(ce
         cell.hold_down(member, "etcd")
     # three failed probes make a pod NotReady
     cell.wait(lambda: all(pod.probed > probed[pod] + 4 for pod in others), "probes while etcd is down", STEP_SECONDS)
+
+    def since(pod: str) -> str:
+        return cell.kubectl_logs()[pod][len(before[pod]) :]
+
+    assert len(before) == 3
+    stories = [(pod, story) for pod in before for story in (WATCH_STORY, LEASE_STORY)]
+    for pod, (*outage, _) in stories:
+        # a summary comes every 10 s, the probes may be through before it
+        cell.wait(lambda: tells(since(pod), outage), f"{pod} tells {outage}", STEP_SECONDS)  # noqa: B023
     for member in cell.members:
         cell.let_go(member)
     cell.wait(cell.settled, "etcd is back", STEP_SECONDS)
@@ -267,15 +276,11 @@ def test_etcd_down_turns_no_pod_not_ready_and_the_agents_logs_tell_what_broke(ce
     assert [pod for pod in others if pod.became_not_ready] == []
     assert {pod: pod.restarts for pod in others} == restarts
 
-    def since(pod: str) -> str:
-        return cell.kubectl_logs()[pod][len(before[pod]) :]
-
-    assert len(before) == 3
+    for pod, story in stories:
+        # requests may be served before the last agent has found its way back
+        cell.wait(lambda: tells(since(pod), story), f"{pod} tells {story}", STEP_SECONDS)  # noqa: B023
     for pod in before:
         assert_told(before[pod], STARTED)
-        for story in (WATCH_STORY, LEASE_STORY):
-            # requests may be served before the last agent has found its way back
-            cell.wait(lambda: tells(since(pod), story), f"{pod} tells {story}", STEP_SECONDS)  # noqa: B023
         assert "Traceback" not in since(pod)
 
 

@@ -13,13 +13,14 @@ from etcd_pd.errors import LeaseNotFound, StoreRejected
 from etcd_pd.keys import prefix_end
 from etcd_pd.records import (
     MAX_TXN_OPS,
-    Compare,
+    Condition,
     Delete,
     Event,
     Header,
     KeyValue,
     LeaseGrant,
     Listing,
+    OnLease,
     Operation,
     Put,
     TxnResult,
@@ -56,7 +57,7 @@ class MemoryEtcd:
 
     # --- keys
 
-    def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> TxnResult:
+    def txn(self, compares: Sequence[Condition], operations: Sequence[Operation]) -> TxnResult:
         """As etcd's Txn with compares on create_revision and a success branch alone."""
         _check(compares, operations)
         self.expire()
@@ -143,7 +144,10 @@ class MemoryEtcd:
 
     # --- inside
 
-    def _holds(self, compare: Compare) -> bool:
+    def _holds(self, compare: Condition) -> bool:
+        if isinstance(compare, OnLease):
+            kv = self.keys.get(compare.key)
+            return (kv.lease if kv else 0) == compare.lease
         names = [key for key in self.keys if _under(compare.key, key)] if compare.prefix else [compare.key]
         found = [self.keys[name].create_revision for name in names if name in self.keys]
         return all(revision == compare.create_revision for revision in found or [0])
@@ -172,7 +176,7 @@ class MemoryEtcd:
         self.history.append(Event(key, self.revision, None))
 
 
-def _check(compares: Sequence[Compare], operations: Sequence[Operation]) -> None:
+def _check(compares: Sequence[Condition], operations: Sequence[Operation]) -> None:
     if max(len(compares), len(operations)) > MAX_TXN_OPS:
         raise StoreRejected("txn", "too many operations in txn request")
     if not all(item.key for item in (*compares, *operations)):

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from etcd_pd.errors import LeaseNotFound, StoreError, StoreUnavailable
 from etcd_pd.records import (
-    Compare,
+    Condition,
     Event,
     Header,
     LeaseGrant,
@@ -76,7 +76,7 @@ class MemoryStore:
 
     # --- Store
 
-    async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> TxnResult:
+    async def txn(self, compares: Sequence[Condition], operations: Sequence[Operation]) -> TxnResult:
         return await self._do("txn", lambda: self.etcd.txn(compares, operations))
 
     async def read(self, keys: Sequence[bytes]) -> Listing:

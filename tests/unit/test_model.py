@@ -13,6 +13,7 @@ from etcd_pd.errors import ConfigError
 from etcd_pd.model import (
     ASSIGNED,
     FAILED,
+    MAX_DEPTH,
     MAX_EXTRA,
     MAX_NAME,
     MAX_PARALLEL,
@@ -97,6 +98,10 @@ class TestChecks:
             ("addresses", (3,)),
             ("extra", {"x": "y" * MAX_EXTRA}),
             ("extra", {"x": object()}),
+            ("extra", {"x": float("nan")}),
+            ("extra", json.loads('{"x":' * 500 + "1" + "}" * 500)),
+            ("extra", json.loads('{"x":' + "[" * 800 + "]" * 800 + "}")),
+            ("extra", json.loads('{"x":' + "[" * 32 + "]" * 32 + "}")),
             ("extra", []),
         ],
     )
@@ -114,6 +119,13 @@ class TestJson:
     def test_an_instance_is_read_back(self) -> None:
         assert InstanceInfo.from_json(info().to_json()) == info()
         assert InstanceInfo.from_json(info(extra={"a": [1, None]}).to_json()) == info(extra={"a": [1, None]})
+
+    def test_an_extra_is_read_when_it_nests_as_deep_as_is_allowed_and_not_when_deeper(self) -> None:
+        extra = json.loads('{"x":' + "[" * (MAX_DEPTH - 1) + "]" * (MAX_DEPTH - 1) + "}")
+        whole = info(extra=extra)
+        assert InstanceInfo.from_json(whole.to_json()) == whole
+        deeper = json.loads(whole.to_json()) | {"extra": {"x": extra}}
+        assert InstanceInfo.from_json(json.dumps(deeper).encode()) is None
 
     def test_an_endpoint_is_read_back_with_the_epoch_of_its_key(self) -> None:
         endpoint = RankEndpoint(Rank(1, 0, 1), "10.0.0.1", 5000, "uuid", "draining", 42)

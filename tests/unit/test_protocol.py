@@ -86,7 +86,8 @@ def test_registered(registered: list[RegisteredRoom]) -> None:
 @given(
     views,
     st.lists(
-        st.builds(ResolvedWant, ids, st.integers(0, 4095), revisions, revisions, leases, st.integers(0, 3)), max_size=5
+        st.builds(ResolvedWant, ids, ranks, revisions, revisions, leases, st.integers(0, 3), st.integers(0, 2**32 - 1)),
+        max_size=5,
     ),
 )
 def test_resolved(at: ViewAt, wants: list[ResolvedWant]) -> None:

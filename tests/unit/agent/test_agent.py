@@ -25,6 +25,7 @@ from etcd_pd import (
     Resolved,
     RoomConflict,
     RoomFailed,
+    RoomsNotWatched,
     Topology,
     protocol,
 )
@@ -593,16 +594,15 @@ class TestPrefillOnly:
             assert world.agent.view.room_count() == 0
             assert world.agent.view.revision >= other.prefill.epoch
 
-    @pytest.mark.parametrize("packet", ["want", "decoder"])
-    async def test_decode_is_turned_away_and_told_why(self, tmp_path: Path, packet: str) -> None:
+    async def test_a_wait_ends_with_the_reason_and_the_engine_keeps_its_rank(self, tmp_path: Path) -> None:
         async with running(tmp_path, prefill_only=True) as world:
-            client = world.client()
-            if packet == "want":
-                client.decode.want("p", 7)
-            else:
-                client.decode.announce("d", address="10.0.0.9:1")
-            error = await until(lambda: _refusal(client), "it is refused")
-            assert "prefill_only" in str(error)
+            prefill = await world.prefill()
+            epoch = prefill.prefill.epoch
+            prefill.decode.announce("d", address="10.0.0.9:1")
+            prefill.decode.want("p", 7)
+            ended = await world.event(prefill, Ended)
+            assert isinstance(ended.error, RoomsNotWatched) and "prefill_only" in str(ended.error)
+            assert (await world.registered(prefill, 7)).epoch == epoch, "nothing else has ended"
 
     async def test_a_dead_epochs_room_is_taken_over(self, tmp_path: Path) -> None:
         """Though the agent never comes to hear of the room itself."""
@@ -632,14 +632,6 @@ class TestPrefillOnly:
             assert (await world.event(prefill, RankEnded)).epoch == epoch
             await world.event(prefill, Announced)
             await world.registered(prefill, 1)
-
-
-def _refusal(client: Client) -> etcd_pd.AgentUnavailable | None:
-    try:
-        client.decode.poll()
-    except etcd_pd.AgentUnavailable as exc:
-        return exc
-    return None
 
 
 class TestDuplicates:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from etcd_pd import protocol
-from etcd_pd.agent.pushes import Pushes
+from etcd_pd.core.rooms import View
 from tests.fuzz.attack import Attacker, as_input, as_packets
 
 from .test_strangers import ANNOUNCE, HOSTILE, packet
@@ -40,6 +40,6 @@ def test_a_bug_in_the_agent_is_noticed(attacker: Attacker, monkeypatch: pytest.M
     def buggy(*_: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(Pushes, "tell_view", buggy)
-    with pytest.raises(AssertionError):
-        attacker(as_input(protocol.PING))
+    monkeypatch.setattr(View, "want", buggy)
+    with pytest.raises(AssertionError, match="did not handle"):
+        attacker(as_input(protocol.encode_want(protocol.WantedRoom(1, 7, -1, 1.0, "p"))))

@@ -398,8 +398,9 @@ class TestHostileAgent:
             b"x{}",
             b'x{"id":[]}',
             b"i{}",
-            b'i{"id":"p","names":["p"],"info":{},"ranks":[]}',
-            b'i{"id":"p","names":3,"info":null,"ranks":[]}',
+            b'i{"id":"p","number":1,"names":["p"],"info":{},"ranks":[]}',
+            b'i{"id":"p","number":1,"names":3,"info":null,"ranks":[]}',
+            b'i{"id":"p","number":[],"names":["p"],"info":null,"ranks":[]}',
             b"\xff\xff",
         ],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -48,8 +49,8 @@ def wanted(client: Client, engine: FakeEngineSocket, *rooms: int, instance: str 
     return [want.id for want in engine.wants()]
 
 
-def answer(id: int, revision: int, dp_rank: int = 2, epoch: int = 40) -> ResolvedWant:
-    return ResolvedWant(id, dp_rank, epoch, revision, 7, 0)
+def answer(id: int, revision: int, dp_rank: int = 2, epoch: int = 40, instance: int = 0) -> ResolvedWant:
+    return ResolvedWant(id, dp_rank, epoch, revision, 7, 0, instance)
 
 
 class TestWant:
@@ -117,12 +118,24 @@ class TestAnswers:
 
     def test_an_answer_names_the_instance_by_its_id(self, client: Client, engine: FakeEngineSocket) -> None:
         [id] = wanted(client, engine, 77, instance="host:1")
-        engine.say(protocol.INSTANCE, id="p", names=["host:1", "p"], info=INFO, ranks=RANKS)
-        engine.resolved([answer(id, 101)], 101)
+        engine.say(protocol.INSTANCE, id="p", number=1, names=["host:1", "p"], info=INFO, ranks=RANKS)
+        engine.resolved([answer(id, 101, instance=1)], 101)
         [event] = client.decode.poll()
         assert isinstance(event, Resolved)
         assert (event.assignment.instance, event.instance) == ("p", "host:1")
         assert client.decode.resolve_nowait("host:1", 77) == event.assignment
+
+    def test_an_answer_names_its_own_instance_when_the_address_has_moved_to_another(
+        self, client: Client, engine: FakeEngineSocket
+    ) -> None:
+        [id] = wanted(client, engine, 77, instance="host:1")
+        engine.say(protocol.INSTANCE, id="p", number=1, names=["host:1", "p"], info=INFO, ranks=RANKS)
+        engine.say(protocol.INSTANCE, id="q", number=2, names=["host:1", "q"], info=INFO, ranks=RANKS)
+        engine.resolved([answer(id, 101, instance=1)], 101)
+        [event] = client.decode.poll()
+        assert isinstance(event, Resolved) and event.assignment.instance == "p"
+        found = client.decode.instance("host:1")
+        assert found and found.id == "q"
 
     @pytest.mark.parametrize(
         ("message", "kind", "attributes"),
@@ -172,8 +185,8 @@ class TestAnswers:
         client.decode.want("host:1", 77)
         client.decode.want("host:1", 78)
         first, second = [want.id for want in engine.wants()]
-        engine.say(protocol.INSTANCE, id="p", names=["p", "host:1"], info=None, ranks=[])
-        engine.resolved([answer(first, 101, epoch=40), answer(second, 102, epoch=40)], 102)
+        engine.say(protocol.INSTANCE, id="p", number=1, names=["p", "host:1"], info=None, ranks=[])
+        engine.resolved([answer(first, 101, instance=1), answer(second, 102, instance=1)], 102)
         client.decode.poll()
         agent.stop()
         client.decode.poll()
@@ -399,7 +412,7 @@ class TestAdmission:
         self, client: Client, engine: FakeEngineSocket, name: str
     ) -> None:
         [id] = wanted(client, engine, 77, instance=name)
-        engine.say(protocol.INSTANCE, id="p", names=["host:1", "p"], info=INFO, ranks=RANKS)
+        engine.say(protocol.INSTANCE, id="p", number=1, names=["host:1", "p"], info=INFO, ranks=RANKS)
         engine.resolved([answer(id, 101)], 101)
         engine.lost(id, 105)
         client.decode.poll()
@@ -457,7 +470,7 @@ class TestAdmission:
 
 class TestInstances:
     def test_it_is_known_by_id_and_by_address(self, client: Client, engine: FakeEngineSocket) -> None:
-        engine.say(protocol.INSTANCE, id="p", names=["host:1", "p"], info=INFO, ranks=RANKS)
+        engine.say(protocol.INSTANCE, id="p", number=1, names=["host:1", "p"], info=INFO, ranks=RANKS)
         client.decode.poll()
         found = client.decode.instance("host:1")
         assert found is not None and found == client.decode.instance("p")
@@ -468,16 +481,16 @@ class TestInstances:
         assert client.decode.instance("q") is None
 
     def test_it_is_forgotten_when_it_ends(self, client: Client, engine: FakeEngineSocket) -> None:
-        engine.say(protocol.INSTANCE, id="p", names=["host:1", "p"], info=INFO, ranks=RANKS)
-        engine.say(protocol.INSTANCE, id="p", names=["p"], info=None, ranks=[])
+        engine.say(protocol.INSTANCE, id="p", number=1, names=["host:1", "p"], info=INFO, ranks=RANKS)
+        engine.say(protocol.INSTANCE, id="p", number=1, names=["p"], info=None, ranks=[])
         client.decode.poll()
         assert client.decode.instance("p") is None
 
     def test_one_that_is_followed_is_described(self, client: Client, engine: FakeEngineSocket) -> None:
         client.decode.follow("host:1")
         assert engine.packets() == [protocol.encode_follow("host:1")]
-        engine.say(protocol.INSTANCE, id="host:1", names=["host:1"], info=None, ranks=[])
-        engine.say(protocol.INSTANCE, id="p", names=["host:1", "p"], info=INFO, ranks=RANKS)
+        engine.say(protocol.INSTANCE, id="host:1", number=1, names=["host:1"], info=None, ranks=[])
+        engine.say(protocol.INSTANCE, id="p", number=1, names=["host:1", "p"], info=INFO, ranks=RANKS)
         unknown, known = client.decode.poll()
         assert unknown == Described("host:1", None)
         assert known == Described("host:1", client.decode.instance("p"))
@@ -487,3 +500,36 @@ class TestInstances:
         [packet] = engine.packets()
         assert packet[:1] == protocol.DECODER
         assert protocol.decode_json(packet) == {"instance": "d", "address": "host:9"}
+
+
+class TestSilence:
+    """A stopped agent's socket stays open: what it said last may be old."""
+
+    def test_the_view_is_stale_when_the_agent_says_nothing_and_synced_when_it_speaks_again(
+        self, client: Client, engine: FakeEngineSocket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        [id] = wanted(client, engine, 77, 78)[:1]
+        engine.resolved([answer(id, 101)], 101)
+        client.decode.poll()
+        now = time.monotonic()
+        monkeypatch.setattr("time.monotonic", lambda: now + protocol.SILENCE_SECONDS - 0.5)
+        assert client.decode.resolve_nowait("p", 78) is None and client.decode.view == "synced"
+        monkeypatch.setattr("time.monotonic", lambda: now + protocol.SILENCE_SECONDS + 0.5)
+        with pytest.raises(ViewStale):
+            client.decode.resolve_nowait("p", 78)
+        known = client.decode.resolve_nowait("p", 77)
+        assert known and known.stale
+        engine.view(102)
+        assert client.decode.resolve_nowait("p", 78) is None and client.decode.view == "synced"
+
+    def test_the_view_is_synced_when_the_client_was_stopped_and_signs_lie_in_the_socket(
+        self, client: Client, engine: FakeEngineSocket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wanted(client, engine, 77)
+        engine.view(101)
+        client.decode.poll()
+        engine.view(102)
+        now = time.monotonic()
+        monkeypatch.setattr("time.monotonic", lambda: now + 100 * protocol.SILENCE_SECONDS)
+        client.decode.poll()
+        assert client.decode.view == "synced"

@@ -297,7 +297,7 @@ class TwoAgents(RuleBasedStateMachine):
             kv = self.etcd.keys.get(rank_key(dp))
             lives = kv is not None and kv.create_revision == epoch
             if isinstance(outcome, Rejected) and isinstance(outcome.error, RegistrationTimeout):
-                self.ends(outcome.owner, outcome.room, fails=True)
+                self.fail(dp, outcome.room, outcome.owner[1])  # as its client does
             present = outcome.sequence >= self.wanted[dp].get(outcome.room, math.inf)
             present = present and (outcome.owner, outcome.sequence) not in self.late
             if isinstance(outcome, Registered) and lives and present:

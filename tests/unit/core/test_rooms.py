@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
@@ -11,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from etcd_pd.core.rooms import AgentSpoke, InstanceChanged, Notice, Resolved, View, Wait, WaitFailed, WaitLost
 from etcd_pd.keys import Keys
-from etcd_pd.model import ASSIGNED, FAILED, Assignment, InstanceInfo, Rank, RankEndpoint, RoomValue, Topology
+from etcd_pd.model import ASSIGNED, ENDED, FAILED, Assignment, InstanceInfo, Rank, RankEndpoint, RoomValue, Topology
 from etcd_pd.records import Compare, Delete, Put
 from tests.support.memory_etcd import MemoryEtcd
 
@@ -243,14 +244,72 @@ class TestEpochs:
         wait, notices = cell.want(77)
         assert notices == [Resolved(wait, Assignment("p", 77, 3, epoch_of(cell, 3), revision, 0, "registry"))]
 
-    def test_losing_the_whole_instance_loses_every_wait(self, cell: Cell) -> None:
+    def vanish(self, cell: Cell) -> None:
+        """All keys go, as with the lease of their agent's session."""
+        cell.delete(KEYS.prefill("p"), *(KEYS.rank("p", Rank(dp)) for dp in range(4)))
+
+    def test_waits_that_were_answered_are_lost_and_others_go_on_when_the_instance_vanishes(self, cell: Cell) -> None:
         assigned, _ = cell.want(77)
-        pending, _ = cell.want(78)
+        pending, _ = cell.want(78, "host:8998")
         cell.room(77, 2, epoch_of(cell, 2))
         cell.follow()
-        cell.delete(KEYS.prefill("p"), *(KEYS.rank("p", Rank(dp)) for dp in range(4)))
+        self.vanish(cell)
         ends = {n.wait: n.dp_rank for n in cell.follow() if isinstance(n, WaitLost)}
-        assert ends == {assigned: 2, pending: -1}
+        assert ends == {assigned: 2}
+        assert cell.view.is_unplaced(pending)
+
+    @pytest.mark.parametrize("listed", [False, True])
+    @pytest.mark.parametrize("named", [None, 1])
+    def test_a_wait_is_answered_when_the_same_start_of_its_instance_comes_back(
+        self, cell: Cell, named: int | None, listed: bool
+    ) -> None:
+        epoch = cell.etcd.keys[KEYS.rank("p", Rank(1))].create_revision
+        wait, _ = cell.want(77, named_rank=named)
+        if named is not None:
+            cell.view.forget(wait)
+            cell.delete(KEYS.rank("p", Rank(1)))
+            cell.follow()
+            wait, _ = cell.want(77, named_rank=named)
+        self.vanish(cell)
+        if not listed:
+            assert cell.follow() == []
+        cell.instance()
+        again = cell.rank(1)
+        assert again != epoch
+        if named is None:
+            cell.room(77, 1, again)
+        [notice] = cell.relist() if listed else cell.follow()
+        assert isinstance(notice, Resolved) and notice.wait is wait
+        assert (notice.assignment.dp_rank, notice.assignment.epoch) == (1, again)
+
+    def test_a_wait_is_lost_when_another_start_has_the_name_of_the_one_that_vanished(self, cell: Cell) -> None:
+        wait, _ = cell.want(77)
+        self.vanish(cell)
+        assert cell.follow() == []
+        cell.instance(incarnation="i2")
+        [notice] = cell.follow()
+        assert notice[:3] == (wait, -1, 0)
+        assert is_at_rest(cell.view)
+
+    def test_a_wait_is_lost_when_its_instance_vanishes_and_another_has_its_address(self, cell: Cell) -> None:
+        by_address, _ = cell.want(77, "host:8998")
+        by_id, _ = cell.want(77)
+        cell.instance("q", incarnation="j1")
+        assert cell.follow() == []
+        self.vanish(cell)
+        assert [n[:3] for n in cell.follow()] == [(by_address, -1, 0)]
+        assert cell.view.is_unplaced(by_id)
+
+    def test_every_wait_is_lost_when_the_instance_says_that_it_has_ended(self, cell: Cell) -> None:
+        wait, _ = cell.want(78)
+        cell.delete(*(KEYS.rank("p", Rank(dp)) for dp in range(4)))
+        assert cell.follow() == []
+        info = InstanceInfo("i1", "launch", ("host:8998",), Topology(dp=4), "round_robin", state=ENDED)
+        revision = cell.put(KEYS.prefill("p"), info.to_json())
+        assert cell.follow() == [WaitLost(wait, -1, 0, revision)]
+        assert cell.view.find("p") is None and cell.view.find("host:8998") is None
+        cell.delete(KEYS.prefill("p"))
+        assert cell.follow() == [] and cell.view.instances == {}
 
     def test_another_start_of_the_instance_loses_the_waits_of_the_first(self, cell: Cell) -> None:
         pending, _ = cell.want(78)
@@ -651,6 +710,14 @@ class SameAnswerEverywhere(RuleBasedStateMachine):
 
     @rule(id=st.sampled_from(INSTANCES))
     def ends(self, id: str) -> None:
+        info = self.incarnation(id)
+        if info:
+            self.write([Delete(key) for key in self.ranks(id)])
+            self.write([Put(KEYS.prefill(id), replace(info, state=ENDED).to_json(), None)])
+            self.write([Delete(KEYS.prefill(id))])
+
+    @rule(id=st.sampled_from(INSTANCES))
+    def vanishes(self, id: str) -> None:
         self.write([Delete(key) for key in (*self.ranks(id), KEYS.prefill(id)) if self.exists(key)])
 
     @rule(id=st.sampled_from(INSTANCES))
