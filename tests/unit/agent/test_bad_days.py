@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import socket
@@ -102,15 +101,16 @@ async def test_engines_are_shown_that_the_agent_runs_when_nothing_happens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "SIGN_SECONDS", 0.01)
-    async with running(tmp_path) as world, contextlib.closing(raw(world.settings.socket_path)) as sock:
-        sock.send(HELLO)
-        views = list[bytes]()
+    async with running(tmp_path) as world:
+        with raw(world.settings.socket_path) as sock:
+            sock.send(HELLO)
+            views = list[bytes]()
 
-        def signs() -> bool:
-            views.extend(packet for packet in packets(sock) if packet[:1] == protocol.VIEW)
-            return len(views) > 5
+            def signs() -> bool:
+                views.extend(packet for packet in packets(sock) if packet[:1] == protocol.VIEW)
+                return len(views) > 5
 
-        await until(signs, "signs of life")
+            await until(signs, "signs of life")
 
 
 # --- two agents of one engine
