@@ -19,7 +19,7 @@ VERSION = 3
 #: Longest packet. A socket's send buffer must take it whole.
 MAX_PACKET = 65_536
 #: How often the agent says VIEW to everybody, and after how long a silence it is not relied on any more, seconds.
-SIGN_SECONDS, SILENCE_SECONDS = 1.0, 3.0
+SIGN_SECONDS, SILENCE_SECONDS = 0.5, 2.0
 
 # client -> agent
 HELLO, ANNOUNCE, DECODER = b"H", b"A", b"E"

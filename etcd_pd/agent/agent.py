@@ -241,6 +241,7 @@ class Agent:
         self._pushes.notify(self.view.changes(changes.revision, changes.events), before)
 
     def _on_state(self, state: WatchState) -> None:
+        self.view.sync(state is WatchState.SYNCED)
         for engine in self.server.connections:
             self._pushes.tell_view(engine)
 

@@ -18,7 +18,7 @@ from ..core.batch import Guard, RankRef
 from ..core.rooms import View
 from ..errors import AnnounceError, InstanceConflict, StoreError, StoreRejected
 from ..keys import Keys
-from ..model import DRAINING, ENDED, InstanceInfo, Rank, RankEndpoint
+from ..model import DRAINING, ENDED, SERVING, InstanceInfo, Rank, RankEndpoint
 from ..records import Compare, Condition, Delete, KeyValue, OnLease, Operation, Put
 from ..store.base import Store
 from .session import Session
@@ -144,6 +144,12 @@ class Announcer:
         """Say in etcd that the rank takes no new rooms."""
         local.draining = True
         local.endpoint = replace(local.endpoint, state=DRAINING)
+        self._establish(local)
+
+    def resume(self, local: LocalRank) -> None:
+        """Say in etcd that the rank takes rooms again."""
+        local.draining = local.told_drained = False
+        local.endpoint = replace(local.endpoint, state=SERVING)
         self._establish(local)
 
     def keep(self, key: bytes, value: bytes) -> None:

@@ -61,6 +61,8 @@ class Ranks:
         left.linger, left.told_epoch = local.linger, 0
         engine.rank = left
         self._tell_epoch(engine, left)
+        if left.draining:  # its earlier process was told to drain; this one says so itself, if it does
+            self._announcer.resume(left)
 
     def drain(self, engine: EngineConnection) -> None:
         """The engine's rank takes no new rooms."""

@@ -254,6 +254,8 @@ class Requests:
         wait.asked_at = time.monotonic()
         engine.wants[asked.id], engine.last_want = wait, asked.id
         self._stats.wanted += 1
+        if self._view.synced and self._watcher.state is not WatchState.SYNCED:
+            self._view.sync(False)  # this process was stopped, and has not looked at the watch yet
         if self._settings.prefill_only:
             self._pushes.end_wait(wait, {"error": "RoomsNotWatched"})
             return

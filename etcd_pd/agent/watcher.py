@@ -63,7 +63,8 @@ class Watcher:
     @property
     def state(self) -> WatchState:
         """What a reader of the view may assume."""
-        return self._machine.state
+        synced = self._machine.state is WatchState.SYNCED
+        return WatchState.STALE if synced and self._overslept else self._machine.state
 
     @property
     def cluster_id(self) -> int:
@@ -74,6 +75,11 @@ class Watcher:
     def silent_seconds(self) -> float:
         """How long etcd has said nothing."""
         return time.monotonic() - self._heard_at
+
+    @property
+    def _overslept(self) -> bool:
+        """Whether this process was stopped: else a silence as long as this would have ended the watch."""
+        return self.silent_seconds > 2 * self._silence
 
     def heard(self, revision: int) -> None:
         """A write of this agent happened at this revision, of which a watch over some of the keys may not tell.
@@ -109,8 +115,8 @@ class Watcher:
             else:
                 self._tell(found.reason)
             return
+        self._heard_at = time.monotonic()  # before: this process may be stopped while the watch is opened
         watch = await self._store.watch(self._prefix, step.start_revision, self._end)
-        self._heard_at = time.monotonic()
         minder = asyncio.create_task(self._mind(watch))
         try:
             await self._read(watch)
@@ -120,6 +126,10 @@ class Watcher:
 
     async def _read(self, watch: Watch) -> None:
         async for response in watch:
+            if self._overslept:  # what has come meanwhile is old: begin again where the store is now
+                self._machine.disconnected()
+                self._tell(f"this process was stopped for {self.silent_seconds:.1f} s")
+                return
             self._heard_at = time.monotonic()
             outcome = self._machine.received(response)
             if isinstance(outcome, Reopen):

@@ -370,7 +370,7 @@ class Decode:
             found = self._assignment(want, *answer)
             if want.assignment is None:  # else a new agent confirms what an earlier one said
                 self._remember(self._arrivals, (found.revision, want.room, id))
-                self._tell(Resolved(found, want.instance))
+                self._tell(Resolved(found._replace(stale=self._view != "synced"), want.instance))
                 want.assignment = found
 
     def on_ended(self, packet: bytes) -> None:

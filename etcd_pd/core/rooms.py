@@ -16,9 +16,9 @@ from ..keys import AgentKey, Keys, PrefillKey, RankKey, RoomKey
 from ..model import ENDED, FAILED, Assignment, InstanceInfo, PrefillInstance, Rank, RankEndpoint, RoomValue
 from ..records import Event, KeyValue
 
-#: How many ended epochs of an instance are remembered with their end, for waits that come later. A rank that restarts
-#: more often than that while a room lives has other troubles.
-ENDED_EPOCHS = 256
+#: How many ended epochs are remembered with their end, for waits that come later. Ranks that restart more often than
+#: that while a room lives have other troubles.
+ENDED_EPOCHS = 4096
 
 
 @dataclass
@@ -29,7 +29,6 @@ class Instance:
         info: its last word, also where the key is gone but ranks live.
         born: create_revision of its key.
         ended_for_good: the start that ``info`` belonged to is over, and that was not acted upon yet.
-        ended: at which revision an epoch of a DP rank ended, the latest last.
     """
 
     info: InstanceInfo | None = None
@@ -38,13 +37,6 @@ class Instance:
     ended_for_good: bool = False
     endpoints: dict[Rank, RankEndpoint] = field(default_factory=dict)
     epochs: dict[int, int] = field(default_factory=dict)
-    ended: dict[tuple[int, int], int] = field(default_factory=dict)
-
-    def end(self, dp_rank: int, epoch: int, revision: int) -> None:
-        """Remember when an epoch ended."""
-        self.ended[dp_rank, epoch] = revision
-        if len(self.ended) > ENDED_EPOCHS:
-            del self.ended[next(iter(self.ended))]
 
 
 class Known(NamedTuple):
@@ -63,7 +55,8 @@ class Wait:
         named_rank: the rank that the request itself named, None where it did not.
         known: what it was answered before, to be confirmed or ended; None where it was not.
         placed: id of the instance that it was found to mean, None before, and again while that is gone.
-        start: of which start of an instance its room is expected: id and incarnation, None before it was placed.
+        start: of which start of an instance its room is expected: id and incarnation. None while that is not known: it
+            was not placed, or by a view that was not synced.
         key: the room's key there.
         assignment: set once, when the rank is known.
         asked_at: for the owner to keep when it asked.
@@ -148,6 +141,7 @@ class View:
     Attributes:
         revision: every change up to it is in the view.
         floor: revision of the last list. What ended before it, ended at a revision that the view may not know.
+        synced: whether it shows what etcd has now: else who waits may mean a start of an instance that is not in it.
     """
 
     def __init__(self, keys: Keys) -> None:
@@ -157,7 +151,9 @@ class View:
         self._rooms: dict[bytes, KeyValue] = {}
         self.revision = 0
         self.floor = 0
+        self.synced = False
         self.instances: dict[str, Instance] = {}
+        self._ended: dict[tuple[str, int, int], int] = {}  # by instance, DP rank and epoch: its end, the latest last
         self._rank_keys: dict[bytes, KeyValue] = {}
         self._brought_back: dict[bytes, KeyValue] = {}  # ranks of a history that is void, if a restored etcd has them
         self._by_address: dict[str, set[str]] = {}  # ids of all that claim it
@@ -244,6 +240,14 @@ class View:
 
     # --- feeding
 
+    def sync(self, synced: bool) -> None:
+        """Whether the view shows what etcd has now; who has waited until it does means what it shows."""
+        self.synced = synced
+        for wait in self._unanswered() if synced else ():
+            if wait.start is None and wait.placed:
+                info = self.instances[wait.placed].info
+                wait.start = (wait.placed, info.incarnation) if info else None
+
     def changes(self, revision: int, events: Sequence[Event]) -> list[Notice]:
         """Apply changes of complete revisions, in order."""
         notices: list[Notice] = []
@@ -303,6 +307,7 @@ class View:
             wait.placed = wait.start = None
             self._unplaced.setdefault(wait.instance, {})[wait] = None
         self._brought_back = brought_back
+        self._ended.clear()
         return notices + answered
 
     def _instance_keys(self) -> Iterator[bytes]:
@@ -393,11 +398,14 @@ class View:
         id = wait.instance if wait.instance in self.instances else self.find(wait.instance) or wait.instance
         instance = self.instances.get(id)
         if instance is None or instance.epochs.get(known.dp_rank) != known.epoch:
-            ended = instance.ended if instance else {}
-            return self._lose_known(wait, known, ended.get((known.dp_rank, known.epoch), self.floor))
+            return self._lose_known(wait, known, self._ended.get((id, known.dp_rank, known.epoch), self.floor))
         wait.placed, wait.key = id, self._keys.room(id, wait.room)
-        failure = self._failure(wait, known.dp_rank, known.epoch)
-        return failure or self._assign(wait, Assignment(id, wait.room, *known, 0, "registry"))
+        room = self._rooms.get(wait.key)
+        value = RoomValue.from_json(room.value) if room else None
+        if room and value and (value.state, value.dp_rank, value.epoch) == (FAILED, known.dp_rank, known.epoch):
+            wait.ended = True
+            return WaitFailed(wait, value.reason, room.mod_revision)
+        return self._assign(wait, Assignment(id, wait.room, *known, 0, "registry"))
 
     def _lose_known(self, wait: Wait, known: Known, revision: int) -> WaitLost:
         wait.ended = True
@@ -421,7 +429,9 @@ class View:
             wait.ended = True
             yield WaitLost(wait, -1, 0, revision)
             return
-        wait.placed, wait.start, wait.key = id, start, self._keys.room(id, wait.room)
+        wait.placed, wait.key = id, self._keys.room(id, wait.room)
+        if self.synced:
+            wait.start = start
         if wait.named_rank is not None:
             yield from self._computed(wait, id, wait.named_rank, "named")
         elif info.topology.dp == 1:
@@ -436,22 +446,32 @@ class View:
 
     def _computed(self, wait: Wait, id: str, dp_rank: int, source: str) -> Iterator[Notice]:
         epoch = self.epoch(id, dp_rank)
-        if not epoch:
+        end = self._end(wait, dp_rank, source)
+        if not epoch and not end:
             self._for_rank.setdefault((id, dp_rank), {})[wait] = None
             return
         _discard(self._for_rank, (id, dp_rank), wait)
         # the epoch is the revision at which every reader came to know this answer
-        assignment = Assignment(id, wait.room, dp_rank, epoch, epoch, 0, source)
-        yield self._failure(wait, dp_rank, epoch, assignment) or self._assign(wait, assignment)
+        yield end or self._assign(wait, Assignment(id, wait.room, dp_rank, epoch, epoch, 0, source))
 
-    def _failure(self, wait: Wait, dp_rank: int, epoch: int, arrived: Assignment | None = None) -> WaitFailed | None:
-        """The end of a wait whose room this epoch of the rank has failed; None where it has not."""
+    def _end(self, wait: Wait, dp_rank: int, source: str) -> WaitFailed | WaitLost | None:
+        """The end of a wait whose room the rank has failed, or registered in an epoch that is over; None: none."""
         room = self._rooms.get(wait.key)
         value = RoomValue.from_json(room.value) if room else None
-        if not room or not value or (value.state, value.dp_rank, value.epoch) != (FAILED, dp_rank, epoch):
+        if not room or not value or not wait.placed or value.dp_rank != dp_rank:
+            return None
+        arrived = Assignment(wait.placed, wait.room, dp_rank, value.epoch, value.epoch, 0, source)
+        if value.state == FAILED:
+            wait.ended = True
+            return WaitFailed(wait, value.reason, room.mod_revision, arrived)
+        if self.epoch(wait.placed, dp_rank) == value.epoch:
             return None
         wait.ended = True
-        return WaitFailed(wait, value.reason, room.mod_revision, arrived)
+        return WaitLost(wait, dp_rank, value.epoch, self._lost_at(wait.placed, value, room), arrived)
+
+    def _lost_at(self, id: str, value: RoomValue, room: KeyValue) -> int:
+        """From which revision on a room counts as lost whose epoch is over."""
+        return max(self._ended.get((id, value.dp_rank, value.epoch), self.floor), room.mod_revision)
 
     def _answer(self, wait: Wait, room: KeyValue) -> Sequence[Notice]:
         value = RoomValue.from_json(room.value)
@@ -468,8 +488,7 @@ class View:
             return [WaitFailed(wait, value.reason, room.mod_revision, assignment)]
         if instance.epochs.get(value.dp_rank) != value.epoch:
             wait.ended = True
-            lost_at = max(instance.ended.get((value.dp_rank, value.epoch), self.floor), room.mod_revision)
-            return [WaitLost(wait, value.dp_rank, value.epoch, lost_at, assignment)]
+            return [WaitLost(wait, value.dp_rank, value.epoch, self._lost_at(id, value, room), assignment)]
         return [self._assign(wait, assignment)]
 
     def _assign(self, wait: Wait, assignment: Assignment) -> Resolved:
@@ -489,15 +508,13 @@ class View:
         yield InstanceChanged(id)
         for dp_rank, epoch in before.items():
             if instance.epochs.get(dp_rank) != epoch:
-                instance.end(dp_rank, epoch, revision)
+                self._note_end((id, dp_rank, epoch), revision)
                 yield from self._lose(id, dp_rank, epoch, revision)
-        if instance.ended_for_good:
-            instance.ended_for_good = False
-            yield from self._lose_all(id, revision)
+        if instance.ended_for_good or not instance.info:
+            yield from self._leave(id, revision, ended=instance.ended_for_good)
+        instance.ended_for_good = False
         if instance.info:
             yield from self._appeared(id, instance, revision)
-        else:
-            yield from self._vanished(id, revision)
         self._drop_if_empty(id)
 
     def _index_addresses(self, id: str, instance: Instance) -> None:
@@ -521,20 +538,27 @@ class View:
                     source = "single-rank"
                 yield from self._computed(wait, id, dp_rank, source)
 
+    def _note_end(self, epoch: tuple[str, int, int], revision: int) -> None:
+        self._ended[epoch] = revision
+        if len(self._ended) > ENDED_EPOCHS:
+            del self._ended[next(iter(self._ended))]
+
     def _lose(self, id: str, dp_rank: int, epoch: int, revision: int) -> Iterator[Notice]:
         for wait in self._assigned.pop((id, dp_rank), ()):
             wait.ended = True
             yield WaitLost(wait, dp_rank, epoch, revision)
 
-    def _lose_all(self, id: str, revision: int) -> Iterator[Notice]:
-        for wait in self._unanswered(id):
-            self.forget(wait)
-            yield WaitLost(wait, -1, 0, revision)
+    def _leave(self, id: str, revision: int, *, ended: bool) -> Iterator[Notice]:
+        """A start of an instance has ended, or its keys are gone: the lease of its agent may have expired.
 
-    def _vanished(self, id: str, revision: int) -> Iterator[Notice]:
-        """Its keys are gone: its agent's lease may have expired, and it may come back; who waits for it waits on."""
-        for wait in self._unanswered(id):
+        Who waits for a start that has ended is lost. Who waits for one that may come back, or did not know which start
+        it waits for, waits on.
+        """
+        for wait in [wait for wait in self._unanswered() if wait.placed == id]:
             self.forget(wait)
+            if ended and wait.start:
+                yield WaitLost(wait, -1, 0, revision)
+                continue
             wait.ended, wait.placed = False, None
             now = self.find(wait.instance)
             if now is None:
@@ -542,10 +566,9 @@ class View:
             else:
                 yield from self._place(wait, now, revision)
 
-    def _unanswered(self, id: str) -> list[Wait]:
-        """The waits that are placed at an instance and not answered yet."""
-        indices = [*self._pending.values(), *self._for_rank.values()]
-        return [wait for waits in indices for wait in waits if wait.placed == id]
+    def _unanswered(self) -> list[Wait]:
+        """The waits that are placed and not answered yet."""
+        return [wait for waits in (*self._pending.values(), *self._for_rank.values()) for wait in waits]
 
     def _drop_if_empty(self, id: str) -> None:
         instance = self.instances.get(id)

@@ -131,6 +131,16 @@ class Facts:
             for life in lives
         )
 
+    def was_gone(self, instance: str, start: float, end: float) -> bool:
+        """Whether at some moment of a time no rank of an instance lived."""
+        lives = [life for key, lives in self.lives.items() if key[0] == instance for life in lives]
+        covered = start
+        for life in sorted(lives, key=lambda life: life.born_at):
+            if life.born_at > covered:
+                break
+            covered = max(covered, life.died_at)
+        return covered < end
+
     def synced(self, who: str, start: float, end: float) -> Iterator[tuple[float, float]]:
         """The parts of a time in which a client was told that its view is synced."""
         since: float | None = None
@@ -164,7 +174,7 @@ class Facts:
 
     def _release(self, event: Event) -> None:
         for own in self.ownerships.get((event.instance, event.room), ()):
-            if own.who == event.who:
+            if own.who == event.who or own.dp_rank == event.data.get("dp_rank"):  # its successor speaks for it
                 own.released_at = min(own.released_at, event.t)
 
     def _fail(self, event: Event) -> None:

@@ -15,7 +15,7 @@ from tests.chaos.history import Event
 from tests.support.memory_etcd import MemoryEtcd
 from tests.support.memory_store import MemoryStore, MemoryWatch
 
-from .loop import VirtualLoop
+from .loop import AWAKE, VirtualLoop
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class Etcd(MemoryEtcd):
     def publish(self) -> None:
         """Let every store's watches have what happened, each some time later."""
         for store in self.stores:
-            self.loop.call_later(self.draw.uniform(*WATCH), store.publish)
+            self.loop.call_later(self.draw.uniform(*WATCH), store.publish, context=AWAKE)
 
     def _apply(self, operation: Operation) -> None:
         before = self.keys.get(operation.key)
@@ -157,7 +157,7 @@ class Store(MemoryStore):
         """Send watches what happened since the last time, unless etcd is frozen or its watches are held up."""
         wait = max(self._sim.frozen_until, self._sim.held_until) - self._sim.loop.time()
         if wait > 0:
-            self._sim.loop.call_later(wait, self.publish)
+            self._sim.loop.call_later(wait, self.publish, context=AWAKE)
         else:
             super().publish()
 
@@ -172,8 +172,12 @@ class Store(MemoryStore):
         return Watch(self, prefix, start_revision, end, 1 + self._sim.draw.randrange(5))
 
     async def _do(self, op: str, act: Callable[[], T]) -> T:
+        """etcd does its part also while the agent that asked sleeps."""
+        self._sim.calls += 1
+        return await self._sim.loop.create_task(self._serve(op, act), context=AWAKE.copy())
+
+    async def _serve(self, op: str, act: Callable[[], T]) -> T:
         etcd = self._sim
-        etcd.calls += 1
         await asyncio.sleep(etcd.draw.uniform(*CALL))
         frozen = etcd.frozen_until - etcd.loop.time()
         if frozen > REQUEST_SECONDS:
@@ -203,7 +207,8 @@ class Watch(MemoryWatch):
         """Answered later, as everything is."""
         etcd: Any = self._store.etcd
         now = etcd.loop.time()
-        etcd.loop.call_at(max(etcd.frozen_until, now) + etcd.draw.uniform(*WATCH), super().request_progress)
+        at = max(etcd.frozen_until, now) + etcd.draw.uniform(*WATCH)
+        etcd.loop.call_at(at, super().request_progress, context=AWAKE)
 
     def _messages(self, revisions: list[list[Change]]) -> Iterable[list[Change]]:
         together = [event for revision in revisions for event in revision]

@@ -11,10 +11,24 @@ import uuid
 from asyncio import events
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from contextvars import Context
+from contextvars import Context, ContextVar, copy_context
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+@dataclass
+class Sleeper:
+    """A process that may be stopped: until when none of its callbacks run."""
+
+    until: float = 0.0
+
+
+#: Whose callbacks those of a context are; None: of nobody who sleeps.
+PROCESS: ContextVar[Sleeper | None] = ContextVar("PROCESS", default=None)
+#: The context of what never sleeps.
+AWAKE = Context()
 
 
 class _Timer(asyncio.TimerHandle):
@@ -40,7 +54,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.steps = 0
         self._now = 1_000.0
         self._numbers = itertools.count()
-        self._readers: dict[Any, Callable[[], None]] = {}
+        self._readers: dict[Any, tuple[Callable[[], None], Context]] = {}
         self._writers: dict[Any, Callable[[], None]] = {}
 
     def time(self) -> float:
@@ -58,7 +72,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:  # type: ignore[override]
         """Call it whenever the (simulated) socket has something."""
-        self._readers[fd] = lambda: callback(*args)
+        self._readers[fd] = (lambda: callback(*args)), copy_context()
         fd.attend()
 
     def remove_reader(self, fd: Any) -> bool:
@@ -73,8 +87,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Call nothing any more."""
         return self._writers.pop(fd, None) is not None
 
-    def reader_of(self, source: Any) -> Callable[[], None] | None:
-        """Who reads a socket."""
+    def reader_of(self, source: Any) -> tuple[Callable[[], None], Context] | None:
+        """Who reads a socket, and in which context."""
         return self._readers.get(source)
 
     def writer_of(self, source: Any) -> Callable[[], None] | None:
@@ -101,10 +115,18 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if not timer.cancelled():
                 ready.append(timer)
         for _ in range(len(ready)):
-            handle = ready.popleft()
-            if not handle.cancelled():
-                self.steps += 1
-                handle._run()
+            self._run_or_defer(ready.popleft())
+
+    def _run_or_defer(self, handle: Any) -> None:
+        """Run a callback, or have it wait until its process is woken."""
+        if handle.cancelled():
+            return
+        process = handle._context.get(PROCESS)
+        if process is not None and process.until > self._now:
+            self.call_at(process.until, self._run_or_defer, handle, context=AWAKE)
+            return
+        self.steps += 1
+        handle._run()
 
 
 @contextmanager

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from contextvars import copy_context
 
 from etcd_pd.agent.agent import Agent
 from etcd_pd.config import AgentSettings
 from etcd_pd.keys import Keys
 
 from .etcd import Etcd, Store
+from .loop import PROCESS, Sleeper
 
 ROOT = "/cell"
 KEYS = Keys(ROOT)
@@ -41,12 +43,26 @@ class Node:
 
     def start(self) -> None:
         """Start an agent on the node's socket."""
+        self._process = Sleeper()
+        context = copy_context()
+        context.run(PROCESS.set, self._process)
+        context.run(self._start)
+
+    def _start(self) -> None:
         self.store, self._stop = Store(self._etcd), asyncio.Event()
         self.agent = Agent(self._settings, self.store)
         self._running = asyncio.get_running_loop().create_task(self.agent.run(self._stop))
 
+    def sleep(self, seconds: float) -> None:
+        """As SIGSTOP does, and SIGCONT after it: nothing of it runs meanwhile."""
+        self._process.until = asyncio.get_running_loop().time() + seconds
+
+    async def _wake(self) -> None:
+        await asyncio.sleep(self._process.until - asyncio.get_running_loop().time())
+
     async def kill(self) -> None:
-        """As SIGKILL does."""
+        """As SIGKILL does, when it is awake."""
+        await self._wake()
         self.store.die()
         self.agent.server.close()
         self._running.cancel()
@@ -54,7 +70,8 @@ class Node:
             await self._running
 
     async def terminate(self) -> None:
-        """As SIGTERM does."""
+        """As SIGTERM does, when it is awake."""
+        await self._wake()
         self._stop.set()
         await self._running
         self.store.leave()

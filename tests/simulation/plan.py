@@ -18,7 +18,12 @@ FAULTS = (
     *("kill", "terminate", "watches end", "watches held"),
     *("answers lost", "etcd freezes", "session revoked", "compaction"),
     *("leader changes", "engine killed", "engine stopped"),
+    *("agent asleep", "engine drains"),
 )
+#: How the DP ranks of a world are chosen: by its engines, or computed from the room.
+POLICIES = ("round_robin", "round_robin", "follow_bootstrap_room")
+#: DP ranks that there might be, and rooms of a lot.
+DP, LOT = 4, 3
 
 
 class Room(NamedTuple):
@@ -27,6 +32,9 @@ class Room(NamedTuple):
     Attributes:
         fails: its rank fails it as soon as it is registered, or before.
         lets_go: decode fetches it at once, and it is released; else decode keeps it.
+        named: the request names the rank that takes it.
+        by_address: the request names the instance by its address.
+        lot: registered together with the others of this number; 0: alone.
     """
 
     due: float
@@ -34,6 +42,9 @@ class Room(NamedTuple):
     dp_rank: int
     fails: bool
     lets_go: bool
+    named: bool
+    by_address: bool
+    lot: int
 
 
 class Fault(NamedTuple):
@@ -58,12 +69,16 @@ class Plan:
         seed: also of all delays.
         ranks: DP ranks that there are, of a topology of more.
         tp: processes of each.
+        policy: how the ranks are chosen.
+        linger: how long ranks stay after their process has gone, seconds.
         seconds: how long there are rooms and faults.
     """
 
     seed: int
     ranks: int
     tp: int
+    policy: str
+    linger: float
     rooms: tuple[Room, ...]
     faults: tuple[Fault, ...]
     seconds: float
@@ -74,20 +89,30 @@ class Plan:
         shape, rooms, faults = (random.Random(f"{seed} {name}") for name in ("shape", "rooms", "faults"))
         ranks, tp = shape.choice((1, 2)), shape.choice((1, 1, 3))
         chosen = [kind for kind in kinds if shape.random() < 0.6] or list(kinds)
-        settled = seconds + SETTLED
-        due = [*_rooms(rooms, ranks, 0.5, seconds, rate), *_rooms(rooms, ranks, settled, settled + SERVED, rate)]
-        return cls(seed, ranks, tp, tuple(due), tuple(_faults(faults, chosen, seconds)), seconds)
+        policy, linger = shape.choice(POLICIES), shape.choice((0.0, 0.0, 1.0))
+        drawn: list[Room] = []
+        for due, end in ((0.5, seconds), (seconds + SETTLED, seconds + SETTLED + SERVED)):
+            while due < end:
+                drawn += _request(rooms, due, ranks, policy, len(drawn) + 1)
+                due += rooms.expovariate(rate)
+        harm = tuple(_faults(faults, chosen, seconds))
+        return cls(seed, ranks, tp, policy, linger, tuple(drawn), harm, seconds)
 
     def agent_of(self, tp_rank: int) -> str:
         """At which agent a process of a DP rank is."""
         return AGENTS[tp_rank % 2]
 
 
-def _rooms(draw: random.Random, ranks: int, due: float, end: float, rate: float) -> Iterator[Room]:
-    while due < end:
+def _request(draw: random.Random, due: float, ranks: int, policy: str, number: int) -> Iterator[Room]:
+    """One room, or now and then a lot of them."""
+    in_lot, dp_rank = draw.random() < 0.04, draw.randrange(ranks)
+    named, by_address = draw.random() < 0.2, draw.random() < 0.5
+    for _ in range(LOT if in_lot else 1):
+        room = draw.getrandbits(64)
+        if policy == "follow_bootstrap_room":
+            room += dp_rank - room % DP
         fate = draw.random() < 0.05, draw.random() < 0.7
-        yield Room(due, draw.getrandbits(63), draw.randrange(ranks), *fate)
-        due += draw.expovariate(rate)
+        yield Room(due, room, dp_rank, *fate, named, by_address, number if in_lot else 0)
 
 
 def _faults(draw: random.Random, kinds: Sequence[str], seconds: float) -> Iterator[Fault]:

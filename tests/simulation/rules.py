@@ -9,11 +9,15 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from etcd_pd.protocol import SILENCE_SECONDS
 from tests.chaos.history import Event
 from tests.chaos.judge import judge
 
-from .world import History
+from .plan import AGENTS
+from .world import ASLEEP, History
 
+#: How much later than the client's bound a stopped agent is noticed: what it sent before is still on its way, seconds.
+NOTICED = 0.5
 Rule = Callable[[History], Iterator[str]]
 
 
@@ -103,8 +107,10 @@ def failures_arrive(history: History) -> Iterator[str]:
     """Who waits for, or uses, a room that is failed is told so."""
     over = Counter(e.room for e in history.events if e.what in ("ended", "done"))
     held = {e.room for e in history.events if e.what == "resolved"}
+    written = {e.room for e in history.events if e.what == "room" and e.data.get("state") == "failed"}
     for event in history.events:
-        if event.what == "fail" and event.room in held and not over[event.room]:
+        said = event.what == "fail" and (event.who in history.living or event.room in written)
+        if said and event.room in held and not over[event.room]:
             yield f"room {event.room} was failed, and decode was never told"
 
 
@@ -124,6 +130,20 @@ def service_returns(history: History) -> Iterator[str]:
             yield f"room {event.room} was not resolved in the calm"
 
 
+def silence_is_noticed(history: History) -> Iterator[str]:
+    """While decode's agent is stopped, decode does not call its view synced for longer than the bound."""
+    stops = [
+        (event.t, event.t + ASLEEP * event.luck)
+        for event in history.events
+        if event.what == "fault" and event.name == "agent asleep" and event.agent == AGENTS[-1]
+    ]
+    for event in history.events:
+        if event.what == "view" and event.view == "synced":
+            for begin, end in stops:
+                if begin + SILENCE_SECONDS + NOTICED < event.t < end:
+                    yield f"decode's view is synced {event.t - begin:.1f} s after its agent was stopped"
+
+
 #: By name; a number is the chaos suite's.
 RULES: dict[str, Rule] = {f"rule_{number}": _of_the_chaos_suite(number) for number in (1, 2, 3, 4, 6, 7)} | {
     rule.__name__: rule
@@ -137,6 +157,7 @@ RULES: dict[str, Rule] = {f"rule_{number}": _of_the_chaos_suite(number) for numb
         failures_arrive,
         views_agree,
         service_returns,
+        silence_is_noticed,
     )
 }
 

@@ -8,6 +8,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from typing import Any
 
 import etcd_pd.client.connection as client_connection
@@ -15,7 +16,7 @@ from etcd_pd.agent import agent as agent_module
 from etcd_pd.agent.connection import EngineConnection, Peer
 from etcd_pd.agent.server import Server
 
-from .loop import VirtualLoop
+from .loop import AWAKE, VirtualLoop
 
 #: Packets that a socket holds before it takes no more: the kernel's is some hundreds.
 CAPACITY = 500
@@ -33,11 +34,11 @@ class Network:
     def __init__(self, loop: VirtualLoop, draw: random.Random) -> None:
         self.loop, self._draw = loop, draw
         self.delivered = 0
-        self._listeners: dict[str, Callable[[Socket], None]] = {}
+        self._listeners: dict[str, tuple[Callable[[Socket], None], Context]] = {}
 
     def listen(self, path: str, accept: Callable[[Socket], None]) -> None:
         """Take connections to a path."""
-        self._listeners[path] = accept
+        self._listeners[path] = accept, copy_context()
 
     def unlisten(self, path: str) -> None:
         """Take none any more."""
@@ -47,17 +48,17 @@ class Network:
         """Join a socket with a new one of whoever listens."""
         if path not in self._listeners:
             raise ConnectionRefusedError(111, "Connection refused")
+        _, context = self._listeners[path]
         far = Socket(self)
         near.peer, far.peer = far, near
 
         def accepted() -> None:
-            accept = self._listeners.get(path)
-            if accept:
-                accept(far)
+            if path in self._listeners:
+                self._listeners[path][0](far)
             else:
                 far.close()
 
-        self.loop.call_later(self.delay(), accepted)
+        self.loop.call_later(self.delay(), accepted, context=context)
 
     def delay(self) -> float:
         """How long the next packet travels."""
@@ -99,7 +100,7 @@ class Socket:
             raise BlockingIOError
         peer._travelling += 1
         peer._last_arrival = max(self._loop.time() + self._network.delay(), peer._last_arrival)
-        self._loop.call_at(peer._last_arrival, peer._arrive, bytes(packet))
+        self._loop.call_at(peer._last_arrival, peer._arrive, bytes(packet), context=AWAKE)
         return len(packet)
 
     def recv_into(self, buffer: memoryview) -> int:
@@ -118,7 +119,7 @@ class Socket:
             return
         self._closed = True
         if self.peer:
-            self._loop.call_at(max(self._loop.time(), self.peer._last_arrival), self.peer._end)
+            self._loop.call_at(max(self._loop.time(), self.peer._last_arrival), self.peer._end, context=AWAKE)
 
     # --- inside
 
@@ -129,9 +130,10 @@ class Socket:
 
     def attend(self) -> None:
         """Call the reader soon, if there is something and it is not on its way already."""
-        if self.readable and not self._attended and self._loop.reader_of(self):
+        found = self._loop.reader_of(self)
+        if self.readable and not self._attended and found:
             self._attended = True
-            self._loop.call_soon(self._read)
+            self._loop.call_soon(self._read, context=found[1])
 
     def _arrive(self, packet: bytes) -> None:
         self._travelling -= 1
@@ -145,9 +147,9 @@ class Socket:
 
     def _read(self) -> None:
         self._attended = False
-        reader = self._loop.reader_of(self)
-        if reader and self.readable:
-            reader()
+        found = self._loop.reader_of(self)
+        if found and self.readable:
+            found[0]()
             self.attend()
 
 

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import etcd_pd
@@ -15,14 +16,16 @@ from tests.chaos.history import Event
 from .etcd import Etcd
 from .loop import VirtualLoop, run
 from .node import KEYS, Node
-from .plan import AGENTS, SETTLED, Fault, Plan, Room
+from .plan import AGENTS, DP, SETTLED, Fault, Plan, Room
 from .sockets import Network, joined
 
-INSTANCE = "p"
+INSTANCE, ADDRESS = "p", "h:1"
 #: How often engines look at their clients, and how long decode waits for a room, seconds.
 LOOK, PATIENCE = 0.002, 10.0
 #: How long the world goes on without faults before it is judged, seconds: longer than any wait.
 CALM = 3 * PATIENCE
+#: Longest that an agent is stopped, seconds: longer than its session's TTL.
+ASLEEP = 8.0
 #: One DP rank's process: its dp_rank and tp_rank.
 Place = tuple[int, int]
 
@@ -62,7 +65,8 @@ class World:
         self._deaths: Counter[Place] = Counter()
         self._stopped_until: dict[Place, float] = {}
         self._requests: dict[int, Room] = {}
-        self._coming = list(reversed(plan.rooms))
+        self._coming = [list(lot) for _, lot in groupby(plan.rooms, lambda room: room.lot or room)]
+        self._coming.reverse()
         self._view, self._looked_at = "", 0.0
 
     async def run(self) -> History:
@@ -85,7 +89,7 @@ class World:
     async def _live(self) -> None:
         end = self._began + self._plan.seconds + CALM
         while (now := self._loop.time()) < end:
-            while self._coming and self._began + self._coming[-1].due <= now:
+            while self._coming and self._began + self._coming[-1][0].due <= now:
                 self._request(self._coming.pop())
             for place, client in list(self._engines.items()):
                 if self._stopped_until.get(place, 0.0) <= now:
@@ -103,22 +107,32 @@ class World:
             self._view, self._looked_at = view, now
             self._say("d0", "view", view=view, revision=self._decode.decode.revision)
 
-    def _request(self, request: Room) -> None:
-        """Decode waits for the room; each process of its DP rank registers it, and the first may fail it at once."""
-        room, dp_rank = request.room, request.dp_rank
-        self._requests[room] = request
-        self._say("d0", "want", room, timeout=PATIENCE)
-        self._decode.decode.want(INSTANCE, room, timeout=PATIENCE)
-        for place in self._processes(dp_rank):
-            who = self._who(place)
-            self._say(who, "register", room, dp_rank=dp_rank)
-            try:
-                self._engines[place].prefill.register(room)
+    def _request(self, lot: list[Room]) -> None:
+        """Decode waits for the rooms; each process of their DP rank registers them, and the first may fail some."""
+        for request in lot:
+            self._requests[request.room] = request
+            self._say("d0", "want", request.room, timeout=PATIENCE)
+            named = request.dp_rank if request.named else None
+            self._decode.decode.want(_name(request), request.room, timeout=PATIENCE, dp_rank=named)
+        for place in self._processes(lot[0].dp_rank):
+            self._register(place, lot)
+
+    def _register(self, place: Place, lot: list[Room]) -> None:
+        who, prefill, dp_rank = self._who(place), self._engines[place].prefill, place[0]
+        for request in lot:
+            self._say(who, "register", request.room, dp_rank=dp_rank)
+        try:
+            if len(lot) > 1:
+                prefill.register_lot([request.room for request in lot])
+            else:
+                prefill.register(lot[0].room)
+            for request in lot:
                 if request.fails and place[1] == 0:
-                    self._engines[place].prefill.fail(room, "planned")
-                    self._say(who, "fail", room, dp_rank=dp_rank)
-            except EtcdPDError as exc:
-                self._say(who, "rejected", room, dp_rank=dp_rank, error=type(exc).__name__)
+                    prefill.fail(request.room, "planned")
+                    self._say(who, "fail", request.room, dp_rank=dp_rank)
+        except EtcdPDError as exc:
+            for request in lot:
+                self._say(who, "rejected", request.room, dp_rank=dp_rank, error=type(exc).__name__)
 
     def _on_prefill(self, place: Place, event: Any) -> None:
         who, dp_rank = self._who(place), place[0]
@@ -149,10 +163,10 @@ class World:
         self._done(room)
         for place in self._processes(dp_rank):
             self._engines[place].prefill.release(room)
-            self._say(self._who(place), "release", room)
+            self._say(self._who(place), "release", room, dp_rank=dp_rank)
 
     def _done(self, room: int) -> None:
-        self._decode.decode.done(INSTANCE, room)
+        self._decode.decode.done(_name(self._requests[room]), room)
         self._say("d0", "done", room)
 
     def _processes(self, dp_rank: int) -> list[Place]:
@@ -165,9 +179,11 @@ class World:
         client.prefill.announce(
             INSTANCE,
             rank=etcd_pd.Rank(dp_rank, 0, tp_rank),
-            topology=etcd_pd.Topology(dp=4, tp=self._plan.tp),
+            topology=etcd_pd.Topology(dp=DP, tp=self._plan.tp),
             launch_id="launch",
-            addresses=["h:1"],
+            addresses=[ADDRESS],
+            policy=self._plan.policy,
+            linger=self._plan.linger,
             ip="10.0.0.1",
             port=5000 + 10 * dp_rank + tp_rank,
         )
@@ -188,7 +204,7 @@ class World:
     async def _harm(self) -> None:
         for fault in self._plan.faults:
             await asyncio.sleep(max(0.0, self._began + fault.at - self._loop.time()))
-            done = {"name": fault.kind, "agent": fault.agent}
+            done = {"name": fault.kind, "agent": fault.agent, "luck": fault.luck}
             self.history.events.append(Event(self._loop.time(), "nemesis", "fault", done))
             await self._do(fault)
 
@@ -215,6 +231,13 @@ class World:
             self._etcd.end_lease(node.agent.session.lease_id)
         elif kind == "engine killed":
             await self._kill_engine(self._place(luck), 0.5 * luck)
+        elif kind == "agent asleep":
+            node.sleep(ASLEEP * luck)
+        elif kind == "engine drains":
+            place = self._place(luck)
+            self._engines[place].prefill.drain()
+            await asyncio.sleep(luck)
+            await self._kill_engine(place, 0.1)
         else:
             self._stopped_until[self._place(luck)] = now + 4 * luck
 
@@ -244,6 +267,11 @@ class World:
         if room is not None:
             data["room"] = room
         self.history.events.append(Event(self._loop.time(), who, what, {"instance": INSTANCE, **data}))
+
+
+def _name(request: Room) -> str:
+    """What the request calls its instance."""
+    return ADDRESS if request.by_address else INSTANCE
 
 
 def simulate(plan: Plan) -> History:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from etcd_pd import Rank, protocol
 from etcd_pd.agent import server as agent_server
 from etcd_pd.agent.connection import EngineConnection, Peer
 from etcd_pd.core.book import RoomBook
+from etcd_pd.core.watch import WatchState
 from etcd_pd.errors import LeaseNotFound
 from etcd_pd.model import MAX_DEPTH, InstanceInfo, RankEndpoint, Topology
 from etcd_pd.records import Put
@@ -245,3 +247,55 @@ async def test_one_line_is_logged_and_engines_connect_later_when_descriptors_run
         prefill = await world.prefill()
         assert prefill.prefill.epoch
         assert "engines can connect again" in caplog.text
+
+
+# --- a stopped process
+
+
+async def test_a_wait_is_not_answered_from_before_when_the_agent_was_stopped(
+    world: InMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefill, decoder = await world.prefill(), world.client()
+    decoder.decode.want("p", 7)
+    await until(lambda: world.agent.view._pending, "decode waits")
+    now = time.monotonic
+    monkeypatch.setattr("time.monotonic", lambda: now() + 60.0)  # the agent's heart beats no more until its watch does
+    assert world.agent.watcher.state is WatchState.STALE
+    opened = world.store.calls.count("watch")
+    await world.registered(prefill, 8)
+    await until(lambda: world.store.calls.count("watch") > opened, "the watch is opened anew")
+    await until(lambda: world.agent.watcher.state is WatchState.SYNCED, "and synced")
+
+
+async def test_a_wait_is_not_lost_when_its_start_was_chosen_by_a_view_that_was_not_synced(world: InMemory) -> None:
+    """Asked while the agent lagged behind: the instance that it knew had been replaced already."""
+    decoder, etcd, key = world.client(), world.store.etcd, world.keys.prefill("p")
+    infos = [InstanceInfo(start, "l", ("host:1",), Topology(dp=4), "round_robin") for start in ("i1", "i2")]
+    etcd.txn([], [Put(key, infos[0].to_json(), 0)])
+    world.store.publish()
+    await until(lambda: world.agent.view.find("p"), "the first start is known")
+    world.agent.view.sync(False)
+    decoder.decode.want("p", 7)
+    await until(lambda: world.agent.view._pending, "decode waits")
+    etcd.txn([], [Put(key, infos[1].to_json(), 0)])
+    world.store.publish()
+    await until(lambda: (found := world.agent.view.instance("p")) and found.info.incarnation == "i2", "the second")
+    [wait] = [wait for engine in world.agent.server.connections for wait in engine.wants.values()]
+    assert not wait.ended and wait.start is None and wait.placed == "p"
+    world.agent.view.sync(True)
+    assert wait.start == ("p", "i2"), "and from now on it is known which start it waits for"
+
+
+async def test_a_process_serves_when_it_takes_over_a_rank_that_lingers_and_was_draining(world: InMemory) -> None:
+    first = await world.prefill(linger=60.0)
+    epoch = first.prefill.epoch
+    first.prefill.drain()
+    key = world.keys.rank("p", Rank(0))
+    await until(lambda: b"draining" in world.store.etcd.keys[key].value, "etcd knows")
+    world.clients.remove(first)
+    first.detach()
+    await until(lambda: world.agent.ranks.lingering, "it lingers")
+    second = await world.prefill(linger=60.0)
+    assert (await world.registered(second, 7)).epoch == epoch
+    await until(lambda: b"serving" in world.store.etcd.keys[key].value, "etcd knows")
+    second.close()

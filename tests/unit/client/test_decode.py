@@ -502,6 +502,17 @@ class TestInstances:
         assert protocol.decode_json(packet) == {"instance": "d", "address": "host:9"}
 
 
+def test_an_answer_says_that_it_is_stale_when_the_view_is(client: Client, engine: FakeEngineSocket) -> None:
+    [id] = wanted(client, engine, 77)
+    engine.resolved([answer(id, 101)], 101, view=STALE)
+    [event] = client.decode.poll()
+    assert isinstance(event, Resolved) and event.assignment.stale
+    engine.view(102)
+    client.decode.poll()
+    known = client.decode.peek("p", 77)
+    assert known and not known.stale, "since then it is known to hold"
+
+
 class TestSilence:
     """A stopped agent's socket stays open: what it said last may be old."""
 

@@ -25,6 +25,7 @@ class Cell:
     def __init__(self) -> None:
         self.etcd = MemoryEtcd()
         self.view = View(KEYS)
+        self.view.sync(True)
         self.seen = 0
 
     # --- what the prefill side writes
@@ -503,6 +504,30 @@ class TestLadder:
         [notice] = notices
         assert notice[:3] == (wait, "aborted", revision)
 
+    @pytest.mark.parametrize("state", [ASSIGNED, FAILED])
+    def test_a_computed_wait_ends_when_its_room_is_of_an_epoch_that_is_over(self, cell: Cell, state: str) -> None:
+        epoch = epoch_of(cell, 1)
+        cell.room(77, 1, epoch, state=state, reason="aborted" if state == FAILED else "")
+        gone = cell.delete(KEYS.rank("p", Rank(1)))
+        cell.follow()
+        early, notices = cell.want(77, named_rank=1)
+        cell.rank(1)
+        cell.follow()
+        late, more = cell.want(77, named_rank=1)
+        for wait, [notice] in ((early, notices), (late, more)):
+            if state == FAILED:
+                assert isinstance(notice, WaitFailed) and notice[:2] == (wait, "aborted")
+            else:
+                assert isinstance(notice, WaitLost) and notice[:4] == (wait, 1, epoch, gone)
+            assert notice.arrived == Assignment("p", 77, 1, epoch, epoch, 0, "named")
+        assert is_at_rest(cell.view)
+
+    def test_a_computed_wait_goes_on_when_its_room_is_another_rank_s(self, cell: Cell) -> None:
+        cell.room(77, 2, epoch_of(cell, 2), state=FAILED, reason="aborted")
+        cell.follow()
+        wait, [notice] = cell.want(77, named_rank=1)
+        assert isinstance(notice, Resolved) and notice.wait is wait
+
 
 class TestNames:
     def test_an_instance_is_found_by_id_and_by_address(self, cell: Cell) -> None:
@@ -667,6 +692,8 @@ class SameAnswerEverywhere(RuleBasedStateMachine):
     def start(self) -> None:
         self.etcd = MemoryEtcd()
         self.every, self.gaps = View(KEYS), View(KEYS)
+        for view in (self.every, self.gaps):
+            view.sync(True)
         self.seen = {self.every: 0, self.gaps: 0}
         self.starts = 0
         self.waits: dict[View, list[Wait]] = {self.every: [], self.gaps: []}
