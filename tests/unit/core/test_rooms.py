@@ -849,6 +849,9 @@ class SameAnswerEverywhere(RuleBasedStateMachine):
         notices = news(view.want(wait))
         view.forget(wait)
         assert len(notices) <= 1
+        if notices and isinstance(notices[0], WaitLost):  # a group admits nothing below the largest floor
+            floor = max(self.every.floor, self.gaps.floor)
+            return WaitLost, *notices[0][1:3], max(notices[0].revision, floor), notices[0].arrived
         return (type(notices[0]), *notices[0][1:]) if notices else None
 
     @invariant()
