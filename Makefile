@@ -111,6 +111,11 @@ test-chaos: $(READY) docker ## every fault, under load, judged; about a quarter 
 	@echo "test-chaos: CHAOS_SEED=N repeats a run, CHAOS_HISTORIES=DIR keeps the histories"
 	@$(BIN)/python -m pytest -q -rP tests/chaos
 
+.PHONY: mutants
+mutants: $(READY) ## faults planted in the code, and in how many simulated worlds the rules see each; six minutes
+	@echo "mutants: what the simulation's rules see of them"
+	@$(BIN)/python -m tests.simulation.mutants
+
 .PHONY: simulate
 simulate: $(READY) ## the whole system in virtual time under faults, for a minute; SEEDS=N make simulate for a night
 	@$(BIN)/python -m tests.simulation

@@ -91,6 +91,12 @@ class Etcd(MemoryEtcd):
             if lease_id not in self._ends:
                 lease.deadline = self.loop.time() + lease.ttl
 
+    def forget_history(self) -> None:
+        """Compact all, and end every watch: whoever has not heard of something by now never will."""
+        self.compact()
+        for store in self.stores:
+            store.drop_watches()
+
     def publish(self) -> None:
         """Let every store's watches have what happened, each some time later."""
         for store in self.stores:

@@ -26,6 +26,9 @@ class Node:
         name: of the agent, and of its socket.
         etcd: the model.
         prefill_only: whether it watches no rooms.
+
+    Attributes:
+        runs: whether there is an agent at present.
     """
 
     def __init__(self, name: str, etcd: Etcd, prefill_only: bool) -> None:
@@ -47,6 +50,7 @@ class Node:
         context = copy_context()
         context.run(PROCESS.set, self._process)
         context.run(self._start)
+        self.runs = True
 
     def _start(self) -> None:
         self.store, self._stop = Store(self._etcd), asyncio.Event()
@@ -63,6 +67,7 @@ class Node:
     async def kill(self) -> None:
         """As SIGKILL does, when it is awake."""
         await self._wake()
+        self.runs = False
         self.store.die()
         self.agent.server.close()
         self._running.cancel()
@@ -72,6 +77,7 @@ class Node:
     async def terminate(self) -> None:
         """As SIGTERM does, when it is awake."""
         await self._wake()
+        self.runs = False
         self._stop.set()
         await self._running
         self.store.leave()

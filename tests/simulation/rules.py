@@ -14,7 +14,7 @@ from tests.chaos.history import Event
 from tests.chaos.judge import judge
 
 from .plan import AGENTS
-from .world import ASLEEP, History
+from .world import History
 
 #: How much later than the client's bound a stopped agent is noticed: what it sent before is still on its way, seconds.
 NOTICED = 0.5
@@ -103,6 +103,14 @@ def releases_land(history: History) -> Iterator[str]:
             yield f"room {room} was released and is still there"
 
 
+def durable_is_true(history: History) -> Iterator[str]:
+    """Who registered a room, and is told that its release or failure is durable, finds it in etcd."""
+    took = {(event.who, event.room) for event in history.events if event.what == "register"}
+    for event in history.events:
+        if event.what == "durable" and event.stands and (event.who, event.room) in took:
+            yield f"room {event.room} stands, and its end was acknowledged"
+
+
 def failures_arrive(history: History) -> Iterator[str]:
     """Who waits for, or uses, a room that is failed is told so."""
     over = Counter(e.room for e in history.events if e.what in ("ended", "done"))
@@ -132,11 +140,7 @@ def service_returns(history: History) -> Iterator[str]:
 
 def silence_is_noticed(history: History) -> Iterator[str]:
     """While decode's agent is stopped, decode does not call its view synced for longer than the bound."""
-    stops = [
-        (event.t, event.t + ASLEEP * event.luck)
-        for event in history.events
-        if event.what == "fault" and event.name == "agent asleep" and event.agent == AGENTS[-1]
-    ]
+    stops = [(e.t, e.until) for e in history.events if e.what == "asleep" and e.who == AGENTS[-1]]
     for event in history.events:
         if event.what == "view" and event.view == "synced":
             for begin, end in stops:
@@ -154,6 +158,7 @@ RULES: dict[str, Rule] = {f"rule_{number}": _of_the_chaos_suite(number) for numb
         conflicts_are_true,
         timeouts_are_true,
         releases_land,
+        durable_is_true,
         failures_arrive,
         views_agree,
         service_returns,

@@ -11,6 +11,7 @@ from typing import Any
 
 import etcd_pd
 from etcd_pd import Client, EtcdPDError
+from etcd_pd.model import ASSIGNED, RoomValue
 from tests.chaos.history import Event
 
 from .etcd import Etcd
@@ -24,6 +25,8 @@ INSTANCE, ADDRESS = "p", "h:1"
 LOOK, PATIENCE = 0.002, 10.0
 #: How long the world goes on without faults before it is judged, seconds: longer than any wait.
 CALM = 3 * PATIENCE
+#: Longest that an agent is away, and that an engine is, seconds: shorter than a session's TTL, longer than any bound.
+AWAY, LONG_AWAY = 3.0, 8.0
 #: Longest that an agent is stopped, seconds: longer than its session's TTL.
 ASLEEP = 8.0
 #: One DP rank's process: its dp_rank and tp_rank.
@@ -64,6 +67,7 @@ class World:
         self._engines: dict[Place, Client] = {}
         self._deaths: Counter[Place] = Counter()
         self._stopped_until: dict[Place, float] = {}
+        self._endings: dict[Place, set[int]] = {}  # rooms whose release or failure was not acknowledged yet
         self._requests: dict[int, Room] = {}
         self._coming = [list(lot) for _, lot in groupby(plan.rooms, lambda room: room.lot or room)]
         self._coming.reverse()
@@ -95,10 +99,27 @@ class World:
                 if self._stopped_until.get(place, 0.0) <= now:
                     for event in client.prefill.poll():
                         self._on_prefill(place, event)
+                    self._note_durable(place, client)
             for decoded in self._decode.decode.poll():
                 self._on_decode(decoded)
             self._look(now)
             await asyncio.sleep(LOOK)
+
+    def _note_durable(self, place: Place, client: Client) -> None:
+        """Record which rooms' ends a rank of one process was told are in etcd, and what is there of them.
+
+        A sibling's agent, which has not released the room yet, may have written it again.
+        """
+        if self._plan.tp > 1:
+            return
+        before, epoch = self._endings.get(place, set()), client.prefill.epoch
+        now = {room for _, room, *_ in client.prefill._intents.endings}
+        for room in sorted(before - now):
+            kv = self._etcd.keys.get(KEYS.room(INSTANCE, room))
+            value = RoomValue.from_json(kv.value) if kv else None
+            stands = value is not None and (value.state, value.epoch) == (ASSIGNED, epoch)
+            self._say(self._who(place), "durable", room, stands=stands)
+        self._endings[place] = now
 
     def _look(self, now: float) -> None:
         """Record what decode's view is where its state has changed, and now and then its revision."""
@@ -188,12 +209,13 @@ class World:
             port=5000 + 10 * dp_rank + tp_rank,
         )
 
-    async def _kill_engine(self, place: Place, seconds: float) -> None:
-        """As SIGKILL does; another process takes its place in the same start of the instance."""
-        self._engines.pop(place).detach()
-        self._deaths[place] += 1
-        await asyncio.sleep(seconds)
-        self._start_engine(place)
+    def _kill_engine(self, place: Place, seconds: float) -> None:
+        """As SIGKILL does; another process takes its place some time later, in the same start of the instance."""
+        if place in self._engines:  # else it is dead already
+            self._engines.pop(place).detach()
+            self._endings.pop(place, None)
+            self._deaths[place] += 1
+            self._loop.call_later(seconds, self._start_engine, place)
 
     def _who(self, place: Place) -> str:
         """A process, as the history calls it."""
@@ -204,16 +226,15 @@ class World:
     async def _harm(self) -> None:
         for fault in self._plan.faults:
             await asyncio.sleep(max(0.0, self._began + fault.at - self._loop.time()))
-            done = {"name": fault.kind, "agent": fault.agent, "luck": fault.luck}
+            done = {"name": fault.kind, "agent": fault.agent}
             self.history.events.append(Event(self._loop.time(), "nemesis", "fault", done))
             await self._do(fault)
 
     async def _do(self, fault: Fault) -> None:
         now, kind, node, luck = self._loop.time(), fault.kind, self._nodes[fault.agent], fault.luck
-        if kind in ("kill", "terminate"):
+        if kind in ("kill", "terminate") and node.runs:
             await (node.kill() if kind == "kill" else node.terminate())
-            await asyncio.sleep(0.01 + 0.3 * luck)
-            node.start()
+            self._loop.call_later(0.01 + AWAY * luck * luck, node.start)
         elif kind == "watches end":
             for store in self._etcd.stores:
                 store.drop_watches()
@@ -224,21 +245,23 @@ class World:
         elif kind == "etcd freezes":
             self._etcd.frozen_until = now + 0.1 + 8 * luck
         elif kind == "compaction":
-            self._etcd.compact()
+            self._etcd.held_until = now + 0.05 + 2 * luck
+            self._loop.call_at(self._etcd.held_until, self._etcd.forget_history)
         elif kind == "leader changes":
             self._etcd.change_leader()
         elif kind == "session revoked":
             self._etcd.end_lease(node.agent.session.lease_id)
         elif kind == "engine killed":
-            await self._kill_engine(self._place(luck), 0.5 * luck)
-        elif kind == "agent asleep":
+            self._kill_engine(self._place(luck), LONG_AWAY if luck > 0.7 else luck)
+        elif kind == "agent asleep" and node.runs:
             node.sleep(ASLEEP * luck)
+            self.history.events.append(Event(now, fault.agent, "asleep", {"until": now + ASLEEP * luck}))
         elif kind == "engine drains":
             place = self._place(luck)
-            self._engines[place].prefill.drain()
-            await asyncio.sleep(luck)
-            await self._kill_engine(place, 0.1)
-        else:
+            if place in self._engines:
+                self._engines[place].prefill.drain()
+                self._loop.call_later(luck, self._kill_engine, place, 0.1)
+        elif kind == "engine stopped":
             self._stopped_until[self._place(luck)] = now + 4 * luck
 
     def _place(self, luck: float) -> Place:
