@@ -163,7 +163,8 @@ class Client:
             except (ProtocolError, LookupError, TypeError, ValueError) as exc:
                 self._connection.lose()  # the next one says everything again
                 raise ProtocolError(f"the agent's {packet[:1]!r} packet makes no sense: {exc}") from exc
-        self.decode.note_silence(time.monotonic(), heard=bool(packets))
+        if packets:
+            self.decode.heard_at = time.monotonic()
         if self._refused:
             raise AgentUnavailable(self._refused)
 

@@ -35,6 +35,7 @@ from ..model import (
     check_room,
     check_seconds,
 )
+from ..protocol import SILENCE_SECONDS
 from .events import DecodeEvent, Described, Ended, Resolved
 from .seen import Seen
 
@@ -75,7 +76,11 @@ class _Want:
 
 
 class Decode:
-    """One decode process. Made by :class:`~etcd_pd.client.Client`."""
+    """One decode process. Made by :class:`~etcd_pd.client.Client`.
+
+    Attributes:
+        heard_at: when the agent said anything last, monotonic seconds.
+    """
 
     def __init__(self, connection: Connection, pump: Callable[[], None], seen: Seen) -> None:
         self._connection = connection
@@ -98,7 +103,7 @@ class Decode:
         self._rounds = itertools.count(1)
         self._round = self._answered_round = 0  # in which all was asked again (0: in none), and which was answered
         self._view = "stale"
-        self._heard_at = 0.0
+        self.heard_at = 0.0
         self._events: list[DecodeEvent] = []
 
     @property
@@ -176,11 +181,15 @@ class Decode:
             self._pump()
         except AgentUnavailable as exc:
             trouble = exc
-        found = self.peek(instance, room)
-        if found is not None:
-            return found
-        want = self._wants[instance, room]
-        if time.monotonic() >= want.deadline:
+        now = time.monotonic()
+        if now - self.heard_at > SILENCE_SECONDS:
+            self._note_silence()
+        want = self._wants.get((instance, room))
+        if want is None or want.error is not None or (want.assignment is not None and self._view != "synced"):
+            return self.peek(instance, room)
+        if want.assignment is not None:
+            return want.assignment
+        if now >= want.deadline:
             self._time_out(want)
             raise RoomTimeout(instance, room)
         if trouble:
@@ -301,7 +310,10 @@ class Decode:
         try:
             self._pump()
         finally:
-            self._expire(time.monotonic())
+            now = time.monotonic()
+            if now - self.heard_at > SILENCE_SECONDS:
+                self._note_silence()
+            self._expire(now)
         events, self._events = self._events, []
         return events
 
@@ -344,11 +356,9 @@ class Decode:
         self._numbers.clear()
         self._undone.clear()  # a new agent never knew of them
 
-    def note_silence(self, now: float, *, heard: bool) -> None:
-        """The socket was looked at: an agent that says nothing at all is stopped, and its view may be old."""
-        if heard:
-            self._heard_at = now
-        elif self._view == "synced" and now - self._heard_at > protocol.SILENCE_SECONDS:
+    def _note_silence(self) -> None:
+        """An agent that says nothing at all is stopped, and its view may be old."""
+        if self._view == "synced":
             self._view = "stale"
 
     def on_view(self, packet: bytes) -> None:
