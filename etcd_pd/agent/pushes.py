@@ -177,7 +177,7 @@ class Pushes:
             log.error("instance=%s cannot be described to %r: %s", id, engine, exc)
         for name, now in meant.items():
             if now not in (None, id):  # another one has claimed the address meanwhile
-                engine.known[id].discard(name)
+                engine.known.get(id, set()).discard(name)
                 engine.known.setdefault(now, set()).add(name)
                 self.tell_instance(engine, now)
 
