@@ -9,8 +9,8 @@
     │   ├── StoreUnavailable                             unreachable or no leader; retryable
     │   │   └── StoreTimeout (TimeoutError)              a write's outcome is unknown: read back
     │   ├── StoreRejected                                authentication, quota, too large, bad request
-    │   ├── LeaseNotFound             lease_id           the lease is gone
-    │   └── Compacted                 compact_revision   the watch must relist
+    │   ├── LeaseNotFound                                the lease is gone
+    │   └── Compacted                                    the watch must relist
     ├── AgentError
     │   ├── AgentUnavailable                             no agent answers on the socket
     │   └── AgentBusy                 limit              the bounded queue towards the agent is full
@@ -81,27 +81,17 @@ class StoreRejected(StoreError):
 
 
 class LeaseNotFound(StoreError):
-    """The lease has expired or was revoked.
+    """The lease does not exist, or has expired."""
 
-    Attributes:
-        lease_id: the lease, as etcd numbers it (print it in hex, as etcdctl does).
-    """
-
-    def __init__(self, op: str, lease_id: int = 0) -> None:
+    def __init__(self, op: str) -> None:
         super().__init__(op, "lease not found")
-        self.lease_id = lease_id
 
 
 class Compacted(StoreError):
-    """The revision asked for was compacted away.
+    """The revision asked for was compacted away."""
 
-    Attributes:
-        compact_revision: oldest revision that can still be had, 0 where etcd did not say.
-    """
-
-    def __init__(self, op: str, compact_revision: int = 0) -> None:
-        super().__init__(op, f"revision compacted (oldest is {compact_revision})")
-        self.compact_revision = compact_revision
+    def __init__(self, op: str) -> None:
+        super().__init__(op, "revision compacted")
 
 
 class AgentError(EtcdPDError):

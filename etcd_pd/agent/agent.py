@@ -18,7 +18,7 @@ from ..core.book import RoomBook
 from ..core.lease import BucketPool
 from ..core.rooms import View
 from ..core.watch import Changes, Snapshot, WatchState
-from ..errors import AnnounceError, EtcdPDError
+from ..errors import EtcdPDError, InstanceConflict
 from ..keys import Keys
 from ..model import RoomValue
 from ..records import KeyValue
@@ -253,7 +253,7 @@ class Agent:
     def _on_established(self, local: LocalRank) -> None:
         self.ranks.instances_changed([local.instance])
 
-    def _on_refused(self, local: LocalRank, error: AnnounceError) -> None:
+    def _on_refused(self, local: LocalRank, error: InstanceConflict) -> None:
         self.ranks.refused(local, error)
 
     def _is_dead(self, instance: str, value: RoomValue, kv: KeyValue) -> bool | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from ..core.batch import Guard, RankRef
 from ..core.rooms import View
-from ..errors import AnnounceError, InstanceConflict, StoreError, StoreRejected
+from ..errors import InstanceConflict, StoreError, StoreRejected
 from ..keys import Keys
 from ..model import DRAINING, ENDED, SERVING, InstanceInfo, Rank, RankEndpoint
 from ..records import Compare, Condition, Delete, KeyValue, OnLease, Operation, Put
@@ -93,7 +93,7 @@ class Announcer:
         session: Session,
         view: View,
         on_established: Callable[[LocalRank], None],
-        on_refused: Callable[[LocalRank, AnnounceError], None],
+        on_refused: Callable[[LocalRank, InstanceConflict], None],
     ) -> None:
         self._store, self._keys, self._session, self._view = store, keys, session, view
         self._on_established, self._on_refused = on_established, on_refused

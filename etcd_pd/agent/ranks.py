@@ -8,7 +8,7 @@ from collections.abc import Collection
 from .. import protocol
 from ..core.book import RoomBook
 from ..core.rooms import View
-from ..errors import AnnounceError, InstanceConflict, ProtocolError
+from ..errors import InstanceConflict, ProtocolError
 from .announcer import Announcer, LocalRank
 from .connection import EngineConnection
 from .lingering import Lingering
@@ -93,13 +93,12 @@ class Ranks:
 
     # --- from etcd
 
-    def refused(self, local: LocalRank, error: AnnounceError) -> None:
+    def refused(self, local: LocalRank, error: InstanceConflict) -> None:
         """Somebody else has the instance's name."""
         for engine in self._connections:
             if engine.rank is local:
                 engine.rank = None
-                assert isinstance(error, InstanceConflict)
-                message = {"error": "InstanceConflict", "instance": error.instance, "holder": error.holder}
+                message = {"instance": error.instance, "holder": error.holder}
                 engine.send(protocol.encode_json(protocol.REFUSED, message))
         self._ended(local)
 

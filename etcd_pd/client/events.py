@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..errors import AnnounceError, ConfigError, EtcdPDError, ResolveError
+from ..errors import EtcdPDError, InstanceConflict, ResolveError
 from ..model import Assignment, PrefillInstance
 
 
@@ -28,7 +28,7 @@ class Announced:
 class Refused:
     """The announcement was refused; announce again or give up."""
 
-    error: AnnounceError | ConfigError
+    error: InstanceConflict
 
 
 class Registered(NamedTuple):

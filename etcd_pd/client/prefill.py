@@ -249,10 +249,7 @@ class Prefill:
     def on_refused(self, packet: bytes) -> None:
         """REFUSED."""
         message = protocol.decode_json(packet)
-        if message["error"] == "InstanceConflict":
-            self._events.append(Refused(InstanceConflict(message["instance"], message["holder"])))
-        else:
-            self._events.append(Refused(ConfigError(message["field"], message["rule"])))
+        self._events.append(Refused(InstanceConflict(message["instance"], message["holder"])))
         self._announcement = None
         self._end_epoch()
 

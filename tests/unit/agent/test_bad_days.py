@@ -173,7 +173,7 @@ async def test_the_pauses_grow_when_a_write_fails_again_and_again(
 
     async def act() -> None:
         if len(pauses) < 8:
-            raise LeaseNotFound("txn", 1)
+            raise LeaseNotFound("txn")
 
     monkeypatch.setattr("etcd_pd.agent.announcer.asyncio.sleep", sleep)
     monkeypatch.setattr("etcd_pd.agent.announcer.random.uniform", lambda low, _: low)
