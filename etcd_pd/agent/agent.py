@@ -229,6 +229,7 @@ class Agent:
             self.announcer.history_lost()
             self._pushes.notify(self.view.void(snapshot.revision), self.view.revision)
             self._requests.expect_instances()
+        self.announcer.sweep(snapshot.kvs)
         before = self.view.revision
         self._pushes.notify(self.view.snapshot(snapshot.revision, snapshot.kvs), before)
         self._requests.answer_early()

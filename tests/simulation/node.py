@@ -59,7 +59,7 @@ class Node:
 
     def sleep(self, seconds: float) -> None:
         """As SIGSTOP does, and SIGCONT after it: nothing of it runs meanwhile."""
-        self._process.until = asyncio.get_running_loop().time() + seconds
+        self._process.until = max(self._process.until, asyncio.get_running_loop().time() + seconds)
 
     async def _wake(self) -> None:
         await asyncio.sleep(self._process.until - asyncio.get_running_loop().time())

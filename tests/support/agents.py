@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -91,6 +92,10 @@ class AgentProcess:
             return probe.connect_ex(self.socket_path) == 0
 
 
+#: Events that came with one that was waited for.
+_kept: weakref.WeakKeyDictionary[etcd_pd.Client, list[object]] = weakref.WeakKeyDictionary()
+
+
 def announce(
     client: etcd_pd.Client,
     instance: str = "prefill-0",
@@ -116,10 +121,15 @@ def announce(
 
 
 def wait_for(client: etcd_pd.Client, kind: type[E], timeout: float = 20.0) -> E:
-    """The next event of a kind on either side of the client; others before it are dropped."""
+    """The next event of a kind on either side of the client; others before it are dropped, those after it are kept."""
+    events = _kept.setdefault(client, [])
 
     def look() -> E | None:
-        events: list[object] = [*client.prefill.poll(), *client.decode.poll()]
-        return next((event for event in events if isinstance(event, kind)), None)
+        events.extend([*client.prefill.poll(), *client.decode.poll()])
+        while events:
+            event = events.pop(0)
+            if isinstance(event, kind):
+                return event
+        return None
 
     return wait_until(look, f"a {kind.__name__}", timeout, every=0.002)

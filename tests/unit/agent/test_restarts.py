@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from functools import partial
 from pathlib import Path
 
@@ -144,3 +145,19 @@ async def test_rooms_of_64_bits_are_registered_and_resolved(world: InMemory) -> 
         decoder.decode.want("p", room)
         assert isinstance(await world.registered(prefill, room), Registered)
         assert (await world.event(decoder, Resolved)).assignment.room == room
+
+
+async def test_what_a_restore_brings_back_goes_when_its_process_is_gone(world: InMemory) -> None:
+    prefill, decoder = await world.prefill(), world.client()
+    decoder.decode.announce("d", address="10.0.0.9:1")
+    etcd, keys = world.store.etcd, (world.keys.rank("p", Rank(0)), world.keys.prefill("p"), world.keys.decode("d"))
+    await until(lambda: (decoder.decode.poll(), set(keys) <= set(etcd.keys))[1], "all stand")
+    backup = copy.deepcopy(etcd)
+    prefill.close()
+    decoder.close()
+    await until(lambda: not set(keys) & set(etcd.keys), "none does")
+    world.store.etcd = backup
+    world.store.drop_watches()
+    await until(lambda: not set(keys) & set(backup.keys), "what came back has gone")
+    again = await world.prefill()
+    assert (await world.registered(again, 7)).epoch == again.prefill.epoch
