@@ -194,8 +194,7 @@ class Announcer:
 
     async def _delete_all(self, kvs: list[KeyValue]) -> None:
         """Ranks first: an instance's key goes when no rank is left, of other agents either."""
-        are_instances = {kv.key: isinstance(self._keys.parse(kv.key), PrefillKey) for kv in kvs}
-        for kv in sorted(kvs, key=lambda kv: are_instances[kv.key]):
+        for kv in sorted(kvs, key=lambda kv: isinstance(self._keys.parse(kv.key), PrefillKey)):
             conditions: list[Condition] = [OnLease(kv.key, kv.lease), *self._abandoned(kv)]
             await self._until_done(partial(self._store.txn, conditions, [Delete(kv.key)]))
 

@@ -298,7 +298,7 @@ class View:
         """
         brought_back = self._brought_back | self._rank_keys
         answered = self.disown(list(self._unconfirmed), revision)
-        unanswered = [wait for index in (self._pending, self._for_rank) for waits in index.values() for wait in waits]
+        unanswered = self._unanswered()
         for index in (self._pending, self._for_rank):
             index.clear()
         self._rooms.clear()
@@ -400,8 +400,7 @@ class View:
         if instance is None or instance.epochs.get(known.dp_rank) != known.epoch:
             return self._lose_known(wait, known, self._ended.get((id, known.dp_rank, known.epoch), self.floor))
         wait.placed, wait.key = id, self._keys.room(id, wait.room)
-        room = self._rooms.get(wait.key)
-        value = RoomValue.from_json(room.value) if room else None
+        room, value = self._read_room(wait.key)
         if room and value and (value.state, value.dp_rank, value.epoch) == (FAILED, known.dp_rank, known.epoch):
             wait.ended = True
             return WaitFailed(wait, value.reason, room.mod_revision)
@@ -456,8 +455,7 @@ class View:
 
     def _end(self, wait: Wait, dp_rank: int, source: str) -> WaitFailed | WaitLost | None:
         """The end of a wait whose room the rank has failed, or registered in an epoch that is over; None: none."""
-        room = self._rooms.get(wait.key)
-        value = RoomValue.from_json(room.value) if room else None
+        room, value = self._read_room(wait.key)
         if not room or not value or not wait.placed or value.dp_rank != dp_rank:
             return None
         arrived = Assignment(wait.placed, wait.room, dp_rank, value.epoch, value.epoch, 0, source)
@@ -468,6 +466,11 @@ class View:
             return None
         wait.ended = True
         return WaitLost(wait, dp_rank, value.epoch, self._lost_at(wait.placed, value, room), arrived)
+
+    def _read_room(self, key: bytes) -> tuple[KeyValue | None, RoomValue | None]:
+        """A room's key and what it says; None each where it is not there, or garbage."""
+        room = self._rooms.get(key)
+        return room, RoomValue.from_json(room.value) if room else None
 
     def _lost_at(self, id: str, value: RoomValue, room: KeyValue) -> int:
         """From which revision on a room counts as lost whose epoch is over."""

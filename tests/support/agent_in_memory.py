@@ -14,6 +14,7 @@ from etcd_pd.agent.agent import Agent
 from etcd_pd.config import AgentSettings
 from etcd_pd.keys import Keys
 from etcd_pd.model import RoomValue
+from tests.support.events import next_event
 from tests.support.memory_etcd import MemoryEtcd
 from tests.support.memory_store import MemoryStore
 
@@ -42,7 +43,6 @@ class InMemory:
         self.keys = Keys("/cell")
         self.stop = asyncio.Event()
         self.clients: list[etcd_pd.Client] = []
-        self._news: dict[etcd_pd.Client, list[object]] = {}
 
     def client(self, **options: Any) -> etcd_pd.Client:
         """A client of the agent."""
@@ -52,17 +52,7 @@ class InMemory:
 
     async def event(self, client: etcd_pd.Client, kind: type[T]) -> T:
         """The next event of a kind; others before it are dropped, those after it are kept."""
-        news = self._news.setdefault(client, [])
-
-        def look() -> T | None:
-            news.extend([*client.prefill.poll(), *client.decode.poll()])
-            while news:
-                event = news.pop(0)
-                if isinstance(event, kind):
-                    return event
-            return None
-
-        return await until(look, f"a {kind.__name__}")
+        return await until(lambda: next_event(client, kind), f"a {kind.__name__}")
 
     def announce(self, client: etcd_pd.Client, dp_rank: int = 0, instance: str = "p", **changes: Any) -> None:
         """Say what a rank says."""

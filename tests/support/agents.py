@@ -8,13 +8,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 import etcd_pd
 from tests.support.children import end
+from tests.support.events import next_event
 from tests.support.waiting import wait_until
 
 E = TypeVar("E")
@@ -92,10 +92,6 @@ class AgentProcess:
             return probe.connect_ex(self.socket_path) == 0
 
 
-#: Events that came with one that was waited for.
-_kept: weakref.WeakKeyDictionary[etcd_pd.Client, list[object]] = weakref.WeakKeyDictionary()
-
-
 def announce(
     client: etcd_pd.Client,
     instance: str = "prefill-0",
@@ -122,14 +118,4 @@ def announce(
 
 def wait_for(client: etcd_pd.Client, kind: type[E], timeout: float = 20.0) -> E:
     """The next event of a kind on either side of the client; others before it are dropped, those after it are kept."""
-    events = _kept.setdefault(client, [])
-
-    def look() -> E | None:
-        events.extend([*client.prefill.poll(), *client.decode.poll()])
-        while events:
-            event = events.pop(0)
-            if isinstance(event, kind):
-                return event
-        return None
-
-    return wait_until(look, f"a {kind.__name__}", timeout, every=0.002)
+    return wait_until(lambda: next_event(client, kind), f"a {kind.__name__}", timeout, every=0.002)
