@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from etcd_pd.tether import tethered
+from etcd_pd.reference.local.tether import tethered
 
 
 class AgentProcess:

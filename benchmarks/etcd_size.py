@@ -14,7 +14,7 @@ import time
 
 import etcd_pd
 from etcd_pd.config import EtcdSettings
-from etcd_pd.embedded import EmbeddedEtcd
+from etcd_pd.reference.local.embedded import EmbeddedEtcd
 from etcd_pd.store.admin import EtcdAdmin
 
 from .agents import AgentProcess

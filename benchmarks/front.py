@@ -18,8 +18,8 @@ from contextlib import suppress
 
 import aiohttp
 
-from etcd_pd.probe import http_ok
-from etcd_pd.process import Process, free_ports
+from etcd_pd.reference.local.probe import http_ok
+from etcd_pd.reference.local.process import Process, free_ports
 
 CONNECTIONS = 500
 PROMPT_BYTES = 12 << 20

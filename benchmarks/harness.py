@@ -26,8 +26,8 @@ from typing import Any
 import psutil
 
 import etcd_pd
-from etcd_pd.embedded import EmbeddedEtcd, find_etcd
-from etcd_pd.tether import tethered
+from etcd_pd.reference.local.embedded import EmbeddedEtcd, find_etcd
+from etcd_pd.reference.local.tether import tethered
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Figures that are kept, and what docs/ is generated from.

@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from typing import Any
 
 import etcd_pd
-from etcd_pd.keys import Keys
-from etcd_pd.model import RoomValue
+from etcd_pd.core.keys import Keys
 from etcd_pd.store import etcdrpc as rpc
+from etcd_pd.wire.values import RoomValue
 
 from . import harness
 from .agents import AgentProcess

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from etcd_pd.process import free_ports
+from etcd_pd.reference.local.process import free_ports
 
 from . import harness
 from .agents import AgentProcess

@@ -12,12 +12,12 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from etcd_pd.cluster.authority import Identity, issue, make_authority
-from etcd_pd.cluster.roles import initialize
-from etcd_pd.cluster.settings import InitSettings
 from etcd_pd.config import EtcdSettings
-from etcd_pd.embedded import find_etcd
-from etcd_pd.process import Process, free_ports
+from etcd_pd.kubernetes.authority import Identity, issue, make_authority
+from etcd_pd.kubernetes.roles import initialize
+from etcd_pd.kubernetes.settings import InitSettings
+from etcd_pd.reference.local.embedded import find_etcd
+from etcd_pd.reference.local.process import Process, free_ports
 
 from .harness import data_directory
 from .rig import Where

@@ -45,7 +45,7 @@ from .errors import (
     RoomTimeout,
     ViewStale,
 )
-from .model import Assignment, InstanceInfo, PrefillInstance, Rank, RankEndpoint, Topology
+from .wire.values import Assignment, InstanceInfo, PrefillInstance, Rank, RankEndpoint, Topology
 
 __version__ = "0.1.0"
 

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .errors import ConfigError
-from .model import check_int, check_name, check_seconds
+from .wire.limits import check_int, check_name, check_seconds
 
 #: How a lease's time is divided, as in etcd's own client: keepalives are sent every third of the granted TTL.
 KEEPALIVES_PER_TTL = 3

@@ -1,58 +1,8 @@
-"""``python3 -m etcd_pd.drain``: take this node out of service before its engines end. Standard library only.
+"""The old place of :mod:`etcd_pd.client.drain`, which pods may still run: it goes with version 0.3."""
 
-For a pod's preStop. Routers need a moment to hear that a pod ends, so nothing changes for ``--delay-seconds``; then the
-agent lets no new room in, and ``--timeout-seconds`` are left for those that its engines hold or wait for. It always
-ends with status 0: a pod that ends must end, whatever is left.
-"""
-
-from __future__ import annotations
-
-import argparse
-import os
 import sys
-import time
 
-from . import protocol
-from .config import default_socket_path
-from .errors import AgentUnavailable
-from .visit import visit
-
-
-def main(arguments: list[str]) -> int:
-    """Drain, and say on stderr how it went."""
-    parser = argparse.ArgumentParser(prog="python3 -m etcd_pd.drain", description="Take this node out of service.")
-    default = os.environ.get("ETCD_PD_SOCKET") or default_socket_path()
-    parser.add_argument("--socket", default=default, help="the agent's socket")
-    parser.add_argument("--delay-seconds", type=float, default=0.0, help="how long rooms are still let in")
-    parser.add_argument("--timeout-seconds", type=float, default=60.0, help="how long rooms may then take to end")
-    options = parser.parse_args(arguments)
-    time.sleep(options.delay_seconds)
-    try:
-        seconds = drain(options.socket, options.timeout_seconds)
-    except AgentUnavailable as exc:
-        print(f"not drained: {exc}", file=sys.stderr)
-    else:
-        print(f"drained in {seconds:.1f} s", file=sys.stderr)
-    return 0
-
-
-def drain(socket_path: str, timeout: float) -> float:
-    """Drain a node; how many seconds that took.
-
-    Args:
-        socket_path: its agent's socket.
-        timeout: seconds after which whoever still holds a room is left to itself.
-
-    Raises:
-        AgentUnavailable: there is no agent, or the time-out passed.
-    """
-    started = time.monotonic()
-    with visit(socket_path, timeout) as agent:
-        agent.greet()
-        agent.send(protocol.DRAIN_NODE)
-        agent.receive(protocol.DRAINED)
-    return time.monotonic() - started
-
+from .client.drain import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from etcd_pd.model import MAX_NAME, MAX_TEXT
+from etcd_pd.wire.limits import MAX_NAME, MAX_TEXT
 
 from ..harness import Row
 from . import proxy_checks

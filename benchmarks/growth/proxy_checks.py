@@ -10,7 +10,7 @@ from typing import Any
 
 import etcd_pd
 from etcd_pd.config import EtcdSettings
-from etcd_pd.records import Put, WatchResponse
+from etcd_pd.core.records import Put, WatchResponse
 from etcd_pd.store.etcd import EtcdStore, EtcdWatch
 
 from ..agents import AgentProcess

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from etcd_pd.embedded import EmbeddedEtcd, find_etcd
-from etcd_pd.probe import http_ok
-from etcd_pd.process import Process, free_ports
+from etcd_pd.reference.local.embedded import EmbeddedEtcd, find_etcd
+from etcd_pd.reference.local.probe import http_ok
+from etcd_pd.reference.local.process import Process, free_ports
 
 from ..agents import AgentProcess
 from ..harness import SCRATCH, Row, Worker, etcd_on_disk, percentiles

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from etcd_pd.keys import prefix_end
+from etcd_pd.core.keys import prefix_end
 from etcd_pd.store import etcdrpc
 
 from ..harness import play

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from etcd_pd.engine.lock_step import PassCost
+from etcd_pd.reference.engine.lock_step import PassCost
 
 from . import published
 

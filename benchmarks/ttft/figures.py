@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from etcd_pd.balance import POLICIES
+from etcd_pd.reference.balance import POLICIES
 
 from . import published
 from .cost import CostModel

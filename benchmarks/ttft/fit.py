@@ -20,8 +20,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from etcd_pd.balance import create
-from etcd_pd.engine.lock_step import PassCost
+from etcd_pd.reference.balance import create
+from etcd_pd.reference.engine.lock_step import PassCost
 
 from . import published
 from .cost import PATH, CostModel, save_cost_model

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from etcd_pd.balance import POLICIES
+from etcd_pd.reference.balance import POLICIES
 
 from .. import harness
 from . import published, text

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from etcd_pd.console import make_console
+from etcd_pd.cli.console import make_console
 
 from .. import harness
 from . import published

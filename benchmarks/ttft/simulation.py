@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from etcd_pd.balance import Load, Policy, Request
-from etcd_pd.engine.lock_step import PassCost, pass_size
+from etcd_pd.reference.balance import Load, Policy, Request
+from etcd_pd.reference.engine.lock_step import PassCost, pass_size
 
 from . import published
 from .workload import Workload

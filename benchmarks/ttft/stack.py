@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from etcd_pd.balance import create
-from etcd_pd.engine import tiny
-from etcd_pd.stack.plan import PREFILL
-from etcd_pd.stack.settings import StackSettings
-from etcd_pd.stack.stack import Stack
-from etcd_pd.tether import tethered
+from etcd_pd.reference.balance import create
+from etcd_pd.reference.engine import tiny
+from etcd_pd.reference.local.tether import tethered
+from etcd_pd.reference.stack.plan import PREFILL
+from etcd_pd.reference.stack.settings import StackSettings
+from etcd_pd.reference.stack.stack import Stack
 
 from . import published
 from .cost import CostModel

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from etcd_pd.balance import POLICIES
+from etcd_pd.reference.balance import POLICIES
 
 from ..markdown import table
 from . import published, text

@@ -8,9 +8,9 @@ OPENING = """\
 SGLang pull request 14726 measured why decode should learn a request's prefill rank instead of computing it from the
 room: 200 prompts of 3500 tokens, Qwen3-235B with four DP ranks, mean time to first token (TTFT) with ranks that
 follow the room, and with `round_robin` and registered ranks. This page repeats that experiment with the policies of
-`etcd_pd.balance`. **Nothing here ran on a GPU: all compute is emulated** by a cost model with two parameters, which
-was fitted on the published follows-the-room column alone and written down before the runs on this page. The balanced
-column is therefore a prediction, and nothing was tuned to meet it.
+`etcd_pd.reference.balance`. **Nothing here ran on a GPU: all compute is emulated** by a cost model with two
+parameters, which was fitted on the published follows-the-room column alone and written down before the runs on this
+page. The balanced column is therefore a prediction, and nothing was tuned to meet it.
 
 "Published arrivals" has the arrivals of the published run (the load generator's default seed), and the mean over
 {draws} draws of the rooms, which are not known. "Many seeds" is {seeds} seeds of arrivals and rooms. Every policy

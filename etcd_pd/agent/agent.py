@@ -1,6 +1,6 @@
 """The agent: what engines say goes to etcd, what etcd says goes to the engines that asked.
 
-requests.py   from engines          pushes.py    to engines
+packets.py    from engines          pushes.py    to engines
 announcer.py  ranks into etcd       registrar.py rooms into etcd
 watcher.py    from etcd             session.py   the lease that ranks hang on
 """
@@ -12,25 +12,25 @@ import json
 import logging
 import time
 
-from .. import protocol
 from ..config import AgentSettings
 from ..core.book import RoomBook
+from ..core.keys import Keys
 from ..core.lease import BucketPool
+from ..core.records import KeyValue
 from ..core.rooms import View
 from ..core.watch import Changes, Snapshot, WatchState
 from ..errors import EtcdPDError, InstanceConflict
-from ..keys import Keys
-from ..model import RoomValue
-from ..records import KeyValue
 from ..store.base import Store
+from ..wire import messages
+from ..wire.values import RoomValue
 from .announcer import Announcer, LocalRank
 from .connection import EngineConnection
 from .etcd_health import EtcdHealth
 from .histories import Histories
+from .packets import Packets
 from .pushes import Pushes
 from .ranks import Ranks
 from .registrar import Registrar
-from .requests import Requests
 from .server import Server
 from .session import Session
 from .stats import SUMMARY_SECONDS, Stats
@@ -73,22 +73,8 @@ class Agent:
             on_changes=self._on_changes,
             on_state=self._on_state,
         )
-        self.pool = BucketPool(
-            settings.room_ttl_seconds,
-            settings.bucket_max_age_seconds,
-            settings.bucket_max_rooms,
-            settings.bootstrap_timeout_seconds,
-        )
-        self.book = RoomBook(
-            self._keys,
-            self.pool,
-            self.announcer.guard_of,
-            max_rooms=min(settings.batch_max_rooms, settings.bucket_max_rooms),
-            max_queue=settings.queue_max_rooms,
-            registration_timeout=settings.registration_timeout_seconds,
-            tombstone_seconds=settings.room_ttl_seconds,
-            release_delay=RELEASE_DELAY_SECONDS,
-        )
+        self.pool = _make_pool(settings)
+        self.book = _make_book(settings, self._keys, self.pool, self.announcer)
         self._pushes = Pushes(
             self.view, self.book, self.server.connections, self._state, self._on_instances, self.stats
         )
@@ -98,19 +84,9 @@ class Agent:
         connections = self.server.connections
         self._histories = Histories(store, self._keys.agent(settings.agent_id), self._on_history_lost)
         self.ranks = Ranks(self.view, self.book, self.announcer, self.registrar, self._pushes, connections)
-        self._requests = Requests(
-            settings,
-            self.view,
-            self.book,
-            self.announcer,
-            self.registrar,
-            self.watcher,
-            self.ranks,
-            self._pushes,
-            connections,
-            self._histories,
-            self.stats,
-        )
+        view, book, pushes = self.view, self.book, self._pushes
+        drivers = (self.announcer, self.registrar, self.watcher, self.ranks)
+        self._packets = Packets(settings, view, book, *drivers, pushes, connections, self._histories, self.stats)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set.
@@ -191,7 +167,7 @@ class Agent:
     async def _give_signs(self) -> None:
         """Show engines that this agent runs: a socket stays open also while its process is stopped."""
         while True:
-            await asyncio.sleep(protocol.SIGN_SECONDS)
+            await asyncio.sleep(messages.SIGN_SECONDS)
             for engine in list(self.server.connections):
                 if engine.greeted and not engine.is_behind:
                     self._pushes.tell_view(engine)
@@ -199,14 +175,14 @@ class Agent:
     # --- from engines
 
     def _on_packet(self, engine: EngineConnection, packet: bytes) -> None:
-        self._requests.packet(engine, packet)
+        self._packets.packet(engine, packet)
 
     def _on_closed(self, engine: EngineConnection, reason: str) -> None:
         if not self._ending:
-            self._requests.closed(engine, reason)
+            self._packets.closed(engine, reason)
 
     def _on_history_lost(self, engine: EngineConnection) -> None:
-        engine.send(protocol.HISTORY_LOST)
+        engine.send(messages.HISTORY_LOST)
         if engine.rank:
             self.announcer.renounce(engine.rank)
         revision = self.view.revision
@@ -225,14 +201,14 @@ class Agent:
         if snapshot.void:
             log.error("etcd has another history: every token and epoch from before is void")
             for engine in self.server.connections:
-                engine.send(protocol.HISTORY_LOST)
+                engine.send(messages.HISTORY_LOST)
             self.announcer.history_lost()
             self._pushes.notify(self.view.void(snapshot.revision), self.view.revision)
-            self._requests.expect_instances()
+            self._packets.expect_instances()
         self.announcer.sweep(snapshot.kvs)
         before = self.view.revision
         self._pushes.notify(self.view.snapshot(snapshot.revision, snapshot.kvs), before)
-        self._requests.answer_early()
+        self._packets.answer_early()
         # a decode group admits nothing before all of its agents came past this list: in a quiet cell they would not
         self.announcer.touch(self._keys.agent(self._settings.agent_id))
         self.registrar.kick()
@@ -249,7 +225,7 @@ class Agent:
     def _on_instances(self, ids: list[str]) -> None:
         self.ranks.instances_changed(ids)
         if any(self.view.instance(id) is None for id in ids):
-            self._requests.expect_instances()
+            self._packets.expect_instances()
 
     def _on_established(self, local: LocalRank) -> None:
         self.ranks.instances_changed([local.instance])
@@ -263,3 +239,25 @@ class Agent:
         if self.watcher.state is not WatchState.SYNCED or self.view.revision < min(value.epoch, kv.create_revision):
             return None
         return self.view.is_dead(instance, value.dp_rank, value.epoch)
+
+
+def _make_pool(settings: AgentSettings) -> BucketPool:
+    return BucketPool(
+        settings.room_ttl_seconds,
+        settings.bucket_max_age_seconds,
+        settings.bucket_max_rooms,
+        settings.bootstrap_timeout_seconds,
+    )
+
+
+def _make_book(settings: AgentSettings, keys: Keys, pool: BucketPool, announcer: Announcer) -> RoomBook:
+    return RoomBook(
+        keys,
+        pool,
+        announcer.guard_of,
+        max_rooms=min(settings.batch_max_rooms, settings.bucket_max_rooms),
+        max_queue=settings.queue_max_rooms,
+        registration_timeout=settings.registration_timeout_seconds,
+        tombstone_seconds=settings.room_ttl_seconds,
+        release_delay=RELEASE_DELAY_SECONDS,
+    )

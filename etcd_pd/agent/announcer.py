@@ -16,12 +16,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ..core.batch import Guard, RankRef
+from ..core.keys import Keys, PrefillKey
+from ..core.records import Compare, Condition, Delete, KeyValue, OnLease, Operation, Put
 from ..core.rooms import View
 from ..errors import InstanceConflict, StoreError, StoreRejected
-from ..keys import Keys, PrefillKey
-from ..model import DRAINING, ENDED, SERVING, InstanceInfo, Rank, RankEndpoint
-from ..records import Compare, Condition, Delete, KeyValue, OnLease, Operation, Put
 from ..store.base import Store
+from ..wire.values import DRAINING, ENDED, SERVING, InstanceInfo, Rank, RankEndpoint
 from .session import Session
 
 log = logging.getLogger(__name__)
@@ -287,9 +287,16 @@ class Announcer:
             return "an instance that has just ended"
         if info is None:
             return obstacle
-        mine = rank_kv is not None and self._is_ours(local, rank_kv)
-        if rank_kv is not None and not mine:
+        if rank_kv is not None and not self._is_ours(local, rank_kv):
             return f"another process as rank {local.rank}"
+        local.unsure_since = local.unsure_since or listing.header.revision
+        return await self._write_claim(local, lease_id, info, info_kv, rank_kv)
+
+    async def _write_claim(
+        self, local: LocalRank, lease_id: int, info: InstanceInfo, info_kv: KeyValue | None, rank_kv: KeyValue | None
+    ) -> str | None:
+        """Write both keys, if they are still what was read; None, or what stands in the way."""
+        info_key, rank_key = self._keys.prefill(local.instance), self._keys.rank(local.instance, local.rank)
         endpoint = replace(local.endpoint, incarnation=info.incarnation)
         compares: list[Condition] = [
             Compare(info_key, info_kv.create_revision if info_kv else 0),
@@ -300,13 +307,12 @@ class Announcer:
             Put(info_key, info.to_json(), lease_id),
             Put(rank_key, endpoint.to_json(), lease_id),
         ]
-        local.unsure_since = local.unsure_since or listing.header.revision
         result = await self._store.txn(compares, operations)
         local.unsure_since = 0
         if not result.succeeded:
             return "a start that raced with this one"
         local.endpoint, local.lease_id = endpoint, lease_id
-        local.key_epoch = local.key_epoch if mine else result.header.revision
+        local.key_epoch = local.key_epoch if rank_kv else result.header.revision  # one that stands is ours already
         log.info(
             "rank announced instance=%s rank=%s incarnation=%s epoch=%d lease=%x",
             local.instance,

@@ -10,9 +10,9 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from .. import protocol
 from ..core.rooms import Wait
 from ..errors import ConfigError, ProtocolError
+from ..wire import messages
 from .announcer import LocalRank
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ PACKETS_PER_TURN = 64
 LOOKS_PER_HEARTBEAT = 4
 _UCRED = struct.Struct("3i")
 #: Every packet is read into it and copied out: recv() would allocate as much for each. One thread reads all sockets.
-_BUFFER = memoryview(bytearray(protocol.MAX_PACKET + 1))
+_BUFFER = memoryview(bytearray(messages.MAX_PACKET + 1))
 
 
 class Peer:
@@ -175,7 +175,7 @@ class EngineConnection:
         self._loop.remove_writer(self._socket)
         if self._lost_pushes:
             self._lost_pushes = False
-            self.send(protocol.LOST_PUSHES)
+            self.send(messages.LOST_PUSHES)
 
     def _send_now(self, packet: bytes) -> bool:
         try:

@@ -7,8 +7,8 @@ import logging
 import random
 from collections import Counter
 
+from ..core.records import UPGRADE, MemberStatus, is_outdated
 from ..errors import StoreError, StoreRejected
-from ..records import UPGRADE, MemberStatus, is_outdated
 from ..store.base import Store, roles_hold
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..core.lease import LeaseState
 from ..core.watch import WatchState
-from ..metrics import Metric, counter, counters, gauge, gauges, histogram, state
+from ..telemetry.metrics import Metric, counter, counters, gauge, gauges, histogram, state
 from .etcd_health import ALARMS
 from .stats import CONFLICT
 

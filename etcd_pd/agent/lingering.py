@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from ..model import Rank
+from ..wire.values import Rank
 from .announcer import LocalRank
 
 

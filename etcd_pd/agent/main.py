@@ -10,9 +10,9 @@ import time
 
 from ..config import AgentSettings, describe
 from ..errors import StoreUnavailable
-from ..metrics import serve
 from ..store.etcd import EtcdStore
 from ..store.tls import trouble
+from ..telemetry.metrics import serve
 from .agent import Agent
 from .families import families
 

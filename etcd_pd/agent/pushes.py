@@ -8,19 +8,19 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable
 
-from .. import protocol
 from ..core.batch import Durable, Outcome, Registered, Rejected
 from ..core.book import RoomBook
 from ..core.rooms import AgentSpoke, InstanceChanged, Notice, Resolved, View, Wait, WaitFailed, WaitLost
 from ..core.watch import WatchState
 from ..errors import AgentBusy, ProtocolError, RankLost, RoomConflict
-from ..model import Assignment
+from ..wire import messages
+from ..wire.values import Assignment
 from .connection import EngineConnection
 from .stats import Stats
 
 log = logging.getLogger(__name__)
 
-_SOURCE = {name: number for number, name in enumerate(protocol.SOURCES)}
+_SOURCE = {name: number for number, name in enumerate(messages.SOURCES)}
 _VIEW = {WatchState.SYNCED: 0, WatchState.STALE: 1, WatchState.CLOSED: 2}
 
 
@@ -85,7 +85,7 @@ class Pushes:
         changed = list(dict.fromkeys(notice.id for notice in notices if isinstance(notice, InstanceChanged)))
         if changed:
             self._on_instances(changed)
-        resolved: dict[EngineConnection, list[protocol.ResolvedWant]] = {}
+        resolved: dict[EngineConnection, list[messages.ResolvedWant]] = {}
         for notice in notices:
             if isinstance(notice, Resolved):
                 resolved.setdefault(_engine(notice.wait), []).append(self._resolved(notice))
@@ -94,10 +94,10 @@ class Pushes:
         more = dict.fromkeys(_engine(n.wait) for n in notices if isinstance(n, (WaitFailed, WaitLost)))
         if any(isinstance(n, AgentSpoke) for n in notices):
             more |= dict.fromkeys(self._connections)
-        more |= dict.fromkeys(e for e, wants in resolved.items() if len(wants) > protocol.RESOLVED_PER_PACKET)
+        more |= dict.fromkeys(e for e, wants in resolved.items() if len(wants) > messages.RESOLVED_PER_PACKET)
         for engine, wants in resolved.items():
             at = self._view_at(engine, before if engine in more else self._view.revision)
-            engine.push(protocol.encode_resolved(at, wants))
+            engine.push(messages.encode_resolved(at, wants))
         for notice in notices:
             if isinstance(notice, (WaitFailed, WaitLost)):
                 self._end(notice)
@@ -105,7 +105,7 @@ class Pushes:
             self.tell_view(engine)
         return more | dict.fromkeys(resolved)
 
-    def _resolved(self, notice: Resolved) -> protocol.ResolvedWant:
+    def _resolved(self, notice: Resolved) -> messages.ResolvedWant:
         found = notice.assignment
         number = self._introduce(notice.wait, found)
         self._stats.resolved += 1
@@ -117,7 +117,7 @@ class Pushes:
                 found.dp_rank,
                 found.revision,
             )
-        return protocol.ResolvedWant(
+        return messages.ResolvedWant(
             notice.wait.id, found.dp_rank, found.epoch, found.revision, found.lease_id, _SOURCE[found.source], number
         )
 
@@ -150,16 +150,16 @@ class Pushes:
         engine.wants.pop(wait.id, None)
         self._stats.ended[str(message["error"])] += 1
         log.debug("ended room=%d instance=%s %s", wait.room, wait.instance, message)
-        engine.push([protocol.encode_json(protocol.ENDED, {"id": wait.id, **message})])
+        engine.push([messages.encode_json(messages.ENDED, {"id": wait.id, **message})])
 
     def tell_view(self, engine: EngineConnection) -> None:
         """Say how far the view is, and what may be assumed of it."""
         self.flush()
-        engine.push([protocol.encode_view(self._view_at(engine, self._view.revision))])
+        engine.push([messages.encode_view(self._view_at(engine, self._view.revision))])
 
-    def _view_at(self, engine: EngineConnection, revision: int) -> protocol.ViewAt:
+    def _view_at(self, engine: EngineConnection, revision: int) -> messages.ViewAt:
         state, cluster_id = self._state()
-        return protocol.ViewAt(revision, _VIEW[state], engine.last_want, self._view.floor, engine.round, cluster_id)
+        return messages.ViewAt(revision, _VIEW[state], engine.last_want, self._view.floor, engine.round, cluster_id)
 
     def tell_instance(self, engine: EngineConnection, id: str) -> None:
         """Describe an instance, or say that there is none; under the names that mean no other one."""
@@ -171,7 +171,7 @@ class Pushes:
             info = json.loads(found.info.to_json()) if found else None
             number = engine.numbers.get(id) or len(engine.numbers) + 1
             message = {"id": id, "number": number, "names": names, "info": info, "ranks": ranks}
-            engine.send(protocol.encode_json(protocol.INSTANCE, message))
+            engine.send(messages.encode_json(messages.INSTANCE, message))
             engine.numbers[id] = number
         except (ProtocolError, ValueError) as exc:  # a thousand processes, or somebody else's idea of an instance
             log.error("instance=%s cannot be described to %r: %s", id, engine, exc)
@@ -199,9 +199,9 @@ class Pushes:
                 self._reject(engine, outcome)
         for engine, rooms in registered.items():
             self._stats.registered += len(rooms)
-            engine.push(protocol.encode_registered(rooms))
+            engine.push(messages.encode_registered(rooms))
         for engine in ended:
-            engine.push([protocol.encode_durable(engine.durable)])
+            engine.push([messages.encode_durable(engine.durable)])
         for engine in [e for e in self._connections if e.rank and e.rank.draining]:
             self.tell_drained(engine)
 
@@ -214,7 +214,7 @@ class Pushes:
         """Say that the engine's rank has no rooms left, once that is so."""
         if engine.rank and not self._book.live(engine.rank.ref) and not engine.rank.told_drained:
             engine.rank.told_drained = True
-            engine.send(protocol.DRAINED)
+            engine.send(messages.DRAINED)
 
 
 def _engine(wait: Wait) -> EngineConnection:
@@ -233,4 +233,4 @@ def _rejection(outcome: Rejected) -> bytes:
         message["epoch"] = error.epoch
     elif isinstance(error, AgentBusy):
         message["limit"] = error.limit
-    return protocol.encode_json(protocol.REJECTED, message)
+    return messages.encode_json(messages.REJECTED, message)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
-from .. import protocol
 from ..core.book import RoomBook
 from ..core.rooms import View
 from ..errors import InstanceConflict, ProtocolError
+from ..wire import messages
 from .announcer import Announcer, LocalRank
 from .connection import EngineConnection
 from .lingering import Lingering
@@ -99,7 +99,7 @@ class Ranks:
             if engine.rank is local:
                 engine.rank = None
                 message = {"instance": error.instance, "holder": error.holder}
-                engine.send(protocol.encode_json(protocol.REFUSED, message))
+                engine.send(messages.encode_json(messages.REFUSED, message))
         self._ended(local)
 
     def instances_changed(self, ids: list[str]) -> None:
@@ -132,11 +132,11 @@ class Ranks:
             self._pushes.deliver(self._book.rank_ended(local.ref, gone=False))
             message = {"epoch": local.told_epoch, "reason": "the rank's key vanished from etcd"}
             if engine:
-                engine.send(protocol.encode_json(protocol.RANK_ENDED, message))
+                engine.send(messages.encode_json(messages.RANK_ENDED, message))
             log.warning("epoch ended instance=%s rank=%s epoch=%d", local.instance, local.rank, local.told_epoch)
             local.told_epoch = 0
         if epoch and local.told_epoch != epoch:
             local.told_epoch = epoch
             message = {"epoch": epoch, "key_epoch": local.key_epoch, "incarnation": local.incarnation}
             if engine:
-                engine.send(protocol.encode_json(protocol.ANNOUNCED, message))
+                engine.send(messages.encode_json(messages.ANNOUNCED, message))

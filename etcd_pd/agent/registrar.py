@@ -11,11 +11,11 @@ from collections.abc import Callable
 from ..core.batch import Batch, EpochIsDead, Outcome
 from ..core.book import RoomBook
 from ..core.lease import Bucket, BucketPool
+from ..core.records import KeyValue
 from ..core.rooms import View
 from ..errors import LeaseNotFound, StoreError, StoreRejected, StoreUnavailable
-from ..model import RoomValue
-from ..records import KeyValue
 from ..store.base import Store
+from ..wire.values import RoomValue
 from .stats import Stats
 
 log = logging.getLogger(__name__)

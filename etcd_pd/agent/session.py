@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from ..core.lease import Grant, LeaseState, SessionLease, Wait
 from ..errors import LeaseNotFound, StoreError
-from ..metrics import latencies
 from ..store.base import Store
+from ..telemetry.metrics import latencies
 
 log = logging.getLogger(__name__)
 

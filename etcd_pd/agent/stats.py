@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from ..core.batch import Batch, Job
-from ..metrics import Histogram, latencies
+from ..telemetry.metrics import Histogram, latencies
 
 #: How often the summary is logged, seconds.
 SUMMARY_SECONDS = 10.0

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from ..client.drain import drain as drain_node
 from ..config import default_socket_path
-from ..drain import drain as drain_node
+from ..core.keys import Keys, RankKey, RoomKey
+from ..core.records import Compare, Delete, KeyValue, Put
 from ..errors import ConfigError, StoreRejected
-from ..keys import Keys, RankKey, RoomKey
-from ..model import FAILED, MAX_PARALLEL, MAX_ROOM, RoomValue, check_seconds, check_text
-from ..records import Compare, Delete, KeyValue, Put
+from ..wire.limits import MAX_PARALLEL, MAX_ROOM, check_seconds, check_text
+from ..wire.values import FAILED, RoomValue
 from .look import LookSettings
 from .options import settings_options
 

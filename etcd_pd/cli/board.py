@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .happenings import Happening
+from .changes import Change
 
 #: Rates are taken over this long, seconds.
 WINDOW_SECONDS = 5.0
@@ -44,17 +44,17 @@ class Board:
         self._ranks: dict[tuple[str, int], RankLoad] = {}
         self.watch = "stale"
 
-    def tell(self, happenings: Iterable[Happening], now: float, *, counts: bool = True) -> None:
+    def tell(self, changes: Iterable[Change], now: float, *, counts: bool = True) -> None:
         """Take in what happened; ``counts``: it happened just now, rather than before the board began."""
-        for happening in happenings:
-            if happening.kind == "watch":
-                self.watch = happening.what
-            elif happening.dp_rank is not None:
-                load = self._ranks.setdefault((happening.name, happening.dp_rank), RankLoad())
-                if happening.kind == "rank":
-                    _rank(load, happening)
-                elif happening.room is not None:
-                    _room(load, happening, happening.room, now, counts)
+        for change in changes:
+            if change.kind == "watch":
+                self.watch = change.what
+            elif change.dp_rank is not None:
+                load = self._ranks.setdefault((change.name, change.dp_rank), RankLoad())
+                if change.kind == "rank":
+                    _rank(load, change)
+                elif change.room is not None:
+                    _room(load, change, change.room, now, counts)
 
     def rows(self, now: float) -> list[dict[str, Any]]:
         """A row for each rank; for how many seconds its last rooms were held, None where none has ended yet."""
@@ -83,23 +83,23 @@ def quantile(values: Iterable[float], q: float) -> float | None:
     return ordered[max(0, math.ceil(q * len(ordered)) - 1)] if ordered else None
 
 
-def _rank(load: RankLoad, happening: Happening) -> None:
-    if happening.what == "gone":
+def _rank(load: RankLoad, change: Change) -> None:
+    if change.what == "gone":
         load.state = "gone"  # of any of its processes: the rank needs them all
         load.rooms.clear()
         return
-    load.epoch = max(load.epoch, happening.epoch)
-    load.state = "draining" if happening.what == "draining" else "serving"
+    load.epoch = max(load.epoch, change.epoch)
+    load.state = "draining" if change.what == "draining" else "serving"
 
 
-def _room(load: RankLoad, happening: Happening, room: int, now: float, counts: bool) -> None:
-    if happening.what == "registered":
+def _room(load: RankLoad, change: Change, room: int, now: float, counts: bool) -> None:
+    if change.what == "registered":
         load.rooms[room] = now
         load.registered += counts
-    elif happening.what == "failed":
+    elif change.what == "failed":
         load.rooms.pop(room, None)
         load.failed += counts
-    elif happening.what == "gone":
+    elif change.what == "gone":
         since = load.rooms.pop(room, None)
         if since is not None:
             load.held.append(now - since)

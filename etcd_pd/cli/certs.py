@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..cluster.settings import CertSettings
+from ..kubernetes.settings import CertSettings
 from .logs import LogSettings, configure
 from .options import settings_options
 
@@ -23,8 +23,8 @@ def certs(settings: CertSettings, logs: LogSettings) -> None:
         --client-secrets root=etcd-root,prefill=etcd-prefill,decode=etcd-decode
     """
     configure(logs)
-    from ..cluster.certs import keep_certificates
-    from ..cluster.kubernetes import Kubernetes
+    from ..kubernetes.api import Kubernetes
+    from ..kubernetes.certs import keep_certificates
 
     written = keep_certificates(settings, Kubernetes(settings.namespace))
     click.echo(f"wrote {', '.join(written)}" if written else "every certificate is good")

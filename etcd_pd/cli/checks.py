@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ..cluster.round_trip import run as round_trip
+from ..client.visit import visit
+from ..core.keys import Keys
+from ..core.records import UPGRADE, Compare, Put, is_outdated
 from ..errors import AgentUnavailable, ConfigError, EtcdPDError, LeaseNotFound, StoreError, StoreRejected
-from ..keys import Keys
-from ..model import MAX_REVISION, MAX_ROOM
-from ..records import UPGRADE, Compare, Put, is_outdated
+from ..kubernetes.round_trip import run as round_trip
 from ..store.base import roles_hold
 from ..store.tls import handshake
-from ..visit import visit
+from ..wire.limits import MAX_REVISION, MAX_ROOM
 from .etcd_view import ask, ask_members
 
 if TYPE_CHECKING:

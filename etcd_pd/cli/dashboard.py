@@ -46,7 +46,7 @@ def dashboard(settings: DashboardSettings) -> None:
 
 
 async def _serve(settings: DashboardSettings) -> None:
-    from .. import plain_http
+    from ..telemetry import http as plain_http
     from .feed import Feed
 
     page = files(__package__).joinpath("dashboard.html").read_bytes()

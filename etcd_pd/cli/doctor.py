@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 import click
 
 from ..config import default_socket_path
-from ..model import check_name
+from ..wire.limits import check_name
 from .look import LookSettings
 from .options import settings_options
 

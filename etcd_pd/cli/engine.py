@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..engine.settings import DecodeSettings, PrefillSettings
+from ..reference.engine.settings import DecodeSettings, PrefillSettings
 from .logs import LogSettings, configure
 from .options import settings_options
 
@@ -21,7 +21,7 @@ def prefill(settings: PrefillSettings, logs: LogSettings) -> None:
       etcd-pd run -- etcd-pd prefill --port 30001 --bootstrap-port 8998 --dp-size 4
     """
     configure(logs)
-    from ..engine.launch import run_prefill
+    from ..reference.engine.launch import run_prefill
 
     run_prefill(settings)
 
@@ -38,6 +38,6 @@ def decode(settings: DecodeSettings, logs: LogSettings) -> None:
       etcd-pd run -- etcd-pd decode --port 31001
     """
     configure(logs)
-    from ..engine.launch import run_decode
+    from ..reference.engine.launch import run_decode
 
     run_decode(settings)

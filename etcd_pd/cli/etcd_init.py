@@ -6,7 +6,7 @@ import asyncio
 
 import click
 
-from ..cluster.settings import InitSettings
+from ..kubernetes.settings import InitSettings
 from .logs import LogSettings, configure
 from .options import settings_options
 
@@ -25,6 +25,6 @@ def etcd_init(settings: InitSettings, logs: LogSettings) -> None:
       etcd-pd etcd-init --instances prefill-0,prefill-1     a user for each, which may write its own keys alone
     """
     configure(logs)
-    from ..cluster.roles import initialize
+    from ..kubernetes.roles import initialize
 
     asyncio.run(initialize(settings))

@@ -6,7 +6,7 @@ import asyncio
 
 import click
 
-from ..cluster.settings import MemberSettings
+from ..kubernetes.settings import MemberSettings
 from .logs import LogSettings, configure
 from .options import settings_options
 
@@ -20,6 +20,6 @@ def etcd_member(settings: MemberSettings, logs: LogSettings) -> None:
     Before etcd: it finds out whether this member is new, starts again, or joins again because its volume was lost.
     """
     configure(logs)
-    from ..cluster.member import prepare
+    from ..kubernetes.member import prepare
 
     asyncio.run(prepare(settings))

@@ -11,7 +11,7 @@ from ..errors import ConfigError, StoreError, StoreRejected
 
 if TYPE_CHECKING:
     from ..config import EtcdSettings
-    from ..records import MemberStatus
+    from ..core.records import MemberStatus
     from ..store.admin import EtcdAdmin, Member
 
 _T = TypeVar("_T")

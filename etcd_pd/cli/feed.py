@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError
 from .board import Board
+from .changes import Change, follow
 from .etcd_view import describe_etcd
-from .happenings import Happening, follow
 from .views import list_instances
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: How often numbers are brought up to date, and etcd itself is asked, seconds.
 TICK_SECONDS, ASK_SECONDS = 0.5, 2.0
-#: Happenings that are kept for those who come later; who falls behind by more misses some.
+#: Changes that are kept for those who come later; who falls behind by more misses some.
 KEPT = 200
 #: How long a browser waits before it connects again, milliseconds.
 RETRY_MILLISECONDS = 1000
@@ -39,7 +39,7 @@ class Feed:
         self._settings = settings
         self._board = Board()
         self._numbers = itertools.count(1)
-        self._happened: deque[tuple[int, float, Happening]] = deque(maxlen=KEPT)
+        self._happened: deque[tuple[int, float, Change]] = deque(maxlen=KEPT)
         self._etcd: dict[str, Any] = {}
         self._leases: list[dict[str, Any]] = []
         self._problem = ""
@@ -74,25 +74,25 @@ class Feed:
         seen = 0
         while True:
             async with self._tick:
-                news = [(number, at, happening) for number, at, happening in self._happened if number > seen]
+                news = [(number, at, change) for number, at, change in self._happened if number > seen]
                 state = self._state
                 if news:
                     seen = news[-1][0]
-            told = [{"number": number, "at": at, **happening._asdict()} for number, at, happening in news]
-            writer.write(f'data: {{"state": {state}, "happenings": {json.dumps(told)}}}\n\n'.encode())
+            told = [{"number": number, "at": at, **change._asdict()} for number, at, change in news]
+            writer.write(f'data: {{"state": {state}, "changes": {json.dumps(told)}}}\n\n'.encode())
             await writer.drain()
             async with self._tick:
                 await self._tick.wait()
 
-    async def _listen(self, news: asyncio.Queue[list[Happening]]) -> None:
+    async def _listen(self, news: asyncio.Queue[list[Change]]) -> None:
         """Take in what happens until the next tick."""
         ends = time.monotonic() + TICK_SECONDS
         while (left := ends - time.monotonic()) > 0:
             with suppress(asyncio.TimeoutError):
-                happenings = await asyncio.wait_for(news.get(), left)
-                self._board.tell(happenings, time.monotonic())
+                changes = await asyncio.wait_for(news.get(), left)
+                self._board.tell(changes, time.monotonic())
                 # wall time is for the reader alone
-                self._happened.extend((next(self._numbers), time.time(), happening) for happening in happenings)
+                self._happened.extend((next(self._numbers), time.time(), change) for change in changes)
 
     async def _publish(self) -> None:
         ranks = self._board.rows(time.monotonic())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..gateway.settings import GatewaySettings
+from ..sglang.gateway.settings import GatewaySettings
 from .logs import LogSettings, configure
 from .options import settings_options
 
@@ -22,6 +22,6 @@ def gateway(settings: GatewaySettings, logs: LogSettings) -> None:
       etcd-pd gateway --instance prefill-0 --listen 10.0.0.7:8998
     """
     configure(logs)
-    from ..gateway import main
+    from ..sglang.gateway import main
 
     raise SystemExit(main.run(settings))

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..model import MAX_ROOM
+from ..wire.limits import MAX_ROOM
 from .board import Board
-from .happenings import Happening, follow
+from .changes import Change, follow
 from .look import LookSettings
 from .options import settings_options
 from .stopping import run_until_stopped
@@ -29,7 +29,7 @@ KINDS = ("room", "rank", "prefill", "decode", "agent", "watch")
 @settings_options("settings", LookSettings)
 @click.option("--instance", help="only what concerns this instance or agent")
 @click.option("--room", type=click.IntRange(0, MAX_ROOM), help="only what concerns this room")
-@click.option("--kind", type=click.Choice(KINDS), multiple=True, help="only happenings of this kind; may be repeated")
+@click.option("--kind", type=click.Choice(KINDS), multiple=True, help="only changes of this kind; may be repeated")
 @click.option("--all", "everything", is_flag=True, help="begin with what is there already")
 @click.option("--count", type=click.IntRange(0), default=0, help="end after so many lines; 0: at Ctrl-C")
 def watch(
@@ -52,42 +52,42 @@ def watch(
       etcd-pd watch --room 4611686018427387904
     """
 
-    def wanted(happening: Happening) -> bool:
+    def wanted(change: Change) -> bool:
         return (
-            (not kind or happening.kind in kind)
-            and (instance is None or happening.name == instance)
-            and (room is None or happening.room == room)
+            (not kind or change.kind in kind)
+            and (instance is None or change.name == instance)
+            and (room is None or change.room == room)
         )
 
     run_until_stopped(_watch(settings, wanted, everything, count))
 
 
-async def _watch(settings: LookSettings, wanted: Callable[[Happening], bool], everything: bool, count: int) -> None:
+async def _watch(settings: LookSettings, wanted: Callable[[Change], bool], everything: bool, count: int) -> None:
     shown = 0
     async with follow(settings.etcd, settings.root) as news:
         first = await news.get()
         click.echo(f"watching {settings.root}: {len(first)} keys so far", err=True)
-        happenings = first if everything else []
+        changes = first if everything else []
         while True:
-            for happening in filter(wanted, happenings):
-                click.echo(_as_json(happening) if settings.output == "json" else _as_line(happening))
+            for change in filter(wanted, changes):
+                click.echo(_as_json(change) if settings.output == "json" else _as_line(change))
                 shown += 1
                 if shown == count:
                     return
-            happenings = await news.get()
+            changes = await news.get()
 
 
-def _as_json(happening: Happening) -> str:
-    return json.dumps(happening._asdict())
+def _as_json(change: Change) -> str:
+    return json.dumps(change._asdict())
 
 
-def _as_line(happening: Happening) -> str:
+def _as_line(change: Change) -> str:
     # wall time is for the reader alone: nothing is decided by it
-    words = [f"{datetime.now():%H:%M:%S}", f"{happening.revision:>8}", f"{happening.what:<10}", f"{happening.kind:<7}"]
-    words.append(happening.name if happening.room is None else f"{happening.name} {happening.room}")
-    if happening.dp_rank is not None:
-        words.append(f"dp_rank={happening.dp_rank} epoch={happening.epoch}")
-    return " ".join([*words, happening.text]).rstrip()
+    words = [f"{datetime.now():%H:%M:%S}", f"{change.revision:>8}", f"{change.what:<10}", f"{change.kind:<7}"]
+    words.append(change.name if change.room is None else f"{change.name} {change.room}")
+    if change.dp_rank is not None:
+        words.append(f"dp_rank={change.dp_rank} epoch={change.epoch}")
+    return " ".join([*words, change.text]).rstrip()
 
 
 @click.command()
@@ -111,7 +111,7 @@ def top(settings: LookSettings, interval: float, count: int) -> None:
 async def _top(settings: LookSettings, interval: float, count: int) -> None:
     from rich.live import Live
 
-    from ..console import make_console
+    from .console import make_console
 
     console = make_console()
     board, looks = Board(), 0
@@ -132,7 +132,7 @@ async def _top(settings: LookSettings, interval: float, count: int) -> None:
                     console.print(_table(settings.root, board.watch, rows))
 
 
-async def _listen(board: Board, news: asyncio.Queue[list[Happening]], seconds: float) -> None:
+async def _listen(board: Board, news: asyncio.Queue[list[Change]], seconds: float) -> None:
     """Tell the board what happens for so long."""
     ends = time.monotonic() + seconds
     while (left := ends - time.monotonic()) > 0:
@@ -141,7 +141,7 @@ async def _listen(board: Board, news: asyncio.Queue[list[Happening]], seconds: f
 
 
 def _table(root: str, watch: str, rows: list[dict[str, Any]]) -> RenderableType:
-    from ..console import plain_table
+    from .console import plain_table
 
     columns = ["instance", "dp_rank:", "state", "rooms:", "load", "rooms/s:", "held p50:", "held p99:", "failed:"]
     table = plain_table(f"{root}: {sum(row['rooms'] for row in rows)} rooms in flight, watch {watch}", *columns)

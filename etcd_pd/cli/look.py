@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..config import AgentSettings, EtcdSettings
-from ..model import MAX_PARALLEL, MAX_ROOM
+from ..wire.limits import MAX_PARALLEL, MAX_ROOM
 from .options import settings_options
 from .views import ROOM_STATES
 
@@ -134,8 +134,8 @@ def _show(
     render: Callable[[dict[str, Any]], Any],
 ) -> dict[str, Any]:
     """Read, print, and return what was read."""
-    from ..console import make_console
     from ..store.admin import EtcdAdmin
+    from .console import make_console
 
     async def look() -> dict[str, Any]:
         async with EtcdAdmin(settings.etcd) as store:

@@ -9,8 +9,8 @@ import time
 from collections.abc import Sequence
 
 from ..config import AgentSettings
-from ..probe import agent_answers
-from ..process import Process, describe_status
+from ..reference.local.probe import agent_answers
+from ..reference.local.process import Process, describe_status
 from .logs import LogSettings
 from .options import to_environ
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from ..console import plain_table
+from .console import plain_table
 
 
 def room_table(found: dict[str, Any]) -> RenderableType:

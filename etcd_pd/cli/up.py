@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..stack.settings import StackSettings
+from ..reference.stack.settings import StackSettings
 from .options import settings_options
 
 
@@ -37,6 +37,6 @@ def up(settings: StackSettings, demo: bool, prompts: int) -> None:
       etcd-pd up --demo               32 prompts, checked against etcd and against the model alone
       etcd-pd up --model-path DIR     with a model of your own
     """
-    from ..stack.up import bring_up
+    from .bring_up import bring_up
 
     raise SystemExit(bring_up(settings, prompts if demo else 0))

@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..keys import AgentKey, DecodeKey, Keys, PrefillKey, RankKey, RoomKey
-from ..model import ASSIGNED, FAILED, InstanceInfo, RankEndpoint, RoomValue
-from ..records import MAX_TXN_OPS
+from ..core.keys import AgentKey, DecodeKey, Keys, PrefillKey, RankKey, RoomKey
+from ..core.records import MAX_TXN_OPS
+from ..wire.values import ASSIGNED, FAILED, InstanceInfo, RankEndpoint, RoomValue
 from .etcd_view import describe_etcd
 
 if TYPE_CHECKING:
     from ..config import EtcdSettings
-    from ..records import KeyValue
+    from ..core.records import KeyValue
     from ..store.admin import EtcdAdmin, LeaseTimes
 
 #: State of a key whose value is not of this version.

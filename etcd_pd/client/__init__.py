@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator
 from types import TracebackType
 
-from .. import protocol
 from ..errors import AgentBusy, AgentUnavailable, ConfigError, ProtocolError
-from ..model import check_heartbeat, check_int
+from ..wire import messages
+from ..wire.limits import check_heartbeat, check_int
 from .connection import Connection
 from .decode import Admission, Decode
 from .events import (
@@ -29,9 +29,9 @@ from .events import (
     Rejected,
     Resolved,
 )
-from .launch import start_agent as _start_agent
 from .prefill import Prefill
 from .seen import Seen
+from .start import start_agent as _start_agent
 
 __all__ = [
     "Admission",
@@ -104,20 +104,20 @@ class Client:
         self._refused: str | None = None
         prefill, decode = self.prefill, self.decode
         self._handlers = {
-            protocol.WELCOME[0]: self._on_welcome,
-            protocol.ANNOUNCED[0]: prefill.on_announced,
-            protocol.REFUSED[0]: prefill.on_refused,
-            protocol.REGISTERED[0]: prefill.on_registered,
-            protocol.REJECTED[0]: prefill.on_rejected,
-            protocol.DURABLE[0]: prefill.on_durable,
-            protocol.RANK_ENDED[0]: prefill.on_rank_ended,
-            protocol.DRAINED[0]: prefill.on_drained,
-            protocol.INSTANCE[0]: decode.on_instance,
-            protocol.RESOLVED[0]: decode.on_resolved,
-            protocol.ENDED[0]: decode.on_ended,
-            protocol.VIEW[0]: decode.on_view,
-            protocol.LOST_PUSHES[0]: self._on_lost_pushes,
-            protocol.HISTORY_LOST[0]: self._on_history_lost,
+            messages.WELCOME[0]: self._on_welcome,
+            messages.ANNOUNCED[0]: prefill.on_announced,
+            messages.REFUSED[0]: prefill.on_refused,
+            messages.REGISTERED[0]: prefill.on_registered,
+            messages.REJECTED[0]: prefill.on_rejected,
+            messages.DURABLE[0]: prefill.on_durable,
+            messages.RANK_ENDED[0]: prefill.on_rank_ended,
+            messages.DRAINED[0]: prefill.on_drained,
+            messages.INSTANCE[0]: decode.on_instance,
+            messages.RESOLVED[0]: decode.on_resolved,
+            messages.ENDED[0]: decode.on_ended,
+            messages.VIEW[0]: decode.on_view,
+            messages.LOST_PUSHES[0]: self._on_lost_pushes,
+            messages.HISTORY_LOST[0]: self._on_history_lost,
         }
 
     def __repr__(self) -> str:
@@ -143,7 +143,7 @@ class Client:
         """End the connection: the agent takes this engine's rank out of etcd, also one that may linger."""
         if self._connection.connected:
             try:
-                self._connection.send(protocol.BYE)
+                self._connection.send(messages.BYE)
             except AgentBusy:
                 pass
         self._connection.close()
@@ -169,8 +169,8 @@ class Client:
             raise AgentUnavailable(self._refused)
 
     def _hello(self) -> Iterator[bytes]:
-        hello = {"protocol": protocol.VERSION, "heartbeat": self._heartbeat, **self._seen.claim()}
-        yield protocol.encode_json(protocol.HELLO, hello)
+        hello = {"protocol": messages.VERSION, "heartbeat": self._heartbeat, **self._seen.claim()}
+        yield messages.encode_json(messages.HELLO, hello)
         yield from self.prefill.hello()
         yield from self.decode.hello()
 
@@ -178,7 +178,7 @@ class Client:
         self.decode.on_lost()
 
     def _on_welcome(self, packet: bytes) -> None:
-        message = protocol.decode_json(packet)
+        message = messages.decode_json(packet)
         self._refused = message.get("refused")
 
     def _on_history_lost(self, packet: bytes) -> None:

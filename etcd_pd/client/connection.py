@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from ..errors import AgentBusy
-from ..protocol import LISTS, MAX_PACKET, PING
+from ..wire.messages import LISTS, MAX_PACKET, PING
 
 #: A lost agent is looked for again after this long; an attempt on a Unix socket costs some 20 us.
 RECONNECT_SECONDS = 0.05

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from .. import protocol
 from ..errors import (
     AgentBusy,
     AgentUnavailable,
@@ -22,20 +21,10 @@ from ..errors import (
     RoomTimeout,
     ViewStale,
 )
-from ..model import (
-    MAX_PARALLEL,
-    Assignment,
-    InstanceInfo,
-    PrefillInstance,
-    Rank,
-    RankEndpoint,
-    Topology,
-    check_int,
-    check_name,
-    check_room,
-    check_seconds,
-)
-from ..protocol import SILENCE_SECONDS
+from ..wire import messages
+from ..wire.limits import MAX_PARALLEL, check_int, check_name, check_room, check_seconds
+from ..wire.messages import SILENCE_SECONDS
+from ..wire.values import Assignment, InstanceInfo, PrefillInstance, Rank, RankEndpoint, Topology
 from .events import DecodeEvent, Described, Ended, Resolved
 from .seen import Seen
 
@@ -140,7 +129,7 @@ class Decode:
         if address:
             check_name("address", address)
         announcement = {"instance": instance, "address": address}
-        self._connection.send(protocol.encode_json(protocol.DECODER, announcement))
+        self._connection.send(messages.encode_json(messages.DECODER, announcement))
         self._announcement = announcement
 
     def want(self, instance: str, room: int, *, timeout: float = 300.0, dp_rank: int | None = None) -> None:
@@ -294,7 +283,7 @@ class Decode:
             AgentBusy: too many packets wait for the agent already.
         """
         check_name("instance", instance)
-        self._connection.send(protocol.encode_follow(instance))
+        self._connection.send(messages.encode_follow(instance))
         self._followed[instance] = None
 
     def instance(self, instance: str) -> PrefillInstance | None:
@@ -329,7 +318,7 @@ class Decode:
         """All that a new agent must know of this process."""
         self.on_lost()
         if self._announcement is not None:
-            yield protocol.encode_json(protocol.DECODER, self._announcement)
+            yield messages.encode_json(messages.DECODER, self._announcement)
         yield from self.ask_again()
 
     def ask_again(self) -> Iterator[bytes]:
@@ -343,10 +332,10 @@ class Decode:
             if want.error is None:
                 self._last_want = want.id
                 yield self._want_packet(want, max(want.deadline - now, 0.001))
-        yield from map(protocol.encode_follow, self._followed)
+        yield from map(messages.encode_follow, self._followed)
         if self._wants:
             self._round = next(self._rounds)
-            yield protocol.encode_ping(self._round)
+            yield messages.encode_ping(self._round)
 
     # --- what the agent says
 
@@ -363,9 +352,9 @@ class Decode:
 
     def on_view(self, packet: bytes) -> None:
         """VIEW."""
-        at = protocol.decode_view(packet)
+        at = messages.decode_view(packet)
         self._revision, view, self._answered_want, self._floor, self._answered_round, cluster_id = at
-        self._view = protocol.VIEWS[view]
+        self._view = messages.VIEWS[view]
         if cluster_id:
             self._seen.cluster_id = cluster_id
             self._seen.revision = max(self._seen.revision, self._revision)
@@ -373,7 +362,7 @@ class Decode:
     def on_resolved(self, packet: bytes) -> None:
         """RESOLVED."""
         self.on_view(packet)
-        for id, *answer in protocol.decode_resolved(packet):
+        for id, *answer in messages.decode_resolved(packet):
             want = self._by_id.get(id)
             if want is None or want.error is not None:
                 continue
@@ -385,7 +374,7 @@ class Decode:
 
     def on_ended(self, packet: bytes) -> None:
         """ENDED."""
-        message = protocol.decode_json(packet)
+        message = messages.decode_json(packet)
         want = self._by_id.get(message["id"])
         if want is not None and want.error is None:
             if want.assignment is None and "arrived" in message:  # it came too late to hear of that: for admit() alone
@@ -397,7 +386,7 @@ class Decode:
 
     def on_instance(self, packet: bytes) -> None:
         """INSTANCE."""
-        message = protocol.decode_json(packet)
+        message = messages.decode_json(packet)
         id, info = message["id"], message["info"]
         self._numbers[message["number"]] = id
         for name in message["names"]:
@@ -413,7 +402,7 @@ class Decode:
         self, want: _Want, dp_rank: int, epoch: int, revision: int, lease_id: int, source: int, number: int
     ) -> Assignment:
         instance = self._numbers.get(number, want.instance)
-        return Assignment(instance, want.room, dp_rank, epoch, revision, lease_id, protocol.SOURCES[source])
+        return Assignment(instance, want.room, dp_rank, epoch, revision, lease_id, messages.SOURCES[source])
 
     def _end(self, want: _Want, error: ResolveError) -> None:
         want.error = error
@@ -429,7 +418,7 @@ class Decode:
         while self._undone:
             id = self._undone.pop()  # before sending: a connection that turns out to be lost clears the rest
             try:
-                self._connection.send(protocol.encode_done(id))
+                self._connection.send(messages.encode_done(id))
             except AgentBusy:
                 self._undone.append(id)
                 return
@@ -437,13 +426,13 @@ class Decode:
     def _want_packet(self, want: _Want, seconds: float) -> bytes:
         known = want.assignment
         if known is None:
-            wanted = protocol.WantedRoom(want.id, want.room, want.named_rank, seconds, want.instance)
+            wanted = messages.WantedRoom(want.id, want.room, want.named_rank, seconds, want.instance)
         else:  # by its id, as an address may come to mean another instance
             seen = max(known.epoch, known.revision)
-            wanted = protocol.WantedRoom(
+            wanted = messages.WantedRoom(
                 want.id, want.room, want.named_rank, seconds, known.instance, known.dp_rank, known.epoch, seen
             )
-        return protocol.encode_want(wanted)
+        return messages.encode_want(wanted)
 
     def _wait(self, deadline: float) -> None:
         seconds = min(max(deadline - time.monotonic(), 0.0), 0.05)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..errors import EtcdPDError, InstanceConflict, ResolveError
-from ..model import Assignment, PrefillInstance
+from ..wire.values import Assignment, PrefillInstance
 
 
 @dataclass(frozen=True)

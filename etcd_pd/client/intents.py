@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from .. import protocol
+from ..wire import messages
 
 
 class Held(NamedTuple):
@@ -26,8 +26,8 @@ Ending = tuple[int, int, str | None, Held | None, int]
 def _packet(ending: Ending) -> bytes:
     sequence, room, reason, _, _ = ending
     if reason is None:
-        return protocol.encode_room(protocol.RELEASE, room, sequence)
-    return protocol.encode_json(protocol.FAIL, {"room": room, "reason": reason, "sequence": sequence})
+        return messages.encode_room(messages.RELEASE, room, sequence)
+    return messages.encode_json(messages.FAIL, {"room": room, "reason": reason, "sequence": sequence})
 
 
 class Intents:
@@ -99,17 +99,17 @@ class Intents:
                 *self.held.items(),
                 *((room, held) for _, room, _, held, _ in self.endings),
             ]
-            yield from protocol.encode_adopted(
-                protocol.AdoptedRoom(room, held.epoch, held.token, held.lease_id) for room, held in rooms if held
+            yield from messages.encode_adopted(
+                messages.AdoptedRoom(room, held.epoch, held.token, held.lease_id) for room, held in rooms if held
             )
         said = [(ending[0], _packet(ending)) for ending in self.endings]
         for lot in dict.fromkeys(self._lots.values()):
             left = [(room, self.asked[room]) for room in lot if room in self._lots]
-            said.append((left[0][1], protocol.encode_lot(left)))
+            said.append((left[0][1], messages.encode_lot(left)))
         alone = [(number, room) for room, number in self.asked.items() if room not in self._lots]
         if to_another:
             alone += [(asked, room) for _, room, _, _, asked in self.endings if asked]
-        said += [(number, protocol.encode_room(protocol.REGISTER, room, number)) for number, room in alone]
+        said += [(number, messages.encode_room(messages.REGISTER, room, number)) for number, room in alone]
         yield from [packet for _, packet in sorted(said)]
 
     def answer(self, room: int, sequence: int) -> bool:

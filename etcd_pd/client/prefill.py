@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .. import errors, protocol
+from .. import errors
 from ..errors import (
     AgentBusy,
     ConfigError,
@@ -15,19 +15,9 @@ from ..errors import (
     RankDraining,
     RegistrationTimeout,
 )
-from ..model import (
-    MAX_ROOM,
-    TIMED_OUT,
-    InstanceInfo,
-    Rank,
-    RankEndpoint,
-    Topology,
-    check_linger,
-    check_name,
-    check_rank,
-    check_room,
-    check_text,
-)
+from ..wire import messages
+from ..wire.limits import MAX_ROOM, check_linger, check_name, check_room, check_text
+from ..wire.values import TIMED_OUT, InstanceInfo, Rank, RankEndpoint, Topology, check_rank
 from .events import Announced, Drained, PrefillEvent, RankEnded, Refused, Registered, Rejected
 from .intents import Held, Intents
 from .seen import Seen
@@ -114,7 +104,7 @@ class Prefill:
             "linger": linger,
         }
         # sent before it is remembered: opening the connection says all that is remembered
-        self._connection.send(protocol.encode_json(protocol.ANNOUNCE, announcement))
+        self._connection.send(messages.encode_json(messages.ANNOUNCE, announcement))
         self._announcement, self._draining = announcement, False
 
     def register(self, room: int) -> None:
@@ -143,7 +133,7 @@ class Prefill:
         if len(asked) + len(intents.endings) >= self._limit or (intents.unsaid and not intents.say_unsaid()):
             raise AgentBusy(self._limit)
         sequence = intents.sequence = intents.sequence + 1
-        self._connection.send(protocol.encode_room(protocol.REGISTER, room, sequence))
+        self._connection.send(messages.encode_room(messages.REGISTER, room, sequence))
         asked[room] = sequence
 
     def register_lot(self, rooms: Sequence[int]) -> None:
@@ -159,8 +149,8 @@ class Prefill:
             ConfigError: not rooms, or too many of them.
             NotAnnounced, RankDraining, AgentBusy: as register(); nothing was queued.
         """
-        if not 0 < len(rooms) <= protocol.MAX_LOT or len(set(rooms)) != len(rooms):
-            raise ConfigError("rooms", f"must be 1 to {protocol.MAX_LOT} different rooms, not {len(rooms)}")
+        if not 0 < len(rooms) <= messages.MAX_LOT or len(set(rooms)) != len(rooms):
+            raise ConfigError("rooms", f"must be 1 to {messages.MAX_LOT} different rooms, not {len(rooms)}")
         for room in rooms:
             check_room(room)
         if self._announcement is None:
@@ -173,7 +163,7 @@ class Prefill:
             raise AgentBusy(self._limit)
         self._events += [Registered(room, *intents.held[room]) for room in rooms if room in intents.held]
         if lot:
-            self._connection.send(protocol.encode_lot(lot.items()))
+            self._connection.send(messages.encode_lot(lot.items()))
             intents.ask_lot(lot)
 
     def release(self, room: int) -> None:
@@ -205,7 +195,7 @@ class Prefill:
         if self._announcement is None:
             raise NotAnnounced("announce() comes before drain()")
         self._draining = True
-        self._connection.send(protocol.encode_json(protocol.DRAIN, {}))
+        self._connection.send(messages.encode_json(messages.DRAIN, {}))
 
     def poll(self) -> list[PrefillEvent]:
         """What has happened since the last call. Never blocks.
@@ -225,10 +215,10 @@ class Prefill:
         """All that a new agent must know of this rank."""
         if self._announcement is None:
             return
-        yield protocol.encode_json(protocol.ANNOUNCE, self._announcement)
+        yield messages.encode_json(messages.ANNOUNCE, self._announcement)
         yield from self._intents.say_again(to_another=True)
         if self._draining:
-            yield protocol.encode_json(protocol.DRAIN, {})
+            yield messages.encode_json(messages.DRAIN, {})
 
     def ask_again(self) -> Iterator[bytes]:
         """Repeat what was not answered; the agent folds repetitions."""
@@ -238,7 +228,7 @@ class Prefill:
 
     def on_announced(self, packet: bytes) -> None:
         """ANNOUNCED."""
-        message = protocol.decode_json(packet)
+        message = messages.decode_json(packet)
         if self._announcement is None:
             return
         self._epoch = message["epoch"]
@@ -248,7 +238,7 @@ class Prefill:
 
     def on_refused(self, packet: bytes) -> None:
         """REFUSED."""
-        message = protocol.decode_json(packet)
+        message = messages.decode_json(packet)
         self._events.append(Refused(InstanceConflict(message["instance"], message["holder"])))
         self._announcement = None
         self._end_epoch()
@@ -257,7 +247,7 @@ class Prefill:
         """REGISTERED."""
         answer, held, events = self._intents.answer, self._intents.held, self._events
         newest = self._seen.revision
-        for room, token, lease_id, epoch, sequence in protocol.decode_registered(packet):
+        for room, token, lease_id, epoch, sequence in messages.decode_registered(packet):
             if answer(room, sequence):
                 held[room] = Held(token, lease_id, epoch)
                 events.append(Registered(room, token, lease_id, epoch))
@@ -267,7 +257,7 @@ class Prefill:
 
     def on_rejected(self, packet: bytes) -> None:
         """REJECTED. A registration that timed out may happen yet, or have happened: the room is failed."""
-        message = protocol.decode_json(packet)
+        message = messages.decode_json(packet)
         room, error = message["room"], _rejection(message)
         if not self._intents.answer(room, message["sequence"]):
             return
@@ -277,11 +267,11 @@ class Prefill:
 
     def on_durable(self, packet: bytes) -> None:
         """DURABLE."""
-        self._intents.settle(protocol.decode_durable(packet))
+        self._intents.settle(messages.decode_durable(packet))
 
     def on_rank_ended(self, packet: bytes) -> None:
         """RANK_ENDED."""
-        message = protocol.decode_json(packet)
+        message = messages.decode_json(packet)
         self._events.append(RankEnded(message["epoch"], message["reason"]))
         if self._announcement is not None:
             self._announcement["epoch"] = 0

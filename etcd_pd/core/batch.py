@@ -9,9 +9,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ..errors import EtcdPDError
-from ..model import FAILED, RoomValue
-from ..records import Compare, Delete, KeyValue, Operation, Put
+from ..wire.values import FAILED, RoomValue
 from .lease import Bucket
+from .records import Compare, Delete, KeyValue, Operation, Put
 
 
 class RankRef(NamedTuple):

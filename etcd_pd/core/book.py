@@ -11,9 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 
 from ..errors import AgentBusy, EtcdPDError, RankLost, RegistrationTimeout, RoomConflict, StoreRejected
-from ..keys import Keys
-from ..model import FAILED, TIMED_OUT, RoomValue
-from ..records import MAX_TXN_OPS, KeyValue, Listing
+from ..wire.values import FAILED, TIMED_OUT, RoomValue
 from .batch import (
     Batch,
     Durable,
@@ -29,7 +27,9 @@ from .batch import (
     Rejected,
     Said,
 )
+from .keys import Keys
 from .lease import Bucket, BucketPool
+from .records import MAX_TXN_OPS, KeyValue, Listing
 
 #: Why a registration is given up that waited, and was never sent.
 NOT_IN_TIME = "etcd took no write in time"

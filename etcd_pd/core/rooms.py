@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from ..keys import AgentKey, Keys, PrefillKey, RankKey, RoomKey
-from ..model import ENDED, FAILED, Assignment, InstanceInfo, PrefillInstance, Rank, RankEndpoint, RoomValue
-from ..records import Event, KeyValue
+from ..wire.values import ENDED, FAILED, Assignment, InstanceInfo, PrefillInstance, Rank, RankEndpoint, RoomValue
+from .keys import AgentKey, Keys, PrefillKey, RankKey, RoomKey
+from .records import Event, KeyValue
 
 #: How many ended epochs are remembered with their end, for waits that come later. Ranks that restart more often than
 #: that while a room lives have other troubles.

@@ -10,7 +10,7 @@ import enum
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..records import Event, Header, KeyValue, Listing, WatchResponse
+from .records import Event, Header, KeyValue, Listing, WatchResponse
 
 
 class WatchState(enum.Enum):

@@ -1,1 +1,1 @@
-"""Engines as they are, connected to etcd_pd through its public client; standard library until an engine is there."""
+"""The old place of :mod:`etcd_pd.sglang`: it goes with version 0.3."""

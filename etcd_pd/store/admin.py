@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..config import EtcdSettings
+from ..core.keys import prefix_end
 from ..errors import StoreRejected
-from ..keys import prefix_end
 from . import etcdrpc
 from .etcd import EtcdStore
 

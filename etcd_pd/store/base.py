@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
+from ..core.records import Condition, LeaseGrant, Listing, MemberStatus, Operation, TxnResult, WatchResponse
 from ..errors import StoreError, StoreRejected
-from ..records import Condition, LeaseGrant, Listing, MemberStatus, Operation, TxnResult, WatchResponse
 
 
 class Watch(Protocol):

@@ -21,9 +21,8 @@ from urllib.parse import urlsplit
 import tenacity
 
 from ..config import EtcdSettings
-from ..errors import Compacted, LeaseNotFound, StoreError, StoreRejected, StoreTimeout, StoreUnavailable
-from ..keys import prefix_end
-from ..records import (
+from ..core.keys import prefix_end
+from ..core.records import (
     Condition,
     Delete,
     Event,
@@ -38,6 +37,7 @@ from ..records import (
     TxnResult,
     WatchResponse,
 )
+from ..errors import Compacted, LeaseNotFound, StoreError, StoreRejected, StoreTimeout, StoreUnavailable
 from . import etcdrpc
 
 etcdrpc.install()

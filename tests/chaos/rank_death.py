@@ -21,8 +21,8 @@ from pathlib import Path
 import psutil
 
 import etcd_pd
-from etcd_pd.probe import agent_answers
-from etcd_pd.process import Process
+from etcd_pd.reference.local.probe import agent_answers
+from etcd_pd.reference.local.process import Process
 from tests.support.etcd_server import EtcdServer
 
 INSTANCE, ROOMS, TIMES = "p0", 100, 20

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from etcd_pd.probe import agent_answers
-from etcd_pd.process import Process
+from etcd_pd.reference.local.probe import agent_answers
+from etcd_pd.reference.local.process import Process
 from tests.support.etcdctl import EtcdCtl
 from tests.support.waiting import wait_until
 

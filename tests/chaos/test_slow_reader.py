@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import etcd_pd
-from etcd_pd.probe import agent_answers
-from etcd_pd.process import Process
+from etcd_pd.reference.local.probe import agent_answers
+from etcd_pd.reference.local.process import Process
 from tests.support.etcd_server import EtcdServer
 
 pytestmark = [pytest.mark.chaos, pytest.mark.quick, pytest.mark.timeout(180)]

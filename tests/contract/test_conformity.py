@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from etcd_pd.config import EtcdSettings
+from etcd_pd.core.records import Compare, Condition, Delete, Event, OnLease, Operation, Put
 from etcd_pd.errors import LeaseNotFound, StoreError
-from etcd_pd.records import Compare, Condition, Delete, Event, OnLease, Operation, Put
 from etcd_pd.store.base import Store, Watch
 from etcd_pd.store.etcd import EtcdStore
 from tests.support.etcd_server import EtcdServer

@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 
 from etcd_pd.config import EtcdSettings
+from etcd_pd.core.records import MAX_TXN_OPS, Compare, Delete, Event, KeyValue, OnLease, Operation, Put, WatchResponse
 from etcd_pd.errors import LeaseNotFound, StoreError, StoreRejected, StoreTimeout, StoreUnavailable
-from etcd_pd.records import MAX_TXN_OPS, Compare, Delete, Event, KeyValue, OnLease, Operation, Put, WatchResponse
 from etcd_pd.store import etcd as etcd_store
 from etcd_pd.store.base import Store, Watch
 from etcd_pd.store.etcd import EtcdStore

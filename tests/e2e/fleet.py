@@ -22,8 +22,8 @@ from urllib.request import urlopen
 import aiohttp
 import psutil
 
-from etcd_pd.probe import http_ok
-from etcd_pd.process import Process
+from etcd_pd.reference.local.probe import http_ok
+from etcd_pd.reference.local.process import Process
 from tests.support.agents import AgentProcess
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until

@@ -23,15 +23,15 @@ MAX_NEW_TOKENS = 24
 @pytest.fixture(scope="module")
 def expected(stack: RunningStack) -> list[list[int]]:
     """The model's own continuation of each text, in this process."""
-    from etcd_pd.engine.card import go_offline
+    from etcd_pd.reference.engine.card import go_offline
 
     go_offline()
-    from etcd_pd.engine.card import read_card
-    from etcd_pd.engine.messages import Sampling
-    from etcd_pd.engine.model import Model
-    from etcd_pd.engine.reference import generate
-    from etcd_pd.engine.settings import PrefillSettings
-    from etcd_pd.engine.text import Tokenizer
+    from etcd_pd.reference.engine.card import read_card
+    from etcd_pd.reference.engine.messages import Sampling
+    from etcd_pd.reference.engine.model import Model
+    from etcd_pd.reference.engine.reference import generate
+    from etcd_pd.reference.engine.settings import PrefillSettings
+    from etcd_pd.reference.engine.text import Tokenizer
 
     path = get_json(f"{stack.prefill}/model_info")["model_path"]
     model, tokenizer, ends = Model(path), Tokenizer(path), read_card(path, PrefillSettings()).end_tokens

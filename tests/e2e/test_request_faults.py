@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import psutil
 import pytest
 
-from etcd_pd.probe import http_ok
+from etcd_pd.reference.local.probe import http_ok
 from tests.support.etcd_server import EtcdServer
 from tests.support.waiting import wait_until
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from etcd_pd.embedded import EmbeddedEtcd
-from etcd_pd.records import is_outdated
+from etcd_pd.core.records import is_outdated
+from etcd_pd.reference.local.embedded import EmbeddedEtcd
 from tests.e2e.running import RunningStack, generation, post, post_all
 from tests.support.etcdctl import EtcdCtl
 from tests.support.waiting import wait_until

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from etcd_pd import protocol
+from etcd_pd.wire import messages
 from tests.support.agent_in_memory import InMemory, running, until
 from tests.support.raw_engine import HELLO, heard, raw
 
@@ -75,7 +75,7 @@ class Attacker:
                 except OSError:  # the agent has ended the conversation
                     break
             witness.send(HELLO)
-            await until(lambda: self._troubles or heard(witness, protocol.VIEW), "the agent answers others")
+            await until(lambda: self._troubles or heard(witness, messages.VIEW), "the agent answers others")
         await until(lambda: self._troubles or not world.agent.server.connections, "the agent has let go of both")
 
     def _end_agent(self) -> None:

@@ -16,11 +16,11 @@ from typing import Any
 import docker
 import yaml
 
-from etcd_pd.cluster.certs import keep_certificates
-from etcd_pd.cluster.member import prepare
-from etcd_pd.cluster.settings import CertSettings, MemberSettings
 from etcd_pd.config import EtcdSettings
 from etcd_pd.errors import StoreUnavailable
+from etcd_pd.kubernetes.certs import keep_certificates
+from etcd_pd.kubernetes.member import prepare
+from etcd_pd.kubernetes.settings import CertSettings, MemberSettings
 from etcd_pd.store.admin import EtcdAdmin
 from tests.helm.secrets import MemoryApi, tls_settings
 from tests.support.etcd_server import _LABEL, _owner, image

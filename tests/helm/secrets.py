@@ -6,8 +6,8 @@ import base64
 import copy
 from pathlib import Path
 
-from etcd_pd.cluster.kubernetes import Object, ObjectConflict
 from etcd_pd.config import EtcdSettings
+from etcd_pd.kubernetes.api import Object, ObjectConflict
 
 
 class MemoryApi:

@@ -7,11 +7,11 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from cryptography import x509
 
-from etcd_pd.cluster.authority import valid_until
-from etcd_pd.cluster.certs import ATTEMPTS, AuthorityEnds, keep_certificates
-from etcd_pd.cluster.kubernetes import Object, ObjectConflict
-from etcd_pd.cluster.settings import CertSettings
 from etcd_pd.errors import ConfigError
+from etcd_pd.kubernetes.api import Object, ObjectConflict
+from etcd_pd.kubernetes.authority import valid_until
+from etcd_pd.kubernetes.certs import ATTEMPTS, AuthorityEnds, keep_certificates
+from etcd_pd.kubernetes.settings import CertSettings
 from tests.helm.secrets import MemoryApi
 
 SETTINGS = CertSettings(

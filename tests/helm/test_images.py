@@ -45,6 +45,6 @@ def test_the_engine_image_has_engine_and_router(images: dict[str, str]) -> None:
 
 
 def test_the_engine_image_can_trace(images: dict[str, str]) -> None:
-    program = "from etcd_pd.engine import spans; print(spans.exporter('otlp'))"
+    program = "from etcd_pd.reference.engine import spans; print(spans.exporter(over_otlp=True))"
     done = run(*RUN, "--entrypoint", "python3", images["engine"], "-c", program)
     assert "OTLPSpanExporter" in done.stdout, done.stderr

@@ -8,7 +8,7 @@ import pytest
 
 from etcd_pd.cli.options import _options
 from etcd_pd.config import AgentSettings
-from etcd_pd.engine.settings import DecodeSettings, PrefillSettings
+from etcd_pd.reference.engine.settings import DecodeSettings, PrefillSettings
 from tests.helm.chart import RELEASE, SHAPES, Objects, container, containers, environment, rendered, template
 
 pytestmark = pytest.mark.helm
@@ -51,7 +51,7 @@ def test_the_agent_is_a_native_sidecar_that_never_asks_etcd_in_a_probe(shape: st
         assert agent["restartPolicy"] == "Always"
         assert agent["resources"]["requests"].keys() == {"cpu", "memory"}
         for probe, word in (("startupProbe", "started"), ("livenessProbe", "alive"), ("readinessProbe", "ready")):
-            assert agent[probe]["exec"]["command"] == ["python3", "-m", "etcd_pd.health", word]
+            assert agent[probe]["exec"]["command"] == ["python3", "-m", "etcd_pd.client.health", word]
         sockets = {environment(each)["ETCD_PD_SOCKET"] for each in containers(pod) if each["name"] != "client"}
         assert sockets == {"/run/etcd-pd/agent.sock"}
         assert environment(agent)["ETCD_PD_ETCD_CERT_FILE"] == f"/etc/etcd-pd/tls/{role}/tls.crt"
@@ -66,7 +66,7 @@ def test_engines_write_only_to_volumes_and_stop_after_their_rooms(shape: str) ->
         assert {"/tmp", "/cache", "/dev/shm", "/run/etcd-pd"} <= mounts
         assert environment(engine)["HOME"] == "/cache"
         command = engine["lifecycle"]["preStop"]["exec"]["command"]
-        assert command[:3] == ["python3", "-m", "etcd_pd.drain"]
+        assert command[:3] == ["python3", "-m", "etcd_pd.client.drain"]
         seconds = sum(int(word.partition("=")[2]) for word in command[3:])
         assert pod["spec"]["terminationGracePeriodSeconds"] > seconds
 
@@ -149,7 +149,7 @@ def test_sglang_gets_the_client_its_plug_in_and_its_metadata() -> None:
     for role, pod in rendered("sglang").instances().items():
         client, agent = pod["spec"]["initContainers"]
         engine = container(pod, "engine")
-        assert client["command"] == ["python3", "-m", "etcd_pd.cluster.client_copy", "/etcd-pd/python"]
+        assert client["command"] == ["python3", "-m", "etcd_pd.kubernetes.client_copy", "/etcd-pd/python"]
         assert client["image"] == agent["image"]
         assert engine["image"] == "docker.io/lmsysorg/sglang:v0.5.23"
         settings = environment(engine)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from etcd_pd.cluster.member import ClusterLost, MembersDiffer
-from etcd_pd.cluster.settings import MemberSettings
+from etcd_pd.core.records import Put
 from etcd_pd.errors import ConfigError, StoreError
-from etcd_pd.records import Put
+from etcd_pd.kubernetes.member import ClusterLost, MembersDiffer
+from etcd_pd.kubernetes.settings import MemberSettings
 from etcd_pd.store.etcd import EtcdStore
 from tests.helm.members import Cell
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from etcd_pd.model import MAX_ROOM
+from etcd_pd.wire.limits import MAX_ROOM
 from tests.e2e.running import Reply, generation, get_json, post
 from tests.helm.chart import NAMESPACE, RELEASE, Objects, dashboard_queries, template
 from tests.helm.cluster.machine import Machine
@@ -127,16 +127,16 @@ def cell(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture(scope="module")
 def expected() -> list[list[int]]:
     """The model's own continuation of each text, in this process."""
-    from etcd_pd.engine.card import go_offline
+    from etcd_pd.reference.engine.card import go_offline
 
     go_offline()
-    from etcd_pd.engine import tiny
-    from etcd_pd.engine.card import read_card
-    from etcd_pd.engine.messages import Sampling
-    from etcd_pd.engine.model import Model
-    from etcd_pd.engine.reference import generate
-    from etcd_pd.engine.settings import PrefillSettings
-    from etcd_pd.engine.text import Tokenizer
+    from etcd_pd.reference.engine import tiny
+    from etcd_pd.reference.engine.card import read_card
+    from etcd_pd.reference.engine.messages import Sampling
+    from etcd_pd.reference.engine.model import Model
+    from etcd_pd.reference.engine.reference import generate
+    from etcd_pd.reference.engine.settings import PrefillSettings
+    from etcd_pd.reference.engine.text import Tokenizer
 
     path = tiny.ensure()
     model, tokenizer, ends = Model(path), Tokenizer(path), read_card(path, PrefillSettings()).end_tokens

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from etcd_pd.agent.etcd_health import EtcdHealth
-from etcd_pd.cluster.roles import initialize
-from etcd_pd.cluster.settings import InitSettings
 from etcd_pd.config import EtcdSettings
+from etcd_pd.core.keys import Keys
+from etcd_pd.core.records import Delete, Put
 from etcd_pd.errors import ConfigError, StoreError, StoreRejected
-from etcd_pd.keys import Keys
-from etcd_pd.model import Rank
-from etcd_pd.records import Delete, Put
+from etcd_pd.kubernetes.roles import initialize
+from etcd_pd.kubernetes.settings import InitSettings
 from etcd_pd.store.etcd import EtcdStore
+from etcd_pd.wire.values import Rank
 from tests.helm.members import Cell
 
 pytestmark = [pytest.mark.helm, pytest.mark.integration, pytest.mark.every_etcd]

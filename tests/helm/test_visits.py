@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 
 from etcd_pd import Client, connect
+from etcd_pd.client.drain import drain, main as drain_main
 from etcd_pd.client.events import Announced, Registered, Rejected
-from etcd_pd.cluster import round_trip
-from etcd_pd.drain import drain, main as drain_main
+from etcd_pd.client.health import main as probe
 from etcd_pd.errors import AgentUnavailable, RankDraining
-from etcd_pd.health import main as probe
-from etcd_pd.model import Rank, Topology
+from etcd_pd.kubernetes import round_trip
+from etcd_pd.wire.values import Rank, Topology
 from tests.helm.chart import ROOT, run
 from tests.support.children import end
 from tests.support.etcd_server import EtcdServer
@@ -55,7 +55,9 @@ def node(etcd: EtcdServer, root: str, tmp_path: Path) -> Iterator[Path]:
 def passes(word: str, path: Path) -> bool:
     """Whether a probe passes, run as kubelet does."""
     environ = {**os.environ, "ETCD_PD_SOCKET": str(path)}
-    return subprocess.run([sys.executable, "-m", "etcd_pd.health", word], env=environ, check=False).returncode == 0
+    return (
+        subprocess.run([sys.executable, "-m", "etcd_pd.client.health", word], env=environ, check=False).returncode == 0
+    )
 
 
 def test_probes_of_an_agent_without_etcd(tmp_path: Path, root: str) -> None:
@@ -81,7 +83,7 @@ def test_an_agent_that_has_seen_etcd_stays_ready_while_etcd_is_down(
 
 
 def test_a_probe_of_a_stopped_agent_fails_in_time(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("etcd_pd.health.TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr("etcd_pd.client.health.TIMEOUT_SECONDS", 0.3)
     monkeypatch.setenv("ETCD_PD_SOCKET", str(node))
     pid = _listener(node)
     os.kill(pid, signal.SIGSTOP)
@@ -157,10 +159,10 @@ def test_the_copied_client_needs_nothing_and_brings_its_metadata(tmp_path: Path)
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
     done = run(*pip, "install", "--no-deps", "--target", site, source)
     assert done.returncode == 0, done.stderr
-    done = run("env", f"PYTHONPATH={site}", sys.executable, "-P", "-S", "-m", "etcd_pd.cluster.client_copy", copied)
+    done = run("env", f"PYTHONPATH={site}", sys.executable, "-P", "-S", "-m", "etcd_pd.kubernetes.client_copy", copied)
     assert done.returncode == 0, done.stderr
     use = (
-        "import etcd_pd, etcd_pd.drain; from importlib.metadata import distribution as found;"
+        "import etcd_pd, etcd_pd.client.drain; from importlib.metadata import distribution as found;"
         "print(etcd_pd.__file__, *(point.name for point in found('etcd-pd').entry_points))"
     )
     done = run("env", f"PYTHONPATH={copied}", sys.executable, "-P", "-S", "-c", use)

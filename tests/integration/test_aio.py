@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 import etcd_pd
-from etcd_pd import aio
+from etcd_pd.client import aio
 from tests.support.agents import AgentProcess
 from tests.support.etcd_server import EtcdServer
 

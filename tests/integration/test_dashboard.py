@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from etcd_pd.embedded import EmbeddedEtcd
+from etcd_pd.reference.local.embedded import EmbeddedEtcd
 from tests.support.children import child, end
 from tests.support.chromium import Page
 from tests.support.etcd_server import EtcdServer

@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from etcd_pd.cli.app import cli
-from etcd_pd.cluster.roles import initialize
-from etcd_pd.cluster.settings import InitSettings
+from etcd_pd.client.health import check
 from etcd_pd.config import EtcdSettings
-from etcd_pd.health import check
+from etcd_pd.kubernetes.roles import initialize
+from etcd_pd.kubernetes.settings import InitSettings
 from tests.helm.members import Cell
 from tests.support.agents import AgentProcess
 from tests.support.etcd_server import EtcdServer

@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from etcd_pd.embedded import BINARY_VARIABLE, EmbeddedEtcd, find_etcd
 from etcd_pd.errors import ConfigError
-from etcd_pd.process import ProcessFailed
+from etcd_pd.reference.local.embedded import BINARY_VARIABLE, EmbeddedEtcd, find_etcd
+from etcd_pd.reference.local.process import ProcessFailed
 from tests.support.children import child
 from tests.support.etcdctl import EtcdCtl
 from tests.support.waiting import wait_until
@@ -73,7 +73,7 @@ def test_one_that_takes_too_long_is_stopped() -> None:
 
 def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     program = (
-        "import time; from pathlib import Path; from etcd_pd.embedded import EmbeddedEtcd\n"
+        "import time; from pathlib import Path; from etcd_pd.reference.local.embedded import EmbeddedEtcd\n"
         f"etcd = EmbeddedEtcd.start(data_dir=Path({str(tmp_path)!r}))\n"
         "print(etcd.process.pid, flush=True); time.sleep(60)"
     )

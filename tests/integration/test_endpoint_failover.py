@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from etcd_pd.config import EtcdSettings
+from etcd_pd.core.records import Put
 from etcd_pd.errors import StoreUnavailable
-from etcd_pd.records import Put
 from etcd_pd.store.etcd import EtcdStore
 from tests.support.etcd_server import EtcdCluster, EtcdServer
 

@@ -18,13 +18,13 @@ import aiohttp
 import pytest
 
 from benchmarks.front import measure, report
-from etcd_pd.engine.messages import Sampling
-from etcd_pd.engine.model import Model
-from etcd_pd.engine.reference import generate
-from etcd_pd.engine.text import Tokenizer
+from etcd_pd.reference.engine.messages import Sampling
+from etcd_pd.reference.engine.model import Model
+from etcd_pd.reference.engine.reference import generate
+from etcd_pd.reference.engine.text import Tokenizer
 from tests.support.waiting import wait_until
-from tests.unit.engine.conftest import model, model_path, tokenizer
-from tests.unit.engine.instance import InstanceProcess
+from tests.unit.reference.engine.conftest import model, model_path, tokenizer
+from tests.unit.reference.engine.instance import InstanceProcess
 
 __all__ = ["model", "model_path", "tokenizer"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from etcd_pd.embedded import EmbeddedEtcd
+from etcd_pd.reference.local.embedded import EmbeddedEtcd
 from tests.support.children import child
 from tests.support.etcd_server import EtcdServer
 from tests.support.etcdctl import EtcdCtl

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from etcd_pd.cli.app import cli
-from etcd_pd.embedded import EmbeddedEtcd
+from etcd_pd.reference.local.embedded import EmbeddedEtcd
 from tests.support.etcd_server import EtcdCluster
 from tests.support.etcdctl import EtcdCtl
 

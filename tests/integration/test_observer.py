@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 import aiohttp
 import pytest
 
-from etcd_pd.embedded import EmbeddedEtcd
-from etcd_pd.stack.gateway import Gateway
-from etcd_pd.stack.observer import RoomObserver
+from etcd_pd.reference.local.embedded import EmbeddedEtcd
+from etcd_pd.reference.stack.etcd_gateway import Gateway
+from etcd_pd.reference.stack.observer import RoomObserver
 from tests.support.etcdctl import EtcdCtl
 
 VALUE = '{"dp_rank":3,"epoch":7,"state":"assigned"}'

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import etcd_pd
-from etcd_pd.embedded import EmbeddedEtcd
+from etcd_pd.reference.local.embedded import EmbeddedEtcd
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -104,7 +104,7 @@ def interpreters() -> list[str]:
 def test_a_bare_install_is_the_client_alone(wheel: Path, tmp_path: Path, interpreter: str) -> None:
     bare = Environment(tmp_path, interpreter)
     bare.install("--no-index", wheel)
-    done = bare.run("-c", "import etcd_pd, etcd_pd.aio; print(etcd_pd.__version__)")
+    done = bare.run("-c", "import etcd_pd, etcd_pd.client.aio; print(etcd_pd.__version__)")
     assert (done.returncode, done.stdout.strip()) == (0, etcd_pd.__version__), done.stderr
     done = bare.run("-m", "etcd_pd", "version")
     assert done.returncode == 1 and "pip install 'etcd-pd[agent]'" in done.stderr

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from etcd_pd.errors import ConfigError
-from etcd_pd.process import Process, ProcessFailed, check_port, describe_status, free_ports
+from etcd_pd.reference.local.process import Process, ProcessFailed, check_port, describe_status, free_ports
 from tests.support.children import child
 from tests.support.waiting import wait_until
 
@@ -81,7 +81,7 @@ def test_what_it_left_behind_when_it_ended_by_itself_is_killed(tmp_path: Path) -
 def test_it_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     log = tmp_path / "log"
     program = (
-        "import sys, time; from pathlib import Path; from etcd_pd.process import Process\n"
+        "import sys, time; from pathlib import Path; from etcd_pd.reference.local.process import Process\n"
         f"process = Process('sleeper', {SLEEP!r}, Path({str(log)!r}))\n"
         "process.wait_until(lambda: 'started' in process.tail().splitlines(), 10)\n"
         "print(process.pid, flush=True); time.sleep(60)"

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from etcd_pd.embedded import EmbeddedEtcd
+from etcd_pd.reference.local.embedded import EmbeddedEtcd
 from tests.support.children import child
 from tests.support.etcdctl import EtcdCtl
 from tests.support.waiting import wait_until

@@ -16,11 +16,11 @@ from click.testing import CliRunner
 
 from etcd_pd import Rank, Registered, Rejected, Resolved, Topology
 from etcd_pd.cli.app import cli
-from etcd_pd.cluster.authority import Identity, Pair, issue
-from etcd_pd.cluster.roles import initialize
-from etcd_pd.cluster.settings import InitSettings
 from etcd_pd.config import EtcdSettings
-from etcd_pd.embedded import BINARY_VARIABLE, EmbeddedEtcd
+from etcd_pd.kubernetes.authority import Identity, Pair, issue
+from etcd_pd.kubernetes.roles import initialize
+from etcd_pd.kubernetes.settings import InitSettings
+from etcd_pd.reference.local.embedded import BINARY_VARIABLE, EmbeddedEtcd
 from tests.helm.members import Cell
 from tests.support.agents import AgentProcess, announce, wait_for
 from tests.support.waiting import wait_until

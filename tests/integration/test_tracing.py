@@ -13,8 +13,8 @@ import pytest
 
 from tests.support.otlp import collector
 from tests.support.ports import free_port
-from tests.unit.engine.conftest import model_path
-from tests.unit.engine.instance import InstanceProcess
+from tests.unit.reference.engine.conftest import model_path
+from tests.unit.reference.engine.instance import InstanceProcess
 
 __all__ = ["model_path"]
 

@@ -116,7 +116,7 @@ class Peer:
         delattr(getattr(importlib.import_module(module), cls), attribute)
 
     def moved_names(self) -> list[str]:
-        from etcd_pd.integrations import sglang
+        from etcd_pd.sglang import plugin as sglang
 
         return sglang.moved_names()
 

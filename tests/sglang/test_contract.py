@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from etcd_pd.integrations import sglang as plugin
+from etcd_pd.sglang import plugin as plugin
 from tests.sglang.conftest import Peer, Sglang
 from tests.sglang.rows import row
 
@@ -34,7 +34,7 @@ def test_the_installed_release_is_said_to_be_tested(peer: Peer) -> None:
 
 
 def test_sglang_finds_the_plug_in_by_its_entry_point(peer: Peer) -> None:
-    assert peer("entry_points") == ["etcd_pd.integrations.sglang:register"]
+    assert peer("entry_points") == ["etcd_pd.sglang.plugin:register"]
 
 
 def test_no_transfer_backend_defines_a_hooked_method_itself(peer: Peer) -> None:

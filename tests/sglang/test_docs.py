@@ -11,7 +11,7 @@ import click
 import pytest
 
 from etcd_pd.cli.app import cli
-from etcd_pd.integrations import sglang as plugin
+from etcd_pd.sglang import plugin as plugin
 from tests.sglang.conftest import Sglang
 
 TEXT = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text()

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import pytest
 import requests
 
-from etcd_pd.cluster.authority import Identity, issue, make_authority
+from etcd_pd.kubernetes.authority import Identity, issue, make_authority
 from tests.sglang.conftest import GatewayProcess, MakeGateway, healthy
 from tests.sglang.rows import all_rows, row
 from tests.support.agents import AgentProcess

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from etcd_pd.integrations import sglang as plugin
+from etcd_pd.sglang import plugin as plugin
 from tests.sglang.conftest import Peer, PeerError, Sglang, resolved
 from tests.sglang.rows import row
 from tests.support.agents import AgentProcess

@@ -7,10 +7,10 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from etcd_pd.core.keys import Keys, RankKey, RoomKey
+from etcd_pd.core.records import Event as Change, KeyValue, Operation
 from etcd_pd.errors import StoreTimeout, StoreUnavailable
-from etcd_pd.keys import Keys, RankKey, RoomKey
-from etcd_pd.model import RoomValue
-from etcd_pd.records import Event as Change, KeyValue, Operation
+from etcd_pd.wire.values import RoomValue
 from tests.chaos.history import Event
 from tests.support.memory_etcd import MemoryEtcd
 from tests.support.memory_store import MemoryStore, MemoryWatch

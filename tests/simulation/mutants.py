@@ -22,12 +22,12 @@ from etcd_pd.client.prefill import Prefill
 from etcd_pd.core.batch import Batch, Durable, Guard, Job, Outcome, Rejected
 from etcd_pd.core.book import RoomBook
 from etcd_pd.core.lease import SessionLease
+from etcd_pd.core.records import Event
 from etcd_pd.core.rooms import Known, View, Wait
 from etcd_pd.core.watch import WatchMachine
 from etcd_pd.errors import RoomConflict
-from etcd_pd.model import Assignment
-from etcd_pd.protocol import ANNOUNCE
-from etcd_pd.records import Event
+from etcd_pd.wire.messages import ANNOUNCE
+from etcd_pd.wire.values import Assignment
 
 from .plan import FAULTS, Plan
 from .rules import RULES

@@ -8,7 +8,7 @@ from contextvars import copy_context
 
 from etcd_pd.agent.agent import Agent
 from etcd_pd.config import AgentSettings
-from etcd_pd.keys import Keys
+from etcd_pd.core.keys import Keys
 
 from .etcd import Etcd, Store
 from .loop import PROCESS, Sleeper

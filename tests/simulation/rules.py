@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from etcd_pd.protocol import SILENCE_SECONDS
+from etcd_pd.wire.messages import SILENCE_SECONDS
 from tests.chaos.history import Event
 from tests.chaos.judge import judge
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import etcd_pd
 from etcd_pd import Client, EtcdPDError
-from etcd_pd.model import ASSIGNED, RoomValue
+from etcd_pd.wire.values import ASSIGNED, RoomValue
 from tests.chaos.history import Event
 
 from .etcd import Etcd

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import etcd_pd
 from etcd_pd.agent.agent import Agent
 from etcd_pd.config import AgentSettings
-from etcd_pd.keys import Keys
-from etcd_pd.model import RoomValue
+from etcd_pd.core.keys import Keys
+from etcd_pd.wire.values import RoomValue
 from tests.support.events import next_event
 from tests.support.memory_etcd import MemoryEtcd
 from tests.support.memory_store import MemoryStore

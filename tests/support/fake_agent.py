@@ -7,8 +7,9 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from etcd_pd import Client, protocol
-from etcd_pd.protocol import MAX_PACKET, ResolvedWant, ViewAt, WantedRoom
+from etcd_pd import Client
+from etcd_pd.wire import messages
+from etcd_pd.wire.messages import MAX_PACKET, ResolvedWant, ViewAt, WantedRoom
 
 SYNCED, STALE = 0, 1
 #: Id of the etcd cluster that it says it reads.
@@ -82,10 +83,10 @@ class FakeEngineSocket:
         try:
             while not self._heard or self._heard[-1]:
                 self._heard.append(self._socket.recv(MAX_PACKET + 1))
-                if self._heard[-1][:1] == protocol.PING:
-                    self._round = protocol.decode_ping(self._heard[-1]) or self._round
-                if self._heard[-1][:1] in (protocol.REGISTER, protocol.REGISTER_LOT):
-                    self._sequences |= dict(protocol.decode_rooms(self._heard[-1]))
+                if self._heard[-1][:1] == messages.PING:
+                    self._round = messages.decode_ping(self._heard[-1]) or self._round
+                if self._heard[-1][:1] in (messages.REGISTER, messages.REGISTER_LOT):
+                    self._sequences |= dict(messages.decode_rooms(self._heard[-1]))
         except (BlockingIOError, ConnectionResetError):
             pass
 
@@ -99,7 +100,7 @@ class FakeEngineSocket:
 
     def wants(self) -> list[WantedRoom]:
         """The waits among packets()."""
-        return [protocol.decode_want(packet) for packet in self.packets() if packet[:1] == protocol.WANT]
+        return [messages.decode_want(packet) for packet in self.packets() if packet[:1] == messages.WANT]
 
     def close(self) -> None:
         self._socket.close()
@@ -110,34 +111,34 @@ class FakeEngineSocket:
         self._socket.send(packet)
 
     def say(self, kind: bytes, **message: Any) -> None:
-        self.send(protocol.encode_json(kind, message))
+        self.send(messages.encode_json(kind, message))
 
     def welcome(self) -> None:
-        self.say(protocol.WELCOME, agent="fake")
+        self.say(messages.WELCOME, agent="fake")
 
     def view(self, revision: int, view: int = SYNCED, last_want: int = 2**32, floor: int = 0) -> None:
         self._hear()
-        self.send(protocol.encode_view(ViewAt(revision, view, last_want, floor, self._round, CLUSTER)))
+        self.send(messages.encode_view(ViewAt(revision, view, last_want, floor, self._round, CLUSTER)))
 
     def announced(self, epoch: int, incarnation: str = "uuid") -> None:
-        self.say(protocol.ANNOUNCED, epoch=epoch, key_epoch=epoch, incarnation=incarnation)
+        self.say(messages.ANNOUNCED, epoch=epoch, key_epoch=epoch, incarnation=incarnation)
 
     def registered(self, *rooms: tuple[int, int, int], epoch: int = 42) -> None:
         """Answer what was heard: with the room, its token and its lease."""
         self._hear()
-        for packet in protocol.encode_registered([(*room, epoch, self._sequences[room[0]]) for room in rooms]):
+        for packet in messages.encode_registered([(*room, epoch, self._sequences[room[0]]) for room in rooms]):
             self.send(packet)
 
     def rejected(self, room: int, **message: Any) -> None:
         self._hear()
-        self.say(protocol.REJECTED, room=room, sequence=self._sequences[room], **message)
+        self.say(messages.REJECTED, room=room, sequence=self._sequences[room], **message)
 
     def resolved(
         self, wants: Sequence[ResolvedWant], revision: int, view: int = SYNCED, last_want: int = 2**32
     ) -> None:
         self._hear()
-        for packet in protocol.encode_resolved(ViewAt(revision, view, last_want, 0, self._round, CLUSTER), wants):
+        for packet in messages.encode_resolved(ViewAt(revision, view, last_want, 0, self._round, CLUSTER), wants):
             self.send(packet)
 
     def lost(self, id: int, revision: int, dp_rank: int = 0, epoch: int = 1, **more: Any) -> None:
-        self.say(protocol.ENDED, id=id, error="PrefillLost", dp_rank=dp_rank, epoch=epoch, revision=revision, **more)
+        self.say(messages.ENDED, id=id, error="PrefillLost", dp_rank=dp_rank, epoch=epoch, revision=revision, **more)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 import etcd_pd
-from etcd_pd.integrations.torch_group import admit
+from etcd_pd.sglang.torch_group import admit
 
 INSTANCE, ROOMS = "prefill-0", range(1, 82)
 

@@ -9,9 +9,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from etcd_pd.errors import LeaseNotFound, StoreRejected
-from etcd_pd.keys import prefix_end
-from etcd_pd.records import (
+from etcd_pd.core.keys import prefix_end
+from etcd_pd.core.records import (
     MAX_TXN_OPS,
     Condition,
     Delete,
@@ -25,6 +24,7 @@ from etcd_pd.records import (
     Put,
     TxnResult,
 )
+from etcd_pd.errors import LeaseNotFound, StoreRejected
 
 #: etcd grants no shorter lease with default election settings, and no longer one ever.
 MIN_TTL, MAX_TTL = 2, 9_000_000_000

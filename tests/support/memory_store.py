@@ -10,8 +10,7 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TypeVar
 
-from etcd_pd.errors import LeaseNotFound, StoreError, StoreUnavailable
-from etcd_pd.records import (
+from etcd_pd.core.records import (
     Condition,
     Event,
     Header,
@@ -22,6 +21,7 @@ from etcd_pd.records import (
     TxnResult,
     WatchResponse,
 )
+from etcd_pd.errors import LeaseNotFound, StoreError, StoreUnavailable
 from tests.support.memory_etcd import MemoryEtcd
 
 T = TypeVar("T")

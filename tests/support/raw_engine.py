@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import socket
 
-from etcd_pd import protocol
+from etcd_pd.wire import messages
 
-HELLO = protocol.encode_json(protocol.HELLO, {"protocol": protocol.VERSION, "heartbeat": None})
+HELLO = messages.encode_json(messages.HELLO, {"protocol": messages.VERSION, "heartbeat": None})
 
 
 def raw(socket_path: str) -> socket.socket:
@@ -21,14 +21,14 @@ def packets(sock: socket.socket) -> list[bytes]:
     """What the agent has said since the last call."""
     found: list[bytes] = []
     try:
-        while said := sock.recv(protocol.MAX_PACKET):
+        while said := sock.recv(messages.MAX_PACKET):
             found.append(said)
     except (BlockingIOError, ConnectionResetError):
         pass
     return found
 
 
-def heard(sock: socket.socket, kind: bytes = protocol.WELCOME) -> bytes | None:
+def heard(sock: socket.socket, kind: bytes = messages.WELCOME) -> bytes | None:
     """The first packet of a kind that has come; the others are dropped."""
     return next((said for said in packets(sock) if said[:1] == kind), None)
 
@@ -36,7 +36,7 @@ def heard(sock: socket.socket, kind: bytes = protocol.WELCOME) -> bytes | None:
 def is_closed(sock: socket.socket) -> bool:
     """Whether the agent closed the connection; what it said before is dropped."""
     try:
-        while sock.recv(protocol.MAX_PACKET):
+        while sock.recv(messages.MAX_PACKET):
             pass
     except BlockingIOError:
         return False

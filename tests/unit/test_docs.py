@@ -10,13 +10,13 @@ from typing import cast
 import pytest
 
 from etcd_pd.agent.families import families as agent_families
-from etcd_pd.balance import Load
 from etcd_pd.cli.app import cli
-from etcd_pd.engine.metrics import Served, families as engine_families
-from etcd_pd.gateway.health import EngineState, EngineWatch
-from etcd_pd.gateway.metrics import GatewayMetrics
-from etcd_pd.gateway.ranks import Ranks
-from etcd_pd.metrics import Metric
+from etcd_pd.reference.balance import Load
+from etcd_pd.reference.engine.metrics import Served, families as engine_families
+from etcd_pd.sglang.gateway.health import EngineState, EngineWatch
+from etcd_pd.sglang.gateway.metrics import GatewayMetrics
+from etcd_pd.sglang.gateway.ranks import Ranks
+from etcd_pd.telemetry.metrics import Metric
 from tests.support.agent_in_memory import InMemory
 
 ROOT = Path(__file__).parents[2]

@@ -35,19 +35,19 @@ ports:
 # None of these asks etcd: an etcd that is down makes no pod restart and no GPU idle.
 startupProbe:
   exec:
-    command: [python3, -m, etcd_pd.health, started]
+    command: [python3, -m, etcd_pd.client.health, started]
   periodSeconds: 1
   timeoutSeconds: 5
   failureThreshold: 120
 livenessProbe:
   exec:
-    command: [python3, -m, etcd_pd.health, alive]
+    command: [python3, -m, etcd_pd.client.health, alive]
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6
 readinessProbe:
   exec:
-    command: [python3, -m, etcd_pd.health, ready]
+    command: [python3, -m, etcd_pd.client.health, ready]
   periodSeconds: 5
   timeoutSeconds: 5
 resources:

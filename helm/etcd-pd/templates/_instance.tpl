@@ -193,7 +193,7 @@ lifecycle:
       command:
         - python3
         - -m
-        - etcd_pd.drain
+        - etcd_pd.client.drain
         - --delay-seconds={{ .values.drain.delaySeconds }}
         - --timeout-seconds={{ .values.drain.timeoutSeconds }}
 {{- with include "etcd-pd.instance.resources" . | fromYaml }}
@@ -301,7 +301,7 @@ initContainers:
   - name: client
     image: {{ include "etcd-pd.image" (dict "root" .root "image" .root.Values.agent.image) }}
     imagePullPolicy: {{ .root.Values.agent.image.pullPolicy }}
-    command: [python3, -m, etcd_pd.cluster.client_copy, /etcd-pd/python]
+    command: [python3, -m, etcd_pd.kubernetes.client_copy, /etcd-pd/python]
     securityContext:
       {{- include "etcd-pd.noPrivileges" . | nindent 6 }}
     volumeMounts:

@@ -19,8 +19,8 @@ from typing import Any
 
 from aiohttp import web
 
-from etcd_pd.cluster.authority import Identity, issue, make_authority
-from etcd_pd.cluster.kubernetes import Object, ObjectConflict
+from etcd_pd.kubernetes.api import Object, ObjectConflict
+from etcd_pd.kubernetes.authority import Identity, issue, make_authority
 from tests.helm.secrets import MemoryApi
 
 PORT = 443

@@ -10,7 +10,7 @@ from typing import Any
 
 from docker.errors import APIError
 
-from etcd_pd.cluster.kubernetes import Object
+from etcd_pd.kubernetes.api import Object
 
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 RESTART_SECONDS = 1.0

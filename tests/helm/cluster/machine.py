@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import docker
 
-from etcd_pd.cluster.kubernetes import Object
+from etcd_pd.kubernetes.api import Object
 from tests.helm.chart import Objects
 from tests.helm.cluster.api import ApiServer
 from tests.helm.cluster.pod import Pod, World

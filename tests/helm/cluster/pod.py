@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from etcd_pd.cluster.kubernetes import Object
+from etcd_pd.kubernetes.api import Object
 from tests.helm.cluster.container import Container
 from tests.helm.cluster.volumes import Volumes
 

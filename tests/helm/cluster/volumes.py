@@ -10,7 +10,7 @@ from typing import Any
 
 from docker.types import Mount
 
-from etcd_pd.cluster.kubernetes import Object
+from etcd_pd.kubernetes.api import Object
 
 #: Where a pod finds what its service account may use.
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"

@@ -27,12 +27,13 @@ from etcd_pd import (
     RoomFailed,
     RoomsNotWatched,
     Topology,
-    protocol,
 )
+from etcd_pd.core.records import Delete, Put
 from etcd_pd.errors import LeaseNotFound, StoreRejected, StoreTimeout, StoreUnavailable
-from etcd_pd.model import MAX_ROOM, RoomValue
-from etcd_pd.protocol import WantedRoom
-from etcd_pd.records import Delete, Put
+from etcd_pd.wire import messages
+from etcd_pd.wire.limits import MAX_ROOM
+from etcd_pd.wire.messages import WantedRoom
+from etcd_pd.wire.values import RoomValue
 from tests.support.agent_in_memory import InMemory, running, until
 from tests.support.memory_etcd import MemoryEtcd
 from tests.support.memory_store import MemoryStore
@@ -480,7 +481,7 @@ class TestLots:
     async def test_a_lot_beyond_its_bound_is_no_protocol_of_ours(self, world: InMemory) -> None:
         with raw(world.settings.socket_path) as sock:
             sock.send(HELLO)
-            sock.send(protocol.encode_lot((room, room + 1) for room in range(121)))
+            sock.send(messages.encode_lot((room, room + 1) for room in range(121)))
             await until(lambda: is_closed(sock), "it is shown the door")
 
 
@@ -523,7 +524,7 @@ class TestBounds:
             deaf.decode.follow("p")
             await until(lambda: deaf.fileno() >= 0 and world.agent.server.connections, "it is connected")
             [connection] = world.agent.server.connections
-            state = protocol.encode_json(protocol.INSTANCE, {"id": "p", "padding": "x" * 60_000})
+            state = messages.encode_json(messages.INSTANCE, {"id": "p", "padding": "x" * 60_000})
             for _ in range(100):
                 connection.send(state)
             await until(lambda: connection.closed, "the agent has given it up")
@@ -678,27 +679,27 @@ class TestGroups:
             assert client.decode.floor < floor
             await until(lambda: client.decode.poll() == [] and client.decode.revision >= floor, "the first is past it")
 
-    @pytest.mark.parametrize("said", [protocol.encode_ping(9), protocol.PING, protocol.encode_follow("p")])
+    @pytest.mark.parametrize("said", [messages.encode_ping(9), messages.PING, messages.encode_follow("p")])
     async def test_nothing_overtakes_the_answer_to_a_want(self, world: InMemory, said: bytes) -> None:
         prefill = await world.prefill()
         await world.registered(prefill, 7)
         with raw(world.settings.socket_path) as sock:
             sock.send(HELLO)
-            await until(lambda: heard(sock, protocol.VIEW), "it is let in")
-            sock.send(protocol.encode_want(WantedRoom(1, 7, -1, 60.0, "p")))
+            await until(lambda: heard(sock, messages.VIEW), "it is let in")
+            sock.send(messages.encode_want(WantedRoom(1, 7, -1, 60.0, "p")))
             sock.send(said)
             told: list[bytes] = []
-            last = protocol.INSTANCE if said[:1] == protocol.FOLLOW else protocol.VIEW
+            last = messages.INSTANCE if said[:1] == messages.FOLLOW else messages.VIEW
 
             def answered() -> bool:
                 told.extend(packets(sock))
                 kinds = [packet[:1] for packet in told]
-                return protocol.RESOLVED in kinds and last in kinds[kinds.index(protocol.RESOLVED) :]
+                return messages.RESOLVED in kinds and last in kinds[kinds.index(messages.RESOLVED) :]
 
             await until(answered, "both answers")
-            before = told[: next(n for n, packet in enumerate(told) if packet[:1] == protocol.RESOLVED)]
-            assert not [packet for packet in before if packet[:1] == protocol.VIEW]
-            assert len([packet for packet in before if packet[:1] == protocol.INSTANCE]) <= 1, "its own introduction"
+            before = told[: next(n for n, packet in enumerate(told) if packet[:1] == messages.RESOLVED)]
+            assert not [packet for packet in before if packet[:1] == messages.VIEW]
+            assert len([packet for packet in before if packet[:1] == messages.INSTANCE]) <= 1, "its own introduction"
 
     async def test_a_late_want_is_admitted_as_it_was_and_then_failed(self, world: InMemory) -> None:
         prefill = await world.prefill()
@@ -721,8 +722,8 @@ class TestGroups:
         with raw(world.settings.socket_path) as sock:
             sock.send(HELLO)
             for id, room in ((1, 7), (2, 8)):
-                sock.send(protocol.encode_want(WantedRoom(id, room, -1, 60.0, "p")))
-            await until(lambda: heard(sock, protocol.RESOLVED), "the room that is there")
+                sock.send(messages.encode_want(WantedRoom(id, room, -1, 60.0, "p")))
+            await until(lambda: heard(sock, messages.RESOLVED), "the room that is there")
             gate = world.store.hold("watch")
             world.store.drop_watches()
             await until(lambda: world.agent.watcher.state.value == "stale", "it is stale")
@@ -742,11 +743,11 @@ class TestGroups:
             await until(lambda: revision() >= written, "all of it")
         kinds = [packet[:1] for packet in said]
         vouching = next(number for number in range(len(said)) if _last_revision(said[: number + 1]) >= written)
-        assert kinds.index(protocol.RESOLVED) < vouching
-        assert kinds.index(protocol.ENDED) < vouching
+        assert kinds.index(messages.RESOLVED) < vouching
+        assert kinds.index(messages.ENDED) < vouching
 
 
 def _last_revision(said: list[bytes]) -> int:
     """The highest that the agent vouched for."""
-    views = [packet for packet in said if packet[:1] in (protocol.VIEW, protocol.RESOLVED)]
-    return max((protocol.decode_view(packet).revision for packet in views), default=0)
+    views = [packet for packet in said if packet[:1] in (messages.VIEW, messages.RESOLVED)]
+    return max((messages.decode_view(packet).revision for packet in views), default=0)

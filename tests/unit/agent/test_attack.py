@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from etcd_pd import protocol
 from etcd_pd.core.rooms import View
+from etcd_pd.wire import messages
 from tests.fuzz.attack import Attacker, as_input, as_packets
 
 from .test_strangers import ANNOUNCE, HOSTILE, packet
@@ -32,7 +32,7 @@ def test_an_agent_outlives_all_that_is_known(attacker: Attacker) -> None:
     for hostile in HOSTILE:
         attacker(as_input(hostile))
     attacker(
-        as_input(packet(b"A", **ANNOUNCE), *[protocol.encode_room(protocol.REGISTER, n, n + 1) for n in range(50)])
+        as_input(packet(b"A", **ANNOUNCE), *[messages.encode_room(messages.REGISTER, n, n + 1) for n in range(50)])
     )
 
 
@@ -42,4 +42,4 @@ def test_a_bug_in_the_agent_is_noticed(attacker: Attacker, monkeypatch: pytest.M
 
     monkeypatch.setattr(View, "want", buggy)
     with pytest.raises(AssertionError, match="did not handle"):
-        attacker(as_input(protocol.encode_want(protocol.WantedRoom(1, 7, -1, 1.0, "p"))))
+        attacker(as_input(messages.encode_want(messages.WantedRoom(1, 7, -1, 1.0, "p"))))

@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 
-from etcd_pd import Rank, protocol
+from etcd_pd import Rank
 from etcd_pd.agent import server as agent_server
 from etcd_pd.agent.connection import EngineConnection, Peer
 from etcd_pd.core.book import RoomBook
+from etcd_pd.core.records import Put
 from etcd_pd.core.watch import WatchState
 from etcd_pd.errors import LeaseNotFound
-from etcd_pd.model import MAX_DEPTH, InstanceInfo, RankEndpoint, Topology
-from etcd_pd.records import Put
+from etcd_pd.wire import messages
+from etcd_pd.wire.limits import MAX_DEPTH
+from etcd_pd.wire.values import InstanceInfo, RankEndpoint, Topology
 from tests.support.agent_in_memory import InMemory, running, until
 from tests.support.raw_engine import HELLO, packets, raw
 
@@ -77,7 +79,7 @@ async def test_an_engine_lives_when_the_agent_was_stopped_and_its_pings_lie_in_t
 ) -> None:
     beating = Beating(monkeypatch)
     beating.rest(9.0)
-    beating.engine.send(protocol.PING)
+    beating.engine.send(messages.PING)
     beating.sleep(60.0)
     assert not beating.reasons
     beating.rest(9.0)
@@ -102,14 +104,14 @@ async def test_time_that_the_agent_slept_is_not_held_against_engines_when_they_s
 async def test_engines_are_shown_that_the_agent_runs_when_nothing_happens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "SIGN_SECONDS", 0.01)
+    monkeypatch.setattr(messages, "SIGN_SECONDS", 0.01)
     async with running(tmp_path) as world:
         with raw(world.settings.socket_path) as sock:
             sock.send(HELLO)
             views = list[bytes]()
 
             def signs() -> bool:
-                views.extend(packet for packet in packets(sock) if packet[:1] == protocol.VIEW)
+                views.extend(packet for packet in packets(sock) if packet[:1] == messages.VIEW)
                 return len(views) > 5
 
             await until(signs, "signs of life")

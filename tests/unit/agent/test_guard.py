@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from etcd_pd import Announced, Rank, Topology
-from etcd_pd.records import Delete
+from etcd_pd.core.records import Delete
 from tests.support.agent_in_memory import InMemory, until
 
 pytestmark = pytest.mark.asyncio

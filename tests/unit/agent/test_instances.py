@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from etcd_pd import Announced, Described, Ended, InstanceUnknown, PrefillLost, Registered, Resolved, Topology
-from etcd_pd.model import InstanceInfo
-from etcd_pd.records import Delete, Put
+from etcd_pd.core.records import Delete, Put
+from etcd_pd.wire.values import InstanceInfo
 from tests.support.agent_in_memory import InMemory, running, until
 
 pytestmark = pytest.mark.asyncio

@@ -9,20 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from etcd_pd import (
-    Announced,
-    Described,
-    Ended,
-    PrefillLost,
-    Rank,
-    RankEnded,
-    Registered,
-    Resolved,
-    Topology,
-    protocol,
-)
+from etcd_pd import Announced, Described, Ended, PrefillLost, Rank, RankEnded, Registered, Resolved, Topology
 from etcd_pd.errors import StoreUnavailable
-from etcd_pd.model import FAILED
+from etcd_pd.wire import messages
+from etcd_pd.wire.values import FAILED
 from tests.support.agent_in_memory import InMemory, running, until
 from tests.support.raw_engine import heard, raw
 
@@ -133,9 +123,9 @@ async def test_following_is_answered_when_the_view_is_whole_and_not_before(tmp_p
 async def test_a_client_of_an_older_protocol_is_told_what_to_upgrade(world: InMemory) -> None:
     for theirs, what in ((2, "engine's image"), (99, "upgrade the agent")):
         sock = raw(world.settings.socket_path)
-        sock.send(protocol.encode_json(protocol.HELLO, {"protocol": theirs, "heartbeat": None}))
+        sock.send(messages.encode_json(messages.HELLO, {"protocol": theirs, "heartbeat": None}))
         answer = await until(partial(heard, sock), "an answer")
-        assert what in protocol.decode_json(answer)["refused"]
+        assert what in messages.decode_json(answer)["refused"]
         sock.close()
 
 

@@ -14,11 +14,11 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from etcd_pd import protocol
 from etcd_pd.agent.connection import Peer
 from etcd_pd.errors import ConfigError
-from etcd_pd.model import MAX_ROOM
-from etcd_pd.protocol import WantedRoom
+from etcd_pd.wire import messages
+from etcd_pd.wire.limits import MAX_ROOM
+from etcd_pd.wire.messages import WantedRoom
 from tests.support.agent_in_memory import InMemory, running, until
 from tests.support.raw_engine import HELLO, heard, is_closed, raw
 
@@ -77,20 +77,20 @@ HOSTILE = [
     packet(b"F", room=1, reason="r"),
     packet(b"F", room=1, reason="r", sequence=0),
     packet(b"F", room=1, reason="r", sequence="1"),
-    packet(b"H", protocol=protocol.VERSION, heartbeat=None, revision=-1),
-    packet(b"H", protocol=protocol.VERSION, heartbeat=None, revision=1, cluster_id=2**70),
+    packet(b"H", protocol=messages.VERSION, heartbeat=None, revision=-1),
+    packet(b"H", protocol=messages.VERSION, heartbeat=None, revision=1, cluster_id=2**70),
     b"W",
-    protocol.encode_want(WantedRoom(1, 1, -1, 1.0, "")),
-    protocol.encode_want(WantedRoom(1, 1, -1, 1.0, "a/b")),
-    protocol.encode_want(WantedRoom(1, 1, -1, float("nan"), "p")),
-    protocol.encode_want(WantedRoom(1, 1, -1, 1.0, "p")) + b"\xff",
+    messages.encode_want(WantedRoom(1, 1, -1, 1.0, "")),
+    messages.encode_want(WantedRoom(1, 1, -1, 1.0, "a/b")),
+    messages.encode_want(WantedRoom(1, 1, -1, float("nan"), "p")),
+    messages.encode_want(WantedRoom(1, 1, -1, 1.0, "p")) + b"\xff",
     b"X1",
     b"K\xff",
     b"K",
-    packet(b"H", protocol=protocol.VERSION, heartbeat="often"),
-    packet(b"H", protocol=protocol.VERSION, heartbeat=float("nan")),
-    packet(b"H", protocol=protocol.VERSION, heartbeat=-1),
-    packet(b"H", protocol=protocol.VERSION, heartbeat=1e-9),
+    packet(b"H", protocol=messages.VERSION, heartbeat="often"),
+    packet(b"H", protocol=messages.VERSION, heartbeat=float("nan")),
+    packet(b"H", protocol=messages.VERSION, heartbeat=-1),
+    packet(b"H", protocol=messages.VERSION, heartbeat=1e-9),
     b"A" + b"[" * 60_000,
     b"A" * 65_537,
 ]
@@ -112,7 +112,7 @@ class TestHostilePackets:
     @pytest.mark.asyncio
     async def test_the_first_packet_must_be_hello(self, world: InMemory) -> None:
         with raw(world.settings.socket_path) as sock:
-            sock.send(protocol.PING)
+            sock.send(messages.PING)
             await until(lambda: is_closed(sock), "it is closed")
 
     @pytest.mark.asyncio
@@ -120,7 +120,7 @@ class TestHostilePackets:
         with raw(world.settings.socket_path) as sock:
             sock.send(packet(b"H", protocol=99, heartbeat=None))
             answer = await until(lambda: heard(sock), "an answer")
-            assert "99" in protocol.decode_json(answer)["refused"]
+            assert "99" in messages.decode_json(answer)["refused"]
             await until(lambda: is_closed(sock), "it is closed")
 
     @pytest.mark.asyncio
@@ -128,12 +128,12 @@ class TestHostilePackets:
         with raw(world.settings.socket_path) as sock:
             sock.send(HELLO)
             for said in (b"R", b"L"):
-                sock.send(protocol.encode_room(said, 5, 1))
+                sock.send(messages.encode_room(said, 5, 1))
             sock.send(packet(b"F", room=5, reason="r"))
             sock.send(b"N{}")
             sock.send(b"O" + struct.pack("<qqqq", 5, 1, 1, 1))
             answer = await until(lambda: heard(sock, b"j"), "a rejection")
-            assert protocol.decode_json(answer)["room"] == 5
+            assert messages.decode_json(answer)["room"] == 5
         assert world.room(5) is None
 
     @pytest.mark.asyncio

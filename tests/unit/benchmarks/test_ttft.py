@@ -15,8 +15,8 @@ from benchmarks.ttft.figures import below, interval, published_run_rows, simulat
 from benchmarks.ttft.simulation import Outcome, simulate, simulate_late_binding
 from benchmarks.ttft.stack import engine_environ
 from benchmarks.ttft.workload import Workload, make_workload
-from etcd_pd.balance import POLICIES, Load, Policy, Request, create
-from etcd_pd.engine.lock_step import PassCost
+from etcd_pd.reference.balance import POLICIES, Load, Policy, Request, create
+from etcd_pd.reference.engine.lock_step import PassCost
 
 COST = PassCost(longest=0.5, shared=0.25)
 

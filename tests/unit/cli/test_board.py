@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from etcd_pd.cli.board import Board, quantile
-from etcd_pd.cli.happenings import Happening
+from etcd_pd.cli.changes import Change
 
 
-def room(what: str, number: int, dp_rank: int = 0) -> Happening:
-    return Happening(1, what, "room", "p", number, dp_rank, 5)
+def room(what: str, number: int, dp_rank: int = 0) -> Change:
+    return Change(1, what, "room", "p", number, dp_rank, 5)
 
 
-def rank(what: str, dp_rank: int = 0) -> Happening:
-    return Happening(1, what, "rank", "p", None, dp_rank, 5)
+def rank(what: str, dp_rank: int = 0) -> Change:
+    return Change(1, what, "rank", "p", None, dp_rank, 5)
 
 
 def row(board: Board, now: float, dp_rank: int = 0) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def test_failed_rooms_are_counted_and_not_in_flight() -> None:
 
 def test_the_watch_s_own_state_is_kept() -> None:
     board = Board()
-    board.tell([Happening(0, "synced", "watch", "http://etcd")], 0.0)
+    board.tell([Change(0, "synced", "watch", "http://etcd")], 0.0)
     assert board.watch == "synced" and board.rows(0.0) == []
 
 

@@ -13,9 +13,9 @@ from etcd_pd.cli.logs import LogSettings
 from etcd_pd.cli.look import LookSettings
 from etcd_pd.cli.options import settings_options, to_environ
 from etcd_pd.config import AgentSettings, EtcdSettings, option_name
-from etcd_pd.engine.settings import DecodeSettings, PrefillSettings
 from etcd_pd.errors import ConfigError
-from etcd_pd.stack.settings import StackSettings
+from etcd_pd.reference.engine.settings import DecodeSettings, PrefillSettings
+from etcd_pd.reference.stack.settings import StackSettings
 
 SETTINGS = [AgentSettings, EtcdSettings, DecodeSettings, PrefillSettings, LogSettings, LookSettings, StackSettings]
 

@@ -6,17 +6,10 @@ import asyncio
 
 import pytest
 
-from etcd_pd import (
-    AgentUnavailable,
-    Rank,
-    RegistrationError,
-    ResolveError,
-    RoomTimeout,
-    Topology,
-    aio,
-    protocol,
-)
-from etcd_pd.protocol import ResolvedWant
+from etcd_pd import AgentUnavailable, Rank, RegistrationError, ResolveError, RoomTimeout, Topology
+from etcd_pd.client import aio
+from etcd_pd.wire import messages
+from etcd_pd.wire.messages import ResolvedWant
 from tests.support.fake_agent import FakeAgent
 
 
@@ -27,7 +20,7 @@ async def test_who_waits_is_answered_also_after_the_agent_talked_nonsense(agent:
         while client.sync.state != "connected":
             await asyncio.sleep(0)
         nonsense = agent.accept()
-        nonsense.send(protocol.REGISTERED + b"?")
+        nonsense.send(messages.REGISTERED + b"?")
         while not nonsense.has_left():
             await asyncio.sleep(0)
         while client.sync.state != "connected":
@@ -70,7 +63,7 @@ async def test_later_waits_end_when_the_agent_refused_this_client(agent: FakeAge
     async with aio.connect(socket_path) as client:
         waiting = asyncio.create_task(client.decode.resolve("p", 7))
         await connected(client)
-        agent.accept().say(protocol.WELCOME, refused="another version")
+        agent.accept().say(messages.WELCOME, refused="another version")
         for awaitable in (waiting, client.decode.resolve("p", 8), client.decode.follow("p")):
             with pytest.raises(AgentUnavailable, match="another version"):
                 await asyncio.wait_for(awaitable, 10.0)

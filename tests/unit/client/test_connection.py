@@ -21,9 +21,9 @@ from etcd_pd import (
     Rank,
     Registered,
     Topology,
-    protocol,
 )
-from etcd_pd.protocol import AdoptedRoom, ResolvedWant
+from etcd_pd.wire import messages
+from etcd_pd.wire.messages import AdoptedRoom, ResolvedWant
 from tests.support.children import child
 from tests.support.fake_agent import FakeAgent, FakeEngineSocket
 from tests.support.waiting import wait_until
@@ -49,7 +49,7 @@ class TestOpening:
     def test_the_first_call_opens_it_and_says_hello(self, agent: FakeAgent, client: Client) -> None:
         assert client.prefill.poll() == []
         [hello] = agent.accept().packets()
-        assert protocol.decode_json(hello) == {"protocol": protocol.VERSION, "heartbeat": None}
+        assert messages.decode_json(hello) == {"protocol": messages.VERSION, "heartbeat": None}
         assert client.state == "connected"
 
     def test_without_an_agent_nothing_blocks_and_nothing_raises(self, client: Client) -> None:
@@ -156,7 +156,7 @@ class TestFullSocket:
             client.decode.done("p", 2)
             done: list[int] = []
             while len(done) < 3:
-                done += [id for p in engine.packets() if p[:1] == protocol.DONE for id in protocol.decode_done(p)]
+                done += [id for p in engine.packets() if p[:1] == messages.DONE for id in messages.decode_done(p)]
                 client.decode.poll()
                 client.decode.done("p", 3)
             assert sorted(done) == [1, 2, 3]
@@ -169,7 +169,7 @@ class TestFullSocket:
             for room in range(5_000):  # more than socket and queue hold at once
                 client.decode.want("p", room)
                 wanted.update(want.room for want in engine.wants())
-            engine.send(protocol.LOST_PUSHES)
+            engine.send(messages.LOST_PUSHES)
             client.decode.poll()
             engine, again = agent.accept_next(client), set[int]()
             while again != wanted:
@@ -211,13 +211,13 @@ class TestReconnecting:
         client.prefill.poll()
         packets = agent.accept().packets()
         assert b"".join(packet[:1] for packet in packets) == b"HAORLE" + b"WWKP"
-        message = protocol.decode_json(packets[1])
+        message = messages.decode_json(packets[1])
         assert (message["instance"], message["epoch"], message["incarnation"]) == ("p", 42, "uuid")
         known = [AdoptedRoom(1, 42, 101, 7), AdoptedRoom(2, 42, 102, 7)]
-        assert protocol.decode_adopted(packets[2]) == known, "also what is to be released"
-        assert protocol.decode_rooms(packets[3]) == [(3, 3)], "what was not answered is asked again"
-        assert protocol.decode_rooms(packets[4]) == [(2, 4)], "nor was that acknowledged"
-        assert [protocol.decode_want(packet).room for packet in packets[6:8]] == [6, 7]
+        assert messages.decode_adopted(packets[2]) == known, "also what is to be released"
+        assert messages.decode_rooms(packets[3]) == [(3, 3)], "what was not answered is asked again"
+        assert messages.decode_rooms(packets[4]) == [(2, 4)], "nor was that acknowledged"
+        assert [messages.decode_want(packet).room for packet in packets[6:8]] == [6, 7]
 
     def test_a_release_is_said_to_every_agent_until_it_is_durable(self, agent: FakeAgent, client: Client) -> None:
         announce(client)
@@ -238,7 +238,7 @@ class TestReconnecting:
             client.prefill.poll()
             agent.start()
             client.prefill.poll()
-        agent.accept().send(protocol.encode_durable(2))
+        agent.accept().send(messages.encode_durable(2))
         client.prefill.poll()
         agent.stop()
         client.prefill.poll()
@@ -268,7 +268,7 @@ class TestReconnecting:
         client.prefill.poll()
         packets = agent.accept().packets()
         assert b"".join(packet[:1] for packet in packets) == b"HAF"
-        assert protocol.decode_json(packets[2]) == {"room": 9, "reason": "why", "sequence": 1}
+        assert messages.decode_json(packets[2]) == {"room": 9, "reason": "why", "sequence": 1}
 
     def test_a_draining_rank_stays_one(self, agent: FakeAgent, client: Client, engine: FakeEngineSocket) -> None:
         announce(client)
@@ -291,7 +291,7 @@ class TestReconnecting:
         engine.resolved([ResolvedWant(1, 0, 5, 101, 7, 0)], 101)
         client.decode.poll()
         engine.packets()
-        engine.send(protocol.LOST_PUSHES)
+        engine.send(messages.LOST_PUSHES)
         client.decode.poll()
         assert engine.kinds() == b"RWWP"
         assert client.decode.revision == 0, "not known until the agent has looked at every wait again"
@@ -320,11 +320,11 @@ class TestHeartbeat:
         with etcd_pd.connect(socket_path, heartbeat=0.1) as client:
             client.prefill.poll()
             engine = agent.accept()
-            assert protocol.decode_json(engine.packets()[0])["heartbeat"] == 0.1
+            assert messages.decode_json(engine.packets()[0])["heartbeat"] == 0.1
 
             def beats() -> bool:
                 client.prefill.poll()
-                return protocol.PING in engine.packets()
+                return messages.PING in engine.packets()
 
             wait_until(beats, "a ping")
 
@@ -425,9 +425,9 @@ class TestHostileAgent:
     def test_what_nobody_asked_for_is_passed_over(self, client: Client, engine: FakeEngineSocket) -> None:
         engine.resolved([ResolvedWant(99, 0, 1, 1, 1, 0)], 101)
         engine.lost(99, 101)
-        engine.send(next(protocol.encode_registered([(5, 1, 1, 1, 1)])))
-        engine.say(protocol.REJECTED, room=5, error="RankLost", epoch=1, sequence=1)
-        engine.send(protocol.encode_durable(99))
+        engine.send(next(messages.encode_registered([(5, 1, 1, 1, 1)])))
+        engine.say(messages.REJECTED, room=5, error="RankLost", epoch=1, sequence=1)
+        engine.send(messages.encode_durable(99))
         engine.announced(7)
         assert [*client.prefill.poll(), *client.decode.poll()] == []
 
@@ -435,7 +435,7 @@ class TestHostileAgent:
         self, agent: FakeAgent, client: Client, engine: FakeEngineSocket
     ) -> None:
         client.decode.want("p", 1, timeout=0.05)
-        engine.say(protocol.WELCOME, refused="the agent speaks protocol 9")
+        engine.say(messages.WELCOME, refused="the agent speaks protocol 9")
         with pytest.raises(AgentUnavailable, match="protocol 9"):
             client.prefill.poll()
         with pytest.raises(etcd_pd.RoomTimeout):
@@ -453,11 +453,11 @@ class TestHostileAgent:
         def heard() -> list[int]:
             client.prefill.poll()
             packets.extend(engine.packets())
-            return [room for packet in packets for room, _ in protocol.decode_rooms(packet)]
+            return [room for packet in packets for room, _ in messages.decode_rooms(packet)]
 
         wait_until(lambda: len(heard()) == len(rooms), "every room is heard of")
         assert heard() == rooms
-        assert {packet[:1] for packet in packets} == {protocol.REGISTER}
+        assert {packet[:1] for packet in packets} == {messages.REGISTER}
         assert len(packets) < len(rooms) / 2
 
     def test_a_flood_does_not_hold_the_caller(self, client: Client, engine: FakeEngineSocket) -> None:
@@ -496,7 +496,7 @@ def test_it_works_where_nothing_else_is_installed(agent: FakeAgent, socket_path:
     """
     with child([python, "-I", "-c", program], stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
         engine = wait_until(lambda: _accepted(agent), "the client connects", timeout=30)
-        wait_until(lambda: protocol.ANNOUNCE in engine.kinds(), "it announces")
+        wait_until(lambda: messages.ANNOUNCE in engine.kinds(), "it announces")
         engine.welcome()
         engine.announced(42)
         out, _ = process.communicate(timeout=30)

@@ -24,9 +24,9 @@ from etcd_pd import (
     RoomFailed,
     RoomTimeout,
     ViewStale,
-    protocol,
 )
-from etcd_pd.protocol import ResolvedWant, ViewAt, WantedRoom
+from etcd_pd.wire import messages
+from etcd_pd.wire.messages import ResolvedWant, ViewAt, WantedRoom
 from tests.support.fake_agent import STALE, FakeAgent, FakeEngineSocket
 from tests.support.waiting import wait_until
 
@@ -118,7 +118,7 @@ class TestAnswers:
 
     def test_an_answer_names_the_instance_by_its_id(self, client: Client, engine: FakeEngineSocket) -> None:
         [id] = wanted(client, engine, 77, instance="host:1")
-        engine.say(protocol.INSTANCE, id="p", number=1, names=["host:1", "p"], info=INFO, ranks=RANKS)
+        engine.say(messages.INSTANCE, id="p", number=1, names=["host:1", "p"], info=INFO, ranks=RANKS)
         engine.resolved([answer(id, 101, instance=1)], 101)
         [event] = client.decode.poll()
         assert isinstance(event, Resolved)
@@ -129,8 +129,8 @@ class TestAnswers:
         self, client: Client, engine: FakeEngineSocket
     ) -> None:
         [id] = wanted(client, engine, 77, instance="host:1")
-        engine.say(protocol.INSTANCE, id="p", number=1, names=["host:1", "p"], info=INFO, ranks=RANKS)
-        engine.say(protocol.INSTANCE, id="q", number=2, names=["host:1", "q"], info=INFO, ranks=RANKS)
+        engine.say(messages.INSTANCE, id="p", number=1, names=["host:1", "p"], info=INFO, ranks=RANKS)
+        engine.say(messages.INSTANCE, id="q", number=2, names=["host:1", "q"], info=INFO, ranks=RANKS)
         engine.resolved([answer(id, 101, instance=1)], 101)
         [event] = client.decode.poll()
         assert isinstance(event, Resolved) and event.assignment.instance == "p"
@@ -158,7 +158,7 @@ class TestAnswers:
         attributes: dict[str, Any],
     ) -> None:
         [id] = wanted(client, engine, 77)
-        engine.say(protocol.ENDED, id=id, **message)
+        engine.say(messages.ENDED, id=id, **message)
         [event] = client.decode.poll()
         assert isinstance(event, Ended) and isinstance(event.error, kind)
         expected = {"instance": "p", "room": 77, **attributes}
@@ -185,7 +185,7 @@ class TestAnswers:
         client.decode.want("host:1", 77)
         client.decode.want("host:1", 78)
         first, second = [want.id for want in engine.wants()]
-        engine.say(protocol.INSTANCE, id="p", number=1, names=["p", "host:1"], info=None, ranks=[])
+        engine.say(messages.INSTANCE, id="p", number=1, names=["p", "host:1"], info=None, ranks=[])
         engine.resolved([answer(first, 101, instance=1), answer(second, 102, instance=1)], 102)
         client.decode.poll()
         agent.stop()
@@ -264,7 +264,7 @@ class TestDeadlines:
         client.decode.want("p", 77, timeout=0.05)
         [want] = engine.wants()
         wait_until(client.decode.poll, "its end")
-        assert engine.packets() == [protocol.encode_done(want.id)]
+        assert engine.packets() == [messages.encode_done(want.id)]
 
     def test_an_answer_has_none(self, client: Client, engine: FakeEngineSocket) -> None:
         client.decode.want("p", 77, timeout=0.5)
@@ -296,7 +296,7 @@ class TestDone:
     def test_the_agent_is_told_and_nothing_is_kept(self, client: Client, engine: FakeEngineSocket) -> None:
         [id] = wanted(client, engine, 77)
         client.decode.done("p", 77)
-        assert engine.packets() == [protocol.encode_done(id)]
+        assert engine.packets() == [messages.encode_done(id)]
         engine.resolved([answer(id, 101)], 101)
         assert client.decode.poll() == []
         with pytest.raises(ConfigError):
@@ -371,8 +371,8 @@ class TestRevision:
     ) -> None:
         """The answer to a want was dropped, and a later want was answered before the engine knew."""
         first, second = wanted(client, engine, 7, 8)
-        engine.send(protocol.LOST_PUSHES)
-        engine.send(protocol.encode_view(ViewAt(120, 0, second, 0, 0, 0)))
+        engine.send(messages.LOST_PUSHES)
+        engine.send(messages.encode_view(ViewAt(120, 0, second, 0, 0, 0)))
         client.decode.poll()
         assert client.decode.revision == 0
         engine.view(121, last_want=second)
@@ -412,7 +412,7 @@ class TestAdmission:
         self, client: Client, engine: FakeEngineSocket, name: str
     ) -> None:
         [id] = wanted(client, engine, 77, instance=name)
-        engine.say(protocol.INSTANCE, id="p", number=1, names=["host:1", "p"], info=INFO, ranks=RANKS)
+        engine.say(messages.INSTANCE, id="p", number=1, names=["host:1", "p"], info=INFO, ranks=RANKS)
         engine.resolved([answer(id, 101)], 101)
         engine.lost(id, 105)
         client.decode.poll()
@@ -450,7 +450,7 @@ class TestAdmission:
     def test_what_a_clock_decided_is_not_in_it(self, client: Client, engine: FakeEngineSocket) -> None:
         [id] = wanted(client, engine, 77)
         client.decode.want("p", 78, timeout=0.05)
-        engine.say(protocol.ENDED, id=id, error="InstanceUnknown")
+        engine.say(messages.ENDED, id=id, error="InstanceUnknown")
         ended: list[object] = []
 
         def both() -> bool:
@@ -470,7 +470,7 @@ class TestAdmission:
 
 class TestInstances:
     def test_it_is_known_by_id_and_by_address(self, client: Client, engine: FakeEngineSocket) -> None:
-        engine.say(protocol.INSTANCE, id="p", number=1, names=["host:1", "p"], info=INFO, ranks=RANKS)
+        engine.say(messages.INSTANCE, id="p", number=1, names=["host:1", "p"], info=INFO, ranks=RANKS)
         client.decode.poll()
         found = client.decode.instance("host:1")
         assert found is not None and found == client.decode.instance("p")
@@ -481,16 +481,16 @@ class TestInstances:
         assert client.decode.instance("q") is None
 
     def test_it_is_forgotten_when_it_ends(self, client: Client, engine: FakeEngineSocket) -> None:
-        engine.say(protocol.INSTANCE, id="p", number=1, names=["host:1", "p"], info=INFO, ranks=RANKS)
-        engine.say(protocol.INSTANCE, id="p", number=1, names=["p"], info=None, ranks=[])
+        engine.say(messages.INSTANCE, id="p", number=1, names=["host:1", "p"], info=INFO, ranks=RANKS)
+        engine.say(messages.INSTANCE, id="p", number=1, names=["p"], info=None, ranks=[])
         client.decode.poll()
         assert client.decode.instance("p") is None
 
     def test_one_that_is_followed_is_described(self, client: Client, engine: FakeEngineSocket) -> None:
         client.decode.follow("host:1")
-        assert engine.packets() == [protocol.encode_follow("host:1")]
-        engine.say(protocol.INSTANCE, id="host:1", number=1, names=["host:1"], info=None, ranks=[])
-        engine.say(protocol.INSTANCE, id="p", number=1, names=["host:1", "p"], info=INFO, ranks=RANKS)
+        assert engine.packets() == [messages.encode_follow("host:1")]
+        engine.say(messages.INSTANCE, id="host:1", number=1, names=["host:1"], info=None, ranks=[])
+        engine.say(messages.INSTANCE, id="p", number=1, names=["host:1", "p"], info=INFO, ranks=RANKS)
         unknown, known = client.decode.poll()
         assert unknown == Described("host:1", None)
         assert known == Described("host:1", client.decode.instance("p"))
@@ -498,8 +498,8 @@ class TestInstances:
     def test_a_decode_instance_makes_itself_visible(self, client: Client, engine: FakeEngineSocket) -> None:
         client.decode.announce("d", address="host:9")
         [packet] = engine.packets()
-        assert packet[:1] == protocol.DECODER
-        assert protocol.decode_json(packet) == {"instance": "d", "address": "host:9"}
+        assert packet[:1] == messages.DECODER
+        assert messages.decode_json(packet) == {"instance": "d", "address": "host:9"}
 
 
 def test_an_answer_says_that_it_is_stale_when_the_view_is(client: Client, engine: FakeEngineSocket) -> None:
@@ -523,9 +523,9 @@ class TestSilence:
         engine.resolved([answer(id, 101)], 101)
         client.decode.poll()
         now = time.monotonic()
-        monkeypatch.setattr("time.monotonic", lambda: now + protocol.SILENCE_SECONDS - 0.5)
+        monkeypatch.setattr("time.monotonic", lambda: now + messages.SILENCE_SECONDS - 0.5)
         assert client.decode.resolve_nowait("p", 78) is None and client.decode.view == "synced"
-        monkeypatch.setattr("time.monotonic", lambda: now + protocol.SILENCE_SECONDS + 0.5)
+        monkeypatch.setattr("time.monotonic", lambda: now + messages.SILENCE_SECONDS + 0.5)
         with pytest.raises(ViewStale):
             client.decode.resolve_nowait("p", 78)
         known = client.decode.resolve_nowait("p", 77)
@@ -541,6 +541,6 @@ class TestSilence:
         client.decode.poll()
         engine.view(102)
         now = time.monotonic()
-        monkeypatch.setattr("time.monotonic", lambda: now + 100 * protocol.SILENCE_SECONDS)
+        monkeypatch.setattr("time.monotonic", lambda: now + 100 * messages.SILENCE_SECONDS)
         client.decode.poll()
         assert client.decode.view == "synced"

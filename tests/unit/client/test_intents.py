@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from etcd_pd import protocol
 from etcd_pd.client.intents import Held, Intents
+from etcd_pd.wire import messages
 
 
 class Line:
@@ -84,7 +84,7 @@ def test_what_finds_the_queue_full_is_said_later_and_in_order() -> None:
     intents.end(2, None, connected=True)
     assert line.said == [], "nothing overtakes"
     assert intents.say_unsaid()
-    assert [protocol.decode_rooms(packet) for packet in line.said] == [[(1, 1)], [(2, 2)]]
+    assert [messages.decode_rooms(packet) for packet in line.said] == [[(1, 1)], [(2, 2)]]
 
 
 def test_what_was_written_under_an_epoch_ends_with_it_and_the_rest_stays() -> None:

@@ -27,8 +27,8 @@ from etcd_pd import (
     Rejected,
     RoomConflict,
     Topology,
-    protocol,
 )
+from etcd_pd.wire import messages
 from tests.support.fake_agent import FakeAgent, FakeEngineSocket
 
 ANNOUNCEMENT: dict[str, Any] = {
@@ -62,8 +62,8 @@ class TestAnnounce:
     def test_everything_about_the_rank_is_said(self, client: Client, engine: FakeEngineSocket) -> None:
         client.prefill.announce("p", **ANNOUNCEMENT, policy="total_tokens", fingerprint="f", extra={"a": 1}, linger=2.5)
         [packet] = engine.packets()
-        assert packet[:1] == protocol.ANNOUNCE
-        assert protocol.decode_json(packet) == {
+        assert packet[:1] == messages.ANNOUNCE
+        assert messages.decode_json(packet) == {
             "instance": "p",
             "rank": [1, 0, 0, 0],
             "topology": {"dp": 2, "cp": 1, "tp": 1, "pp": 1},
@@ -79,7 +79,7 @@ class TestAnnounce:
 
     def test_a_new_epoch_is_news(self, client: Client, announced: FakeEngineSocket) -> None:
         assert client.prefill.epoch == 42
-        announced.say(protocol.RANK_ENDED, epoch=42, reason="why")
+        announced.say(messages.RANK_ENDED, epoch=42, reason="why")
         announced.announced(77)
         assert client.prefill.poll() == [RankEnded(42, "why"), Announced("p", "uuid", 77)]
         assert client.prefill.epoch == 77
@@ -124,7 +124,7 @@ class TestAnnounce:
             client.prefill.register(1)
 
     def test_a_refusal_says_who_holds_the_name(self, client: Client, announced: FakeEngineSocket) -> None:
-        announced.say(protocol.REFUSED, instance="p", holder="launch other")
+        announced.say(messages.REFUSED, instance="p", holder="launch other")
         [event] = client.prefill.poll()
         assert isinstance(event, Refused) and isinstance(event.error, InstanceConflict)
         assert (event.error.instance, event.error.holder) == ("p", "launch other")
@@ -134,13 +134,13 @@ class TestAnnounce:
 
     def test_after_a_refusal_nothing_of_it_is_left(self, client: Client, announced: FakeEngineSocket) -> None:
         registered(client, announced, 1)
-        announced.say(protocol.REFUSED, instance="p", holder="launch other")
+        announced.say(messages.REFUSED, instance="p", holder="launch other")
         [event] = client.prefill.poll()
         assert isinstance(event, Refused)
         client.prefill.announce("p", **ANNOUNCEMENT)
         announced.packets()
         client.prefill.register(1)
-        assert announced.packets() == [protocol.encode_room(protocol.REGISTER, 1, 2)], "it is held no longer"
+        assert announced.packets() == [messages.encode_room(messages.REGISTER, 1, 2)], "it is held no longer"
 
 
 class TestRegister:
@@ -163,7 +163,7 @@ class TestRegister:
 
     def test_it_is_one_packet(self, client: Client, announced: FakeEngineSocket) -> None:
         client.prefill.register(2**64 - 1)
-        assert announced.packets() == [protocol.encode_room(protocol.REGISTER, 2**64 - 1, 1)]
+        assert announced.packets() == [messages.encode_room(messages.REGISTER, 2**64 - 1, 1)]
 
     def test_asking_twice_says_it_once(self, client: Client, announced: FakeEngineSocket) -> None:
         client.prefill.register(1)
@@ -184,14 +184,14 @@ class TestRegister:
         announced.packets()
         client.prefill.register_lot([1, 2, 3, 4, 5])
         assert client.prefill.poll() == [Registered(1, 101, 7, 42)], "it is held already"
-        assert announced.packets() == [protocol.encode_lot([(3, 3), (4, 4), (5, 5)])]
+        assert announced.packets() == [messages.encode_lot([(3, 3), (4, 4), (5, 5)])]
         client.prefill.release(4)
         agent.stop()
         client.prefill.poll()
         agent.start()
         client.prefill.poll()
         again = agent.accept()
-        assert [p for p in again.packets() if p[:1] == protocol.REGISTER_LOT] == [protocol.encode_lot([(3, 3), (5, 5)])]
+        assert [p for p in again.packets() if p[:1] == messages.REGISTER_LOT] == [messages.encode_lot([(3, 3), (5, 5)])]
         again.rejected(3, error="RoomConflict", holder="p/0@9", owned=5)
         [event] = client.prefill.poll()
         assert isinstance(event, Rejected) and isinstance(event.error, RoomConflict)
@@ -243,21 +243,21 @@ class TestRegister:
         assert {name: getattr(event.error, name) for name in attributes} == attributes
         announced.packets()
         client.prefill.register(1)
-        assert announced.kinds() == protocol.REGISTER
+        assert announced.kinds() == messages.REGISTER
 
     def test_rooms_of_an_epoch_that_ended_are_held_no_longer(self, client: Client, announced: FakeEngineSocket) -> None:
         registered(client, announced, 1)
-        announced.say(protocol.RANK_ENDED, epoch=42, reason="why")
+        announced.say(messages.RANK_ENDED, epoch=42, reason="why")
         client.prefill.poll()
         client.prefill.register(1)
-        assert announced.kinds() == protocol.REGISTER
+        assert announced.kinds() == messages.REGISTER
 
 
 class TestEndingRooms:
     def test_release(self, client: Client, announced: FakeEngineSocket) -> None:
         registered(client, announced, 1)
         client.prefill.release(1)
-        assert announced.packets() == [protocol.encode_room(protocol.RELEASE, 1, 2)]
+        assert announced.packets() == [messages.encode_room(messages.RELEASE, 1, 2)]
 
     def test_a_room_released_before_its_answer_is_no_news(self, client: Client, announced: FakeEngineSocket) -> None:
         client.prefill.register(1)
@@ -268,7 +268,7 @@ class TestEndingRooms:
     def test_fail(self, client: Client, announced: FakeEngineSocket) -> None:
         client.prefill.fail(1, "out of memory")
         [packet] = announced.packets()
-        assert protocol.decode_json(packet) == {"room": 1, "reason": "out of memory", "sequence": 1}
+        assert messages.decode_json(packet) == {"room": 1, "reason": "out of memory", "sequence": 1}
 
     @pytest.mark.parametrize("reason", ["x" * 513, "\ud800", None, b"x"])
     def test_a_bad_reason_is_named(self, client: Client, announced: FakeEngineSocket, reason: Any) -> None:
@@ -281,11 +281,11 @@ class TestEndingRooms:
 class TestDrain:
     def test_no_new_rooms_and_news_when_the_last_one_ended(self, client: Client, announced: FakeEngineSocket) -> None:
         client.prefill.drain()
-        assert announced.kinds() == protocol.DRAIN
+        assert announced.kinds() == messages.DRAIN
         with pytest.raises(RankDraining) as caught:
             client.prefill.register(1)
         assert caught.value.room == 1
-        announced.send(protocol.DRAINED)
+        announced.send(messages.DRAINED)
         assert client.prefill.poll() == [Drained()]
 
     def test_it_needs_an_announcement(self, client: Client) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 from etcd_pd.core.batch import Batch, Durable, EpochIsDead, Outcome, RankRef
 from etcd_pd.core.book import RoomBook
 from etcd_pd.core.lease import Bucket
+from etcd_pd.core.records import Listing
 from etcd_pd.errors import StoreRejected
-from etcd_pd.records import Listing
 
 
 class NumberedBook:

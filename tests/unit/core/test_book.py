@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import pytest
 
 from etcd_pd.core.batch import Batch, Guard, Job, Outcome, RankRef, Registered, Rejected
+from etcd_pd.core.keys import Keys
 from etcd_pd.core.lease import Bucket, BucketPool
+from etcd_pd.core.records import MAX_TXN_OPS, Compare, Delete, KeyValue, Listing, Put
 from etcd_pd.errors import AgentBusy, RankLost, RegistrationTimeout, RoomConflict, StoreRejected
-from etcd_pd.keys import Keys
-from etcd_pd.model import FAILED, Rank, RoomValue
-from etcd_pd.records import MAX_TXN_OPS, Compare, Delete, KeyValue, Listing, Put
+from etcd_pd.wire.values import FAILED, Rank, RoomValue
 from tests.support.memory_etcd import MemoryEtcd
 from tests.unit.core.numbered import NumberedBook
 

@@ -10,11 +10,11 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from etcd_pd.core.batch import Batch, Durable, Guard, Outcome, RankRef, Registered, Rejected
+from etcd_pd.core.keys import Keys
 from etcd_pd.core.lease import Bucket, BucketPool
+from etcd_pd.core.records import MAX_TXN_OPS, Compare, Delete, KeyValue, Operation, Put
 from etcd_pd.errors import LeaseNotFound, RegistrationTimeout, StoreRejected
-from etcd_pd.keys import Keys
-from etcd_pd.model import ASSIGNED, Rank, RoomValue
-from etcd_pd.records import MAX_TXN_OPS, Compare, Delete, KeyValue, Operation, Put
+from etcd_pd.wire.values import ASSIGNED, Rank, RoomValue
 from tests.support.memory_etcd import MemoryEtcd
 from tests.unit.core.numbered import NumberedBook
 

@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 
 from etcd_pd.core.rooms import Notice, Resolved, Wait, WaitFailed, WaitLost
-from etcd_pd.model import FAILED
+from etcd_pd.wire.values import FAILED
 
 from .test_rooms import Cell
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from etcd_pd.core.rooms import Known, Notice, Resolved, Wait, WaitFailed, WaitLost
-from etcd_pd.model import FAILED
+from etcd_pd.wire.values import FAILED
 
 from .test_rooms import Cell, news
 

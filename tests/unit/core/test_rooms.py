@@ -10,10 +10,20 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from etcd_pd.core.keys import Keys
+from etcd_pd.core.records import Compare, Delete, Put
 from etcd_pd.core.rooms import AgentSpoke, InstanceChanged, Notice, Resolved, View, Wait, WaitFailed, WaitLost
-from etcd_pd.keys import Keys
-from etcd_pd.model import ASSIGNED, ENDED, FAILED, Assignment, InstanceInfo, Rank, RankEndpoint, RoomValue, Topology
-from etcd_pd.records import Compare, Delete, Put
+from etcd_pd.wire.values import (
+    ASSIGNED,
+    ENDED,
+    FAILED,
+    Assignment,
+    InstanceInfo,
+    Rank,
+    RankEndpoint,
+    RoomValue,
+    Topology,
+)
 from tests.support.memory_etcd import MemoryEtcd
 
 KEYS = Keys("/cell")

@@ -6,8 +6,8 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from etcd_pd.core.records import Delete, Event, Header, KeyValue, Listing, Put, WatchResponse
 from etcd_pd.core.watch import Changes, Relist, Reopen, Resume, Snapshot, WatchMachine, WatchState
-from etcd_pd.records import Delete, Event, Header, KeyValue, Listing, Put, WatchResponse
 from tests.support.memory_etcd import MemoryEtcd
 
 CLUSTER = 0xC1

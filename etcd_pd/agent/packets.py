@@ -1,0 +1,354 @@
+"""From engines: each packet becomes a call of the book, the view or the announcer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Collection
+
+from ..config import AgentSettings
+from ..core.batch import Durable, Outcome, Rejected
+from ..core.book import RoomBook
+from ..core.keys import Keys
+from ..core.rooms import Known, View, Wait
+from ..core.watch import WatchState
+from ..errors import ConfigError, EtcdPDError, ProtocolError, RankDraining
+from ..wire import messages
+from ..wire.limits import MAX_REVISION, check_heartbeat, check_int, check_linger, check_name, check_room, check_text
+from ..wire.values import InstanceInfo, RankEndpoint, Topology, check_rank
+from .announcer import Announcer, LocalRank
+from .connection import EngineConnection
+from .histories import Histories
+from .pushes import Pushes
+from .ranks import Ranks
+from .registrar import Registrar
+from .stats import Stats
+from .watcher import Watcher
+
+log = logging.getLogger(__name__)
+
+#: How often to look whether a node that drains has rooms left, seconds.
+NODE_DRAIN_LOOK_SECONDS = 0.1
+
+
+class Packets:
+    """Handles packets of engines, and their end.
+
+    Args:
+        settings: of the agent.
+        view: what etcd is known to hold.
+        book: the rooms of local ranks.
+        announcer: keeps ranks in etcd.
+        registrar: writes rooms.
+        watcher: whose word the view is.
+        ranks: the local ones.
+        pushes: what engines are told.
+        connections: every engine.
+        histories: compares what engines have seen of etcd with what it is.
+        stats: what is counted.
+    """
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        view: View,
+        book: RoomBook,
+        announcer: Announcer,
+        registrar: Registrar,
+        watcher: Watcher,
+        ranks: Ranks,
+        pushes: Pushes,
+        connections: Collection[EngineConnection],
+        histories: Histories,
+        stats: Stats,
+    ) -> None:
+        self._settings, self._keys, self._view, self._book = settings, Keys(settings.root), view, book
+        self._announcer, self._registrar, self._watcher = announcer, registrar, watcher
+        self._ranks, self._pushes, self._connections, self._stats = ranks, pushes, connections, stats
+        self._histories = histories
+        self._early: list[tuple[EngineConnection, str]] = []  # what was followed before anything was known
+        self._handlers: dict[int, Callable[[EngineConnection, bytes], None]] = {
+            messages.HELLO[0]: self._hello,
+            messages.ANNOUNCE[0]: self._announce,
+            messages.DECODER[0]: self._decoder,
+            messages.REGISTER[0]: self._register,
+            messages.REGISTER_LOT[0]: self._register_lot,
+            messages.RELEASE[0]: self._release,
+            messages.ADOPT[0]: self._adopt,
+            messages.FAIL[0]: self._fail,
+            messages.DRAIN[0]: self._drain,
+            messages.DRAIN_NODE[0]: self._drain_node,
+            messages.WANT[0]: self._want,
+            messages.DONE[0]: self._done,
+            messages.FOLLOW[0]: self._follow,
+            messages.BYE[0]: self._bye,
+            messages.PING[0]: self._ping,
+        }
+
+    def packet(self, engine: EngineConnection, packet: bytes) -> None:
+        """Handle one packet.
+
+        Raises:
+            ProtocolError, ConfigError: it is malformed, or breaks a rule; the connection is to be closed.
+        """
+        handler = self._handlers.get(packet[0])
+        if handler is None or len(packet) > messages.MAX_PACKET:
+            raise ProtocolError(f"unknown or oversized packet {packet[:1]!r}")
+        if not engine.greeted and packet[0] != messages.HELLO[0]:
+            raise ProtocolError("the first packet must be HELLO")
+        try:
+            handler(engine, packet)
+        except (ProtocolError, ConfigError):
+            raise
+        except Exception:  # a bug of ours: it costs this request, not the engine
+            self._stats.internal_errors += 1
+            log.exception("internal error, please report it: a %r packet of %r was not handled", packet[:1], engine)
+
+    def closed(self, engine: EngineConnection, reason: str) -> None:
+        """An engine is gone."""
+        if reason.startswith("it broke"):
+            self._stats.protocol_errors += 1
+            log.warning("engine %r closed: %s", engine, reason)
+        else:
+            log.log(
+                logging.INFO if engine.rank or engine.decoder else logging.DEBUG, "engine %r left: %s", engine, reason
+            )
+        for wait in engine.wants.values():
+            self._view.forget(wait)
+        engine.wants.clear()
+        self._ranks.leave(engine)
+        if engine.decoder:
+            self._announcer.drop(self._keys.decode(engine.decoder))
+
+    def _hello(self, engine: EngineConnection, packet: bytes) -> None:
+        message = messages.decode_json(packet)
+        if message.get("protocol") != messages.VERSION:
+            refusal = _other_version(message.get("protocol"))
+            engine.send(messages.encode_json(messages.WELCOME, {"refused": refusal}))
+            raise ProtocolError(refusal)
+        engine.greeted = True
+        revision = check_int("revision", message.get("revision", 0), 0, MAX_REVISION)
+        if revision:
+            cluster_id = check_int("cluster_id", message.get("cluster_id", 0), 0, 2**64 - 1)
+            self._histories.check(engine, cluster_id, revision)
+        heartbeat = message.get("heartbeat")
+        if heartbeat is not None:
+            engine.expect_heartbeat(check_heartbeat(heartbeat))
+        synced = self._watcher.synced.is_set()
+        engine.send(messages.encode_json(messages.WELCOME, {"agent": self._settings.agent_id, "synced": synced}))
+        self._ping(engine, packet)
+
+    def _announce(self, engine: EngineConnection, packet: bytes) -> None:
+        self._ranks.announce(engine, _announced(packet))
+
+    def _decoder(self, engine: EngineConnection, packet: bytes) -> None:
+        message = messages.decode_json(packet)
+        address = check_text("address", message.get("address", ""))
+        engine.decoder = check_name("instance", message.get("instance"))
+        value = json.dumps({"address": address, "agent": self._settings.agent_id}).encode()
+        self._announcer.keep(self._keys.decode(engine.decoder), value)
+
+    def _register(self, engine: EngineConnection, packet: bytes) -> None:
+        now = time.monotonic()
+        outcomes: list[Outcome] = []
+        for room, sequence in messages.decode_rooms(packet):
+            is_new = _is_new(engine, sequence)
+            if engine.rank is None or engine.rank.draining:
+                outcomes.append(_refused(engine, room, sequence))
+            else:
+                register = self._book.register if is_new else self._book.register_again
+                outcomes.extend(register(engine, engine.rank.ref, room, sequence, now))
+        if outcomes:
+            self._pushes.deliver(outcomes)
+        self._registrar.kick()
+
+    def _register_lot(self, engine: EngineConnection, packet: bytes) -> None:
+        rooms = messages.decode_rooms(packet)
+        if not 0 < len(rooms) <= messages.MAX_LOT:
+            raise ProtocolError(f"a lot of {len(rooms)} rooms")
+        are_new = [_is_new(engine, sequence) for _, sequence in rooms]
+        now = time.monotonic()
+        if engine.rank is None or engine.rank.draining:
+            self._pushes.deliver([_refused(engine, *said) for said in rooms])
+        elif all(are_new):
+            self._pushes.deliver(self._book.register_lot(engine, engine.rank.ref, rooms, now))
+        else:
+            for said in rooms:
+                self._pushes.deliver(self._book.register_again(engine, engine.rank.ref, *said, now))
+        self._registrar.kick()
+
+    def _release(self, engine: EngineConnection, packet: bytes) -> None:
+        outcomes: list[Outcome] = []
+        for room, sequence in messages.decode_rooms(packet):
+            if not _is_new(engine, sequence):
+                outcomes.append(Durable(engine, 0))  # only to say once more how far all is durable
+                continue
+            engine.undurable[sequence] = None
+            if engine.rank:
+                outcomes.extend(self._book.release(engine, engine.rank.ref, room, sequence))
+            else:
+                outcomes.append(Durable(engine, sequence))
+        if outcomes:
+            self._pushes.deliver(outcomes)
+        self._registrar.kick()
+
+    def _adopt(self, engine: EngineConnection, packet: bytes) -> None:
+        for room, epoch, token, lease_id in messages.decode_adopted(packet):
+            if engine.rank and epoch == engine.rank.told_epoch:
+                self._book.adopt(engine, engine.rank.ref, epoch, room, token, lease_id, time.monotonic())
+
+    def _fail(self, engine: EngineConnection, packet: bytes) -> None:
+        message = messages.decode_json(packet)
+        room, reason = check_room(message.get("room")), check_text("reason", message.get("reason"))
+        sequence = check_int("sequence", message.get("sequence"), 1, MAX_REVISION)
+        if not _is_new(engine, sequence):
+            self._pushes.deliver([Durable(engine, 0)])
+            return
+        engine.undurable[sequence] = None
+        if engine.rank:
+            now = time.monotonic()
+            self._pushes.deliver(self._book.fail(engine, engine.rank.ref, room, reason, sequence, now))
+        else:
+            self._pushes.deliver([Durable(engine, sequence)])
+        self._registrar.kick()
+
+    def _drain(self, engine: EngineConnection, packet: bytes) -> None:
+        self._ranks.drain(engine)
+
+    def _drain_node(self, engine: EngineConnection, packet: bytes) -> None:
+        """Whoever ends this node asks: let no new room in, and say when the last one has ended."""
+        log.info("draining the node engines=%d", len(self._connections) - 1)
+        for other in self._connections:
+            if other.rank:
+                self._ranks.drain(other)
+        self._tell_node_drained(engine)
+
+    def _tell_node_drained(self, engine: EngineConnection) -> None:
+        if any(other.wants or (other.rank and self._book.live(other.rank.ref)) for other in self._connections):
+            asyncio.get_running_loop().call_later(NODE_DRAIN_LOOK_SECONDS, self._tell_node_drained, engine)
+        else:
+            engine.send(messages.DRAINED)
+
+    def _want(self, engine: EngineConnection, packet: bytes) -> None:
+        asked = messages.decode_want(packet)
+        earlier = engine.wants.pop(asked.id, None)
+        if earlier:  # the engine lost pushes and asks again
+            self._view.forget(earlier)
+        named = asked.named_rank if asked.named_rank >= 0 else None
+        known = Known(asked.known_rank, asked.known_epoch, asked.known_revision) if asked.known_rank >= 0 else None
+        wait = Wait(engine, asked.id, check_name("instance", asked.instance), asked.room, named, known)
+        wait.asked_at = time.monotonic()
+        engine.wants[asked.id], engine.last_want = wait, asked.id
+        self._stats.wanted += 1
+        if self._view.synced and self._watcher.state is not WatchState.SYNCED:
+            self._view.sync(False)  # this process was stopped, and has not looked at the watch yet
+        if self._settings.prefill_only:
+            self._pushes.end_wait(wait, {"error": "RoomsNotWatched"})
+            return
+        self._pushes.answer(engine, self._view.want(wait))
+        if self._view.is_unplaced(wait):
+            self._expect_instance(wait, asked.seconds)
+
+    def expect_instances(self) -> None:
+        """Waits of which the view has lost the instance: it must come back as soon as others must come."""
+        for engine in self._connections:
+            for wait in engine.wants.values():
+                if self._view.is_unplaced(wait):
+                    self._expect_instance(wait, math.inf)
+
+    def _expect_instance(self, wait: Wait, seconds: float) -> None:
+        seconds = min(seconds, self._settings.instance_timeout_seconds)
+        asyncio.get_running_loop().call_later(seconds, self._give_up_unknown, wait)
+
+    def _give_up_unknown(self, wait: Wait) -> None:
+        if wait.ended or not self._view.is_unplaced(wait):
+            return
+        if self._watcher.state is not WatchState.SYNCED:  # cannot tell: the wait's own deadline still holds
+            asyncio.get_running_loop().call_later(self._settings.instance_timeout_seconds, self._give_up_unknown, wait)
+            return
+        self._pushes.end_wait(wait, {"error": "InstanceUnknown"})
+
+    def _done(self, engine: EngineConnection, packet: bytes) -> None:
+        for id in messages.decode_done(packet):
+            wait = engine.wants.pop(id, None)
+            if wait:
+                self._view.forget(wait)
+
+    def _follow(self, engine: EngineConnection, packet: bytes) -> None:
+        name = check_name("instance", messages.decode_follow(packet))
+        engine.followed.add(name)
+        if self._view.revision:
+            self._describe(engine, name)
+        else:
+            self._early.append((engine, name))
+
+    def answer_early(self) -> None:
+        """The view is whole: say what was asked for before, of which nobody knew whether it exists."""
+        early, self._early = self._early, []
+        for engine, name in early:
+            self._describe(engine, name)
+
+    def _describe(self, engine: EngineConnection, name: str) -> None:
+        id = self._view.find(name)
+        if id is not None:
+            engine.known.setdefault(id, set()).add(name)
+        self._pushes.flush()  # the answers to earlier wants come first
+        self._pushes.tell_instance(engine, id if id is not None else name)
+
+    def _bye(self, engine: EngineConnection, packet: bytes) -> None:
+        if engine.rank:
+            engine.rank.linger = 0.0
+
+    def _ping(self, engine: EngineConnection, packet: bytes) -> None:
+        self._pushes.flush()
+        engine.round = messages.decode_ping(packet) or engine.round
+        self._pushes.tell_view(engine)
+
+
+def _announced(packet: bytes) -> LocalRank:
+    """The rank in an ANNOUNCE packet."""
+    message = messages.decode_json(packet)
+    try:
+        topology = Topology(**message["topology"])
+        rank = check_rank(message["rank"], topology)
+        info = InstanceInfo(
+            incarnation="",
+            launch_id=message["launch_id"],
+            addresses=tuple(message["addresses"]),
+            topology=topology,
+            policy=message["policy"],
+            fingerprint=message["fingerprint"],
+            extra=message.get("extra", {}),
+        )
+        incarnation = check_text("incarnation", message.get("incarnation", ""))
+        endpoint = RankEndpoint(rank, message["ip"], message["port"], incarnation)
+        local = LocalRank(check_name("instance", message["instance"]), rank, info, endpoint)
+    except (LookupError, TypeError) as exc:
+        raise ProtocolError(f"malformed ANNOUNCE packet: {exc}") from exc
+    local.key_epoch = check_int("key_epoch", message.get("key_epoch", 0), 0, MAX_REVISION)
+    local.told_epoch = check_int("epoch", message.get("epoch", 0), 0, MAX_REVISION)
+    local.linger = check_linger(message.get("linger", 0.0))
+    return local
+
+
+def _other_version(theirs: object) -> str:
+    ours = f"the agent speaks protocol {messages.VERSION}, the client {theirs!r}: "
+    if isinstance(theirs, int) and theirs > messages.VERSION:
+        return ours + "upgrade the agent (its image, or etcd-pd where it runs)"
+    return ours + "upgrade the package etcd-pd in the engine's image"
+
+
+def _is_new(engine: EngineConnection, sequence: int) -> bool:
+    """Whether the engine says this for the first time; it repeats what may have been lost on the way to it."""
+    is_new = sequence > engine.said
+    engine.said = max(engine.said, sequence)
+    return is_new
+
+
+def _refused(engine: EngineConnection, room: int, sequence: int) -> Rejected:
+    if engine.rank is None:
+        return Rejected(engine, room, EtcdPDError("the rank is not announced"), sequence)
+    return Rejected(engine, room, RankDraining(room, "the rank is draining"), sequence)

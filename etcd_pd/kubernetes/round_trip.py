@@ -1,0 +1,107 @@
+"""``python3 -m etcd_pd.kubernetes.round_trip SOCKET SOCKET``: rooms registered at one agent, resolved at another.
+
+What ``helm test`` runs, with an agent that holds the prefill certificate and one that holds the decode certificate.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Callable
+
+from ..client import Client, connect
+from ..client.events import Announced, Drained, Refused, Registered, Rejected
+from ..errors import EtcdPDError
+from ..wire.limits import MAX_ROOM
+from ..wire.values import Rank, Topology
+
+ROOMS = 10
+TIMEOUT_SECONDS = 60.0
+#: Nobody connects to it: the KV cache of these rooms does not exist.
+PORT = 9
+
+
+def run(
+    prefill_socket: str,
+    decode_socket: str,
+    timeout: float = TIMEOUT_SECONDS,
+    say: Callable[[str], None] = print,
+) -> list[float]:
+    """Register and resolve some rooms; the seconds that each took.
+
+    Args:
+        prefill_socket: of the agent that registers.
+        decode_socket: of the agent that resolves; it may be the same.
+        timeout: seconds that each step may take.
+        say: is told of each room.
+
+    Raises:
+        EtcdPDError: a room was refused, or did not arrive.
+    """
+    instance = f"round-trip-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+    with connect(prefill_socket) as prefill, connect(decode_socket) as decode:
+        prefill.prefill.announce(
+            instance,
+            rank=Rank(1),
+            topology=Topology(dp=2),
+            launch_id=instance,
+            addresses=[f"{instance}:{PORT}"],
+            ip="127.0.0.1",
+            port=PORT,
+        )
+        _wait(prefill, Announced, timeout)
+        seconds = [_one(prefill, decode, instance, timeout, say) for _ in range(ROOMS)]
+        prefill.prefill.drain()
+        _wait(prefill, Drained, timeout)  # so that the last room's key is gone before its rank is
+        return seconds
+
+
+def _one(prefill: Client, decode: Client, instance: str, timeout: float, say: Callable[[str], None]) -> float:
+    room = random.randint(0, MAX_ROOM)
+    started = time.monotonic()
+    prefill.prefill.register(room)
+    _wait(prefill, Registered, timeout)
+    found = decode.decode.resolve(instance, room, timeout=timeout)
+    seconds = time.monotonic() - started
+    if found.dp_rank != 1:
+        raise EtcdPDError(f"room {room} resolved to dp_rank {found.dp_rank}, not 1")
+    say(f"room={room} dp_rank={found.dp_rank} revision={found.revision} milliseconds={seconds * 1000:.1f}")
+    decode.decode.done(instance, room)
+    prefill.prefill.release(room)
+    return seconds
+
+
+def _wait(client: Client, wanted: type, timeout: float) -> None:
+    """Wait for an event of the prefill side.
+
+    Raises:
+        EtcdPDError: it was refused, or did not come.
+    """
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        for event in client.prefill.poll():
+            if isinstance(event, wanted):
+                return
+            if isinstance(event, (Refused, Rejected)):
+                raise event.error
+        time.sleep(0.001)
+    raise EtcdPDError(f"no {wanted.__name__} in {timeout:.0f} s; the agent's log says why")
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status 0 where every room arrived."""
+    try:
+        prefill_socket, decode_socket = arguments
+        seconds = run(prefill_socket, decode_socket)
+    except EtcdPDError as exc:
+        print(f"failed: {exc}", file=sys.stderr)
+        return 1
+    print(f"ok: {len(seconds)} rooms registered with one certificate and resolved with the other")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

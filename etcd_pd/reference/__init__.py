@@ -1,0 +1,1 @@
+"""For development and tests: a reference engine, its dispatch policies, and a whole stack on one machine."""

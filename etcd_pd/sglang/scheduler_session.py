@@ -1,0 +1,116 @@
+"""One SGLang scheduler process's connection to its agent, shared by its prefill and its decode side."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .. import client as _client
+from ..client import Client
+from ..config import default_socket_path
+from ..errors import AgentUnavailable, ProtocolError
+
+log = logging.getLogger(__name__)
+
+#: Silence after which the agent takes the scheduler for wedged. Longer than a step that compiles or computes a large
+#: chunk; a process that ends is noticed at once in any case.
+DEFAULT_HEARTBEAT_SECONDS = 10.0
+
+
+class Session:
+    """The client, and what happens on it.
+
+    SGLang asks for rooms on its scheduler thread and on a helper thread, so every use of the client holds ``lock``.
+
+    Args:
+        prefill, decode: make the two sides, which use this session and get its events.
+    """
+
+    def __init__(self, prefill: Callable[[Session], Any], decode: Callable[[Session], Any]) -> None:
+        self.lock = threading.RLock()
+        self._connected: bool | None = None
+        self._useless = False
+        self.client = connect()
+        self.prefill = prefill(self)
+        self.decode = decode(self)
+
+    @property
+    def connected(self) -> bool:
+        """Whether an agent answers."""
+        return not self._useless and self.client.fileno() >= 0
+
+    def renew(self) -> Client:
+        """End this connection and its rank, and begin another: a connection carries one rank."""
+        with self.lock:
+            self.client.close()
+            self.client = connect()
+            return self.client
+
+    def tick(self) -> None:
+        """Hear the news; whoever speaks for the agent's heartbeat is the scheduler's own loop."""
+        with self.lock:
+            if self._useless:
+                return
+            try:
+                prefill_news, decode_news = self.client.prefill.poll(), self.client.decode.poll()
+            except AgentUnavailable as exc:  # another protocol version: it will not get better
+                self._useless = True
+                log.error("etcd_pd: %s; SGLang goes on without it", exc)
+                return
+            except ProtocolError as exc:  # the client has closed that connection and opens another
+                log.error("etcd_pd: %s", exc)
+                return
+            for event in prefill_news:
+                self.prefill.on_event(event)
+            for news in decode_news:
+                self.decode.on_event(news)
+            self._note_connection()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for news."""
+        with self.lock:
+            poller, descriptor = select.poll(), self.client.fileno()  # select() takes no descriptor above 1023
+            if descriptor >= 0:
+                poller.register(descriptor, select.POLLIN)
+            poller.poll(seconds * 1000)
+            self.tick()
+
+    def _note_connection(self) -> None:
+        connected = self.connected
+        if connected != self._connected:
+            self._connected = connected
+            if connected:
+                log.info("etcd_pd: connected to the agent")
+            else:
+                log.warning("etcd_pd: no agent answers; until one does, SGLang's own bootstrap server is used")
+
+
+def connect() -> Client:
+    """A client with the environment's settings.
+
+    Raises:
+        ConfigError, ValueError: one of them breaks a rule.
+    """
+    heartbeat = float(os.environ.get("ETCD_PD_HEARTBEAT_SECONDS", DEFAULT_HEARTBEAT_SECONDS))
+    path = os.environ.get("ETCD_PD_SOCKET") or default_socket_path()
+    return _client.connect(path, heartbeat=heartbeat or None)
+
+
+def fail_room(manager: Any, room: int, reason: str) -> None:
+    """Put a room on SGLang's own failure path, unless it has succeeded already."""
+    from sglang.srt.disaggregation.base.conn import KVPoll
+
+    if manager.request_status.get(room) in (None, KVPoll.Success, KVPoll.Failed):
+        return
+    manager.record_failure(room, reason)
+    manager.update_status(room, KVPoll.Failed)
+
+
+def now() -> float:
+    """Monotonic seconds."""
+    return time.monotonic()

@@ -1,1 +1,0 @@
-"""A whole serving stack on one machine, for development and for tests."""
