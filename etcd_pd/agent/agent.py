@@ -17,7 +17,7 @@ from ..core.book import RoomBook
 from ..core.keys import Keys
 from ..core.lease import BucketPool
 from ..core.records import KeyValue
-from ..core.rooms import View
+from ..core.view import View
 from ..core.watch import Changes, Snapshot, WatchState
 from ..errors import EtcdPDError, InstanceConflict
 from ..store.base import Store
@@ -158,7 +158,7 @@ class Agent:
                 self.session.state.value,
                 self.watcher.state.value,
                 self.view.revision,
-                self.view.room_count(),
+                len(self.view.rooms),
                 len(self.book),
                 len(self.pool),
                 len(self.server.connections),
@@ -186,7 +186,7 @@ class Agent:
         if engine.rank:
             self.announcer.renounce(engine.rank)
         revision = self.view.revision
-        self._pushes.notify(self.view.disown(list(engine.wants.values()), revision), revision)
+        self._pushes.notify(self.view.waits.disown(list(engine.wants.values()), revision), revision)
 
     # --- from etcd
 
@@ -207,7 +207,7 @@ class Agent:
             self._packets.expect_instances()
         self.announcer.sweep(snapshot.kvs)
         before = self.view.revision
-        self._pushes.notify(self.view.snapshot(snapshot.revision, snapshot.kvs), before)
+        self._pushes.notify(self.view.relist(snapshot.revision, snapshot.kvs), before)
         self._packets.answer_early()
         # a decode group admits nothing before all of its agents came past this list: in a quiet cell they would not
         self.announcer.touch(self._keys.agent(self._settings.agent_id))
@@ -215,7 +215,7 @@ class Agent:
 
     def _on_changes(self, changes: Changes) -> None:
         before = self.view.revision
-        self._pushes.notify(self.view.changes(changes.revision, changes.events), before)
+        self._pushes.notify(self.view.apply(changes.revision, changes.events), before)
 
     def _on_state(self, state: WatchState) -> None:
         self.view.sync(state is WatchState.SYNCED)

@@ -18,7 +18,7 @@ from functools import partial
 from ..core.batch import Guard, RankRef
 from ..core.keys import Keys, PrefillKey
 from ..core.records import Compare, Condition, Delete, KeyValue, OnLease, Operation, Put
-from ..core.rooms import View
+from ..core.view import View
 from ..errors import InstanceConflict, StoreError, StoreRejected
 from ..store.base import Store
 from ..wire.values import DRAINING, ENDED, SERVING, InstanceInfo, Rank, RankEndpoint

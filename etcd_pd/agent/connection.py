@@ -10,7 +10,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from ..core.rooms import Wait
+from ..core.notices import Wait
 from ..errors import ConfigError, ProtocolError
 from ..wire import messages
 from .announcer import LocalRank

@@ -78,7 +78,7 @@ def _watch(agent: Agent) -> Iterator[Metric]:
         "etcd_pd_watch_lists_total", "Full lists of the cell; after the first, each one a gap.", watcher.resyncs
     )
     if not agent.prefill_only:  # a zero would be read as an empty cell
-        yield gauge("etcd_pd_cell_rooms", "Rooms in the cell.", agent.view.room_count())
+        yield gauge("etcd_pd_cell_rooms", "Rooms in the cell.", len(agent.view.rooms))
 
 
 def _engines(agent: Agent) -> Iterator[Metric]:

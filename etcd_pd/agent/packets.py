@@ -13,7 +13,8 @@ from ..config import AgentSettings
 from ..core.batch import Durable, Outcome, Rejected
 from ..core.book import RoomBook
 from ..core.keys import Keys
-from ..core.rooms import Known, View, Wait
+from ..core.notices import Known, Wait
+from ..core.view import View
 from ..core.watch import WatchState
 from ..errors import ConfigError, EtcdPDError, ProtocolError, RankDraining
 from ..wire import messages
@@ -117,7 +118,7 @@ class Packets:
                 logging.INFO if engine.rank or engine.decoder else logging.DEBUG, "engine %r left: %s", engine, reason
             )
         for wait in engine.wants.values():
-            self._view.forget(wait)
+            self._view.waits.forget(wait)
         engine.wants.clear()
         self._ranks.leave(engine)
         if engine.decoder:
@@ -236,7 +237,7 @@ class Packets:
         asked = messages.decode_want(packet)
         earlier = engine.wants.pop(asked.id, None)
         if earlier:  # the engine lost pushes and asks again
-            self._view.forget(earlier)
+            self._view.waits.forget(earlier)
         named = asked.named_rank if asked.named_rank >= 0 else None
         known = Known(asked.known_rank, asked.known_epoch, asked.known_revision) if asked.known_rank >= 0 else None
         wait = Wait(engine, asked.id, check_name("instance", asked.instance), asked.room, named, known)
@@ -248,15 +249,15 @@ class Packets:
         if self._settings.prefill_only:
             self._pushes.end_wait(wait, {"error": "RoomsNotWatched"})
             return
-        self._pushes.answer(engine, self._view.want(wait))
-        if self._view.is_unplaced(wait):
+        self._pushes.answer(engine, self._view.waits.want(wait))
+        if self._view.waits.is_unplaced(wait):
             self._expect_instance(wait, asked.seconds)
 
     def expect_instances(self) -> None:
         """Waits of which the view has lost the instance: it must come back as soon as others must come."""
         for engine in self._connections:
             for wait in engine.wants.values():
-                if self._view.is_unplaced(wait):
+                if self._view.waits.is_unplaced(wait):
                     self._expect_instance(wait, math.inf)
 
     def _expect_instance(self, wait: Wait, seconds: float) -> None:
@@ -264,7 +265,7 @@ class Packets:
         asyncio.get_running_loop().call_later(seconds, self._give_up_unknown, wait)
 
     def _give_up_unknown(self, wait: Wait) -> None:
-        if wait.ended or not self._view.is_unplaced(wait):
+        if wait.ended or not self._view.waits.is_unplaced(wait):
             return
         if self._watcher.state is not WatchState.SYNCED:  # cannot tell: the wait's own deadline still holds
             asyncio.get_running_loop().call_later(self._settings.instance_timeout_seconds, self._give_up_unknown, wait)
@@ -275,7 +276,7 @@ class Packets:
         for id in messages.decode_done(packet):
             wait = engine.wants.pop(id, None)
             if wait:
-                self._view.forget(wait)
+                self._view.waits.forget(wait)
 
     def _follow(self, engine: EngineConnection, packet: bytes) -> None:
         name = check_name("instance", messages.decode_follow(packet))

@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Iterable
 
 from ..core.batch import Durable, Outcome, Registered, Rejected
 from ..core.book import RoomBook
-from ..core.rooms import AgentSpoke, InstanceChanged, Notice, Resolved, View, Wait, WaitFailed, WaitLost
+from ..core.notices import AgentSpoke, InstanceChanged, Notice, Resolved, Wait, WaitFailed, WaitLost
+from ..core.view import View
 from ..core.watch import WatchState
 from ..errors import AgentBusy, ProtocolError, RankLost, RoomConflict
 from ..wire import messages
@@ -146,7 +147,7 @@ class Pushes:
     def end_wait(self, wait: Wait, message: dict[str, object]) -> None:
         """Tell a wait's error."""
         engine = _engine(wait)
-        self._view.forget(wait)
+        self._view.waits.forget(wait)
         engine.wants.pop(wait.id, None)
         self._stats.ended[str(message["error"])] += 1
         log.debug("ended room=%d instance=%s %s", wait.room, wait.instance, message)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection
 
 from ..core.book import RoomBook
-from ..core.rooms import View
+from ..core.view import View
 from ..errors import InstanceConflict, ProtocolError
 from ..wire import messages
 from .announcer import Announcer, LocalRank

@@ -12,7 +12,7 @@ from ..core.batch import Batch, EpochIsDead, Outcome
 from ..core.book import RoomBook
 from ..core.lease import Bucket, BucketPool
 from ..core.records import KeyValue
-from ..core.rooms import View
+from ..core.view import View
 from ..errors import LeaseNotFound, StoreError, StoreRejected, StoreUnavailable
 from ..store.base import Store
 from ..wire.values import RoomValue

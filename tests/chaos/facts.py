@@ -91,6 +91,7 @@ class Facts:
         self.waits: list[Wait] = []
         self._current: dict[tuple[str, str, int], Wait] = {}
         self.views: dict[str, list[Event]] = defaultdict(list)
+        self._synced: dict[str, list[tuple[float, float]]] = {}  # for whom it was asked once
         self.rejected: dict[tuple[Room, int], Event] = {}
         self.failed_at: dict[Room, float] = {}
         self.revoked_at: dict[int, float] = {}
@@ -143,14 +144,11 @@ class Facts:
 
     def synced(self, who: str, start: float, end: float) -> Iterator[tuple[float, float]]:
         """The parts of a time in which a client was told that its view is synced."""
-        since: float | None = None
-        for event in [*self.views.get(who, ()), None]:
-            if event is None or event.view != "synced":
-                if since is not None and (stop := min(end, event.t if event else end)) > (first := max(start, since)):
-                    yield first, stop
-                since = None
-            elif since is None:
-                since = event.t
+        if who not in self._synced:
+            self._synced[who] = list(_synced(self.views.get(who, ())))
+        for since, until in self._synced[who]:
+            if (stop := min(end, until)) > (first := max(start, since)):
+                yield first, stop
 
     # --- prefill ranks
 
@@ -237,3 +235,17 @@ class Facts:
 
     def _audited(self, event: Event) -> None:
         self.audits.append(event)
+
+
+def _synced(views: Iterable[Event]) -> Iterator[tuple[float, float]]:
+    """From when until when a view was synced, time and again."""
+    since: float | None = None
+    for event in views:
+        if event.view != "synced":
+            if since is not None:
+                yield since, event.t
+            since = None
+        elif since is None:
+            since = event.t
+    if since is not None:
+        yield since, math.inf

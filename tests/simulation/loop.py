@@ -36,10 +36,10 @@ class _Timer(asyncio.TimerHandle):
 
     def __init__(self, when: float, number: int, callback: Any, args: Any, loop: Any, context: Context | None) -> None:
         super().__init__(when, callback, args, loop, context)
-        self._number = number
+        self._place = when, number
 
     def __lt__(self, other: Any) -> bool:
-        return (self.when(), self._number) < (other.when(), other._number)
+        return bool(self._place < other._place)
 
 
 class VirtualLoop(asyncio.BaseEventLoop):

@@ -22,8 +22,10 @@ from etcd_pd.client.prefill import Prefill
 from etcd_pd.core.batch import Batch, Durable, Guard, Job, Outcome, Rejected
 from etcd_pd.core.book import RoomBook
 from etcd_pd.core.lease import SessionLease
+from etcd_pd.core.notices import Known, Wait
 from etcd_pd.core.records import Event
-from etcd_pd.core.rooms import Known, View, Wait
+from etcd_pd.core.view import View
+from etcd_pd.core.waits import Waits
 from etcd_pd.core.watch import WatchMachine
 from etcd_pd.errors import RoomConflict
 from etcd_pd.wire.messages import ANNOUNCE
@@ -204,17 +206,17 @@ def lots_half_written(patch: pytest.MonkeyPatch, _: random.Random) -> None:
 
 
 def failed_rooms_unnoticed(patch: pytest.MonkeyPatch, _: random.Random) -> None:
-    """Who was given a room is not told that it was failed since."""
-    patch.setattr(View, "_fail_assigned", lambda *_: iter(()))
+    """Who was given a room gets no word of its failure."""
+    patch.setattr(Waits, "_fail_assigned", lambda *_: iter(()))
 
 
 def lost_rooms_unconfirmed(patch: pytest.MonkeyPatch, _: random.Random) -> None:
     """A new agent takes what the one before it answered for true."""
 
-    def confirm(self: View, wait: Wait, known: Known) -> Any:
+    def confirm(self: Waits, wait: Wait, known: Known) -> Any:
         return self._assign(wait, Assignment(wait.instance, wait.room, *known, 0, "registry"))
 
-    patch.setattr(View, "_confirm_one", confirm)
+    patch.setattr(Waits, "_confirm_one", confirm)
 
 
 def sleep_unnoticed(patch: pytest.MonkeyPatch, _: random.Random) -> None:
@@ -224,12 +226,12 @@ def sleep_unnoticed(patch: pytest.MonkeyPatch, _: random.Random) -> None:
 
 def changes_reordered(patch: pytest.MonkeyPatch, _: random.Random) -> None:
     """Deletions of a message are applied before everything else in it."""
-    real = View.changes
+    real = View.apply
 
-    def changes(self: View, revision: int, events: Sequence[Event]) -> Any:
+    def apply(self: View, revision: int, events: Sequence[Event]) -> Any:
         return real(self, revision, sorted(events, key=lambda event: event.kv is not None))
 
-    patch.setattr(View, "changes", changes)
+    patch.setattr(View, "apply", apply)
 
 
 MUTANTS = (

@@ -85,4 +85,4 @@ class Node:
     def agrees(self) -> bool:
         """Whether its view has the rooms that etcd has; one that watches none agrees."""
         rooms = {key for key in self._etcd.keys if key.startswith(KEYS.rooms())}
-        return self._settings.prefill_only or set(self.agent.view._rooms) == rooms
+        return self._settings.prefill_only or set(self.agent.view.rooms) == rooms

@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 from etcd_pd.wire.messages import SILENCE_SECONDS
 from tests.chaos.history import Event
-from tests.chaos.judge import judge
+from tests.chaos.judge import Violation, judge
 
 from .plan import AGENTS
 from .world import History
@@ -23,9 +24,14 @@ Rule = Callable[[History], Iterator[str]]
 
 def _of_the_chaos_suite(number: int) -> Rule:
     def rule(history: History) -> Iterator[str]:
-        yield from (str(violation) for violation in judge(_with_true_epochs(history)) if violation.rule == number)
+        yield from (str(violation) for violation in _judged(history) if violation.rule == number)
 
     return rule
+
+
+@lru_cache(maxsize=1)
+def _judged(history: History) -> list[Violation]:
+    return judge(_with_true_epochs(history))
 
 
 def _epochs(history: History) -> dict[tuple[int, int], int]:

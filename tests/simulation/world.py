@@ -21,8 +21,8 @@ from .plan import AGENTS, DP, SETTLED, Fault, Plan, Room
 from .sockets import Network, joined
 
 INSTANCE, ADDRESS = "p", "h:1"
-#: How often engines look at their clients, and how long decode waits for a room, seconds.
-LOOK, PATIENCE = 0.002, 10.0
+#: How often engines look at their clients, also in the calm, and how long decode waits for a room, seconds.
+LOOK, CALM_LOOK, PATIENCE = 0.002, 0.02, 10.0
 #: How long the world goes on without faults before it is judged, seconds: longer than any wait.
 CALM = 3 * PATIENCE
 #: Longest that an agent is away, and that an engine is, seconds: shorter than a session's TTL, longer than any bound.
@@ -33,7 +33,7 @@ ASLEEP = 8.0
 Place = tuple[int, int]
 
 
-@dataclass
+@dataclass(eq=False)
 class History:
     """What happened, and what it cost.
 
@@ -72,6 +72,7 @@ class World:
         self._coming = [list(lot) for _, lot in groupby(plan.rooms, lambda room: room.lot or room)]
         self._coming.reverse()
         self._view, self._looked_at = "", 0.0
+        self._busy_until = self._began + plan.seconds
 
     async def run(self) -> History:
         """All of it, and the calm after it."""
@@ -103,7 +104,7 @@ class World:
             for decoded in self._decode.decode.poll():
                 self._on_decode(decoded)
             self._look(now)
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(LOOK if now < self._busy_until else CALM_LOOK)
 
     def _note_durable(self, place: Place, client: Client) -> None:
         """Record which rooms' ends a rank of one process was told are in etcd, and what is there of them.

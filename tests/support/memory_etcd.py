@@ -6,6 +6,7 @@ It refuses what etcd refuses. Where etcd's answer depends on luck, it takes the 
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -89,7 +90,8 @@ class MemoryEtcd:
 
     def events(self, prefix: bytes, start_revision: int, end: bytes = b"") -> list[list[Event]]:
         """What happened under a prefix from a revision on, by revision."""
-        found = [e for e in self.history if e.mod_revision >= start_revision and _under(prefix, e.key, end)]
+        first = bisect_left(self.history, start_revision, key=lambda event: event.mod_revision)
+        found = [event for event in self.history[first:] if _under(prefix, event.key, end)]
         return [list(group) for _, group in itertools.groupby(found, key=lambda event: event.mod_revision)]
 
     def compact(self, revision: int | None = None) -> None:

@@ -592,7 +592,7 @@ class TestPrefillOnly:
             found = await world.registered(prefill, 7)
             other = await world.prefill(1)
             assert other.prefill.epoch > found.token, "what is no room is heard of"
-            assert world.agent.view.room_count() == 0
+            assert len(world.agent.view.rooms) == 0
             assert world.agent.view.revision >= other.prefill.epoch
 
     async def test_a_wait_ends_with_the_reason_and_the_engine_keeps_its_rank(self, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from etcd_pd.core.rooms import View
+from etcd_pd.core.waits import Waits
 from etcd_pd.wire import messages
 from tests.fuzz.attack import Attacker, as_input, as_packets
 
@@ -40,6 +40,6 @@ def test_a_bug_in_the_agent_is_noticed(attacker: Attacker, monkeypatch: pytest.M
     def buggy(*_: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(View, "want", buggy)
+    monkeypatch.setattr(Waits, "want", buggy)
     with pytest.raises(AssertionError, match="did not handle"):
         attacker(as_input(messages.encode_want(messages.WantedRoom(1, 7, -1, 1.0, "p"))))

@@ -259,7 +259,7 @@ async def test_a_wait_is_not_answered_from_before_when_the_agent_was_stopped(
 ) -> None:
     prefill, decoder = await world.prefill(), world.client()
     decoder.decode.want("p", 7)
-    await until(lambda: world.agent.view._pending, "decode waits")
+    await until(lambda: world.agent.view.waits._pending, "decode waits")
     now = time.monotonic
     monkeypatch.setattr("time.monotonic", lambda: now() + 60.0)  # the agent's heart beats no more until its watch does
     assert world.agent.watcher.state is WatchState.STALE
@@ -278,7 +278,7 @@ async def test_a_wait_is_not_lost_when_its_start_was_chosen_by_a_view_that_was_n
     await until(lambda: world.agent.view.find("p"), "the first start is known")
     world.agent.view.sync(False)
     decoder.decode.want("p", 7)
-    await until(lambda: world.agent.view._pending, "decode waits")
+    await until(lambda: world.agent.view.waits._pending, "decode waits")
     etcd.txn([], [Put(key, infos[1].to_json(), 0)])
     world.store.publish()
     await until(lambda: (found := world.agent.view.instance("p")) and found.info.incarnation == "i2", "the second")

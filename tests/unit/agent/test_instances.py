@@ -19,7 +19,7 @@ async def test_no_wait_is_lost_when_the_session_is_lost_and_the_rank_comes_back(
     prefill, decoder = await world.prefill(), world.client()
     for room in range(100):
         decoder.decode.want("host:1", room)
-    await until(lambda: world.agent.view._pending, "decode waits")
+    await until(lambda: world.agent.view.waits._pending, "decode waits")
     epoch = prefill.prefill.epoch
     world.store.etcd.revoke(world.agent.session.lease_id)
     world.store.publish()
@@ -46,7 +46,7 @@ async def test_a_wait_ends_when_its_instance_vanished_and_does_not_come_back(tmp
         etcd.txn([], [Put(world.keys.prefill("p"), info.to_json(), 0)])
         world.store.publish()
         decoder.decode.want("p", 7)
-        await until(lambda: world.agent.view._pending, "decode waits")
+        await until(lambda: world.agent.view.waits._pending, "decode waits")
         etcd.txn([], [Delete(world.keys.prefill("p"))])
         world.store.publish()
         assert isinstance((await world.event(decoder, Ended)).error, InstanceUnknown)
@@ -55,7 +55,7 @@ async def test_a_wait_ends_when_its_instance_vanished_and_does_not_come_back(tmp
 async def test_a_wait_is_lost_at_once_when_the_last_process_of_its_instance_ends(world: InMemory) -> None:
     prefill, decoder = await world.prefill(), world.client()
     decoder.decode.want("p", 7)
-    await until(lambda: world.agent.view._pending, "decode waits")
+    await until(lambda: world.agent.view.waits._pending, "decode waits")
     prefill.close()
     ended = await world.event(decoder, Ended)
     assert isinstance(ended.error, PrefillLost) and ended.error.dp_rank == -1
@@ -93,7 +93,7 @@ async def test_a_room_is_attributed_to_its_own_instance_when_another_claims_the_
     older, decoder = await world.prefill(instance="old"), world.client()
     for room in (1, 2):
         decoder.decode.want("host:1", room)
-    await until(lambda: world.agent.view._pending, "decode waits")
+    await until(lambda: world.agent.view.waits._pending, "decode waits")
     await world.registered(older, 1)
     assert (await world.event(decoder, Resolved)).assignment.instance == "old"
     newer = await world.prefill(instance="new", launch_id="another")

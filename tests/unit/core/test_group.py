@@ -9,10 +9,10 @@ from random import Random
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from etcd_pd.core.rooms import Notice, Resolved, Wait, WaitFailed, WaitLost
+from etcd_pd.core.notices import Notice, Resolved, Wait, WaitFailed, WaitLost
 from etcd_pd.wire.values import FAILED
 
-from .test_rooms import Cell
+from .test_view import Cell
 
 RANKS, ROOMS = 3, range(8)
 
@@ -28,7 +28,7 @@ class Member:
         self.ended: dict[int, tuple[int, str]] = {}
 
     def want(self, room: int) -> None:
-        self.hear(self.cell.view.want(Wait(object(), room, "p", room)))
+        self.hear(self.cell.view.waits.want(Wait(object(), room, "p", room)))
 
     def hear(self, notices: Iterable[Notice]) -> None:
         for notice in notices:
@@ -38,7 +38,7 @@ class Member:
                 self.ended[notice.wait.room] = (notice.revision, str(notice[1:3]))
                 if notice.arrived:
                     self.arrived.setdefault(notice.wait.room, notice.arrived.revision)
-                self.cell.view.forget(notice.wait)
+                self.cell.view.waits.forget(notice.wait)
 
     def at(self, revision: int) -> dict[int, str]:
         """What it has admitted or failed at a revision."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from etcd_pd.core.rooms import Known, Notice, Resolved, Wait, WaitFailed, WaitLost
+from etcd_pd.core.notices import Known, Notice, Resolved, Wait, WaitFailed, WaitLost
 from etcd_pd.wire.values import FAILED
 
-from .test_rooms import Cell, news
+from .test_view import Cell, news
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def cell() -> Cell:
 
 
 def want(cell: Cell, known: Known, instance: str = "p") -> list[Notice]:
-    return news(cell.view.want(Wait(object(), 1, instance, 5, None, known)))
+    return news(cell.view.waits.want(Wait(object(), 1, instance, 5, None, known)))
 
 
 @pytest.mark.parametrize("instance", ["p", "host:8998"])
@@ -69,10 +69,10 @@ def test_it_is_lost_when_etcd_turns_out_to_have_another_history(cell: Cell) -> N
     epoch = cell.rank(2)
     cell.relist()
     wait = Wait(object(), 1, "p", 5, None, Known(2, epoch, epoch))
-    cell.view.want(wait)
-    [notice] = cell.view.disown([wait], cell.view.revision)
+    cell.view.waits.want(wait)
+    [notice] = cell.view.waits.disown([wait], cell.view.revision)
     assert isinstance(notice, WaitLost) and notice.epoch == epoch
-    assert cell.view.disown([wait], cell.view.revision) == [], "once"
+    assert cell.view.waits.disown([wait], cell.view.revision) == [], "once"
 
 
 def test_it_is_lost_when_the_view_is_void_before_it_is_judged(cell: Cell) -> None:

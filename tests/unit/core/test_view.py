@@ -11,8 +11,9 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from etcd_pd.core.keys import Keys
+from etcd_pd.core.notices import AgentSpoke, InstanceChanged, Notice, Resolved, Wait, WaitFailed, WaitLost
 from etcd_pd.core.records import Compare, Delete, Put
-from etcd_pd.core.rooms import AgentSpoke, InstanceChanged, Notice, Resolved, View, Wait, WaitFailed, WaitLost
+from etcd_pd.core.view import View
 from etcd_pd.wire.values import (
     ASSIGNED,
     ENDED,
@@ -75,7 +76,7 @@ class Cell:
         """Apply every revision since the last time; what that ended or resolved."""
         notices: list[Notice] = []
         for events in self.etcd.events(KEYS.prefix, self.seen + 1):
-            notices += self.view.changes(events[-1].mod_revision, events)
+            notices += self.view.apply(events[-1].mod_revision, events)
         self.seen = self.etcd.revision
         return news(notices)
 
@@ -83,11 +84,11 @@ class Cell:
         """Replace everything by a list."""
         listing = self.etcd.scan(KEYS.prefix)
         self.seen = listing.header.revision
-        return news(self.view.snapshot(listing.header.revision, listing.kvs))
+        return news(self.view.relist(listing.header.revision, listing.kvs))
 
     def want(self, room: int, instance: str = "p", named_rank: int | None = None) -> tuple[Wait, list[Notice]]:
         wait = Wait(object(), 1, instance, room, named_rank)
-        return wait, news(self.view.want(wait))
+        return wait, news(self.view.waits.want(wait))
 
 
 def news(notices: Iterable[Notice]) -> list[Notice]:
@@ -96,7 +97,7 @@ def news(notices: Iterable[Notice]) -> list[Notice]:
 
 def is_at_rest(view: View) -> bool:
     """Nothing is kept for any wait."""
-    return not (view._unplaced or view._pending or view._for_rank or view._assigned)
+    return not (view.waits._unplaced or view.waits._pending or view.waits._for_rank or view.waits._assigned)
 
 
 @pytest.fixture
@@ -267,7 +268,7 @@ class TestEpochs:
         self.vanish(cell)
         ends = {n.wait: n.dp_rank for n in cell.follow() if isinstance(n, WaitLost)}
         assert ends == {assigned: 2}
-        assert cell.view.is_unplaced(pending)
+        assert cell.view.waits.is_unplaced(pending)
 
     @pytest.mark.parametrize("listed", [False, True])
     @pytest.mark.parametrize("named", [None, 1])
@@ -277,7 +278,7 @@ class TestEpochs:
         epoch = cell.etcd.keys[KEYS.rank("p", Rank(1))].create_revision
         wait, _ = cell.want(77, named_rank=named)
         if named is not None:
-            cell.view.forget(wait)
+            cell.view.waits.forget(wait)
             cell.delete(KEYS.rank("p", Rank(1)))
             cell.follow()
             wait, _ = cell.want(77, named_rank=named)
@@ -309,7 +310,7 @@ class TestEpochs:
         assert cell.follow() == []
         self.vanish(cell)
         assert [n[:3] for n in cell.follow()] == [(by_address, -1, 0)]
-        assert cell.view.is_unplaced(by_id)
+        assert cell.view.waits.is_unplaced(by_id)
 
     def test_every_wait_is_lost_when_the_instance_says_that_it_has_ended(self, cell: Cell) -> None:
         wait, _ = cell.want(78)
@@ -548,13 +549,13 @@ class TestNames:
         cell = Cell()
         by_id, _ = cell.want(7)
         by_address, _ = cell.want(7, "host:8998")
-        assert cell.view.is_unplaced(by_id) and cell.view.is_unplaced(by_address)
+        assert cell.view.waits.is_unplaced(by_id) and cell.view.waits.is_unplaced(by_address)
         cell.instance()
         epoch = cell.rank(2)
         cell.room(7, 2, epoch)
         notices = cell.follow()
         assert {n.wait for n in notices if isinstance(n, Resolved)} == {by_id, by_address}
-        assert not cell.view.is_unplaced(by_id)
+        assert not cell.view.waits.is_unplaced(by_id)
 
     def test_a_room_written_before_its_instance_was_known_is_found(self) -> None:
         cell = Cell()
@@ -604,21 +605,21 @@ class TestForget:
             cell.room(7, 0, epoch)
         cell.follow()
         wait, _ = cell.want(7, instance, named_rank)
-        cell.view.forget(wait)
+        cell.view.waits.forget(wait)
         assert is_at_rest(cell.view)
-        cell.view.forget(wait)
-        assert cell.view.want(wait) is not None
+        cell.view.waits.forget(wait)
+        assert cell.view.waits.want(wait) is not None
 
     def test_it_leaves_no_trace_when_the_address_has_moved(self, cell: Cell) -> None:
         wait, _ = cell.want(7, "host:8998")
         cell.instance("q")
         cell.follow()
-        cell.view.forget(wait)
+        cell.view.waits.forget(wait)
         assert is_at_rest(cell.view)
 
     def test_a_forgotten_wait_hears_nothing(self, cell: Cell) -> None:
         wait, _ = cell.want(7)
-        cell.view.forget(wait)
+        cell.view.waits.forget(wait)
         cell.room(7, 0, epoch_of(cell, 0))
         assert cell.follow() == []
 
@@ -628,7 +629,7 @@ class TestForget:
         cell.delete(KEYS.prefill("p"), KEYS.room("p", 7), *(KEYS.rank("p", Rank(dp)) for dp in range(4)))
         cell.follow()
         assert cell.view.instances == {}
-        assert cell.view.room_count() == 0
+        assert len(cell.view.rooms) == 0
         assert cell.view.find("host:8998") is None
 
 
@@ -803,13 +804,13 @@ class SameAnswerEverywhere(RuleBasedStateMachine):
             wait = Wait(None, len(self.told), name, room, named)
             self.waits[view].append(wait)
             self.told[wait] = []
-            self.hear(view.want(wait))
+            self.hear(view.waits.want(wait))
 
     @rule(which=st.integers(0, 10))
     def is_done(self, which: int) -> None:
         for view, waits in self.waits.items():
             if which < len(waits):
-                view.forget(waits.pop(which))
+                view.waits.forget(waits.pop(which))
 
     @rule()
     def catches_up(self) -> None:
@@ -819,7 +820,7 @@ class SameAnswerEverywhere(RuleBasedStateMachine):
     @rule()
     def lists(self) -> None:
         listing = self.etcd.scan(KEYS.prefix)
-        self.hear(self.gaps.snapshot(listing.header.revision, listing.kvs))
+        self.hear(self.gaps.relist(listing.header.revision, listing.kvs))
         self.seen[self.gaps] = listing.header.revision
         self.check()
 
@@ -827,7 +828,7 @@ class SameAnswerEverywhere(RuleBasedStateMachine):
 
     def follow(self, view: View) -> None:
         for events in self.etcd.events(KEYS.prefix, self.seen[view] + 1):
-            self.hear(view.changes(events[-1].mod_revision, events))
+            self.hear(view.apply(events[-1].mod_revision, events))
         self.seen[view] = self.etcd.revision
 
     def hear(self, notices: list[Notice]) -> None:
@@ -856,8 +857,8 @@ class SameAnswerEverywhere(RuleBasedStateMachine):
         if view.find(like.instance) != self.every.find(like.instance):
             return None
         wait = Wait(None, -1, like.instance, like.room, like.named_rank)
-        notices = news(view.want(wait))
-        view.forget(wait)
+        notices = news(view.waits.want(wait))
+        view.waits.forget(wait)
         assert len(notices) <= 1
         if notices and isinstance(notices[0], WaitLost):  # a group admits nothing below the largest floor
             floor = max(self.every.floor, self.gaps.floor)
@@ -873,13 +874,13 @@ class SameAnswerEverywhere(RuleBasedStateMachine):
     def teardown(self) -> None:
         for view, waits in self.waits.items():
             for wait in waits:
-                view.forget(wait)
+                view.waits.forget(wait)
             assert is_at_rest(view)
 
 
 def _content(view: View) -> dict[str, object]:
     instances = {id: (instance.info, instance.epochs, instance.endpoints) for id, instance in view.instances.items()}
-    return {"instances": instances, "rooms": view._rooms}
+    return {"instances": instances, "rooms": view.rooms}
 
 
 TestSameAnswerEverywhere = SameAnswerEverywhere.TestCase

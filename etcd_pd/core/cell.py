@@ -1,0 +1,226 @@
+"""What etcd says of a cell: its instances, their ranks, and its rooms as etcd sends them. Nobody waits here.
+
+Laws: a dead epoch never comes back; of an instance that claims a name that another has, the newest has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ..wire.values import ENDED, InstanceInfo, PrefillInstance, Rank, RankEndpoint, RoomValue
+from .keys import AgentKey, Keys, PrefillKey, RankKey
+from .records import Event, KeyValue
+
+#: How many ended epochs are remembered with their end, for waits that come later. Ranks that restart more often than
+#: that while a room lives have other troubles.
+ENDED_EPOCHS = 4096
+
+
+@dataclass
+class Instance:
+    """All that is known of one prefill instance.
+
+    Attributes:
+        info: its last word, also where the key is gone but ranks live.
+        born: create_revision of its key.
+        ended_for_good: the start that ``info`` belonged to is over, and that was not acted upon yet.
+    """
+
+    info: InstanceInfo | None = None
+    info_key_exists: bool = False
+    born: int = 0
+    ended_for_good: bool = False
+    endpoints: dict[Rank, RankEndpoint] = field(default_factory=dict)
+    epochs: dict[int, int] = field(default_factory=dict)
+
+
+class Cell:
+    """The content of a cell, up to :attr:`revision`.
+
+    Attributes:
+        revision: every change up to it is in here.
+        floor: revision of the last list. What ended before it, ended at a revision that is not known here.
+        synced: whether this is what etcd has now: else who waits may mean a start of an instance that is not in here.
+        rooms: by key, as etcd sends them: a key is parsed, and a value decoded, only where somebody wants the room.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self.keys = keys
+        self.rooms: dict[bytes, KeyValue] = {}
+        self.revision = 0
+        self.floor = 0
+        self.synced = False
+        self.instances: dict[str, Instance] = {}
+        self._ended: dict[tuple[str, int, int], int] = {}  # by instance, DP rank and epoch: its end, the latest last
+        self._rank_keys: dict[bytes, KeyValue] = {}
+        self._brought_back: dict[bytes, KeyValue] = {}  # ranks of a history that is void, if a restored etcd has them
+        self._by_address: dict[str, set[str]] = {}  # ids of all that claim it
+
+    # --- reading
+
+    def find(self, name: str) -> str | None:
+        """The id of the instance that has this id or address; None where there is none."""
+        if name in self.instances and self.instances[name].info:
+            return name
+        claimants = self._by_address.get(name)
+        # the newest: an older one that has not gone yet only lingers
+        return max(claimants, key=lambda id: (self.instances[id].born, id)) if claimants else None
+
+    def instance(self, id: str) -> PrefillInstance | None:
+        """An instance with the endpoints that belong to its present incarnation."""
+        found = self.instances.get(id)
+        if not found or not found.info:
+            return None
+        ranks = tuple(e for e in found.endpoints.values() if e.incarnation == found.info.incarnation)
+        return PrefillInstance(id, found.info, tuple(sorted(ranks, key=lambda e: e.rank)))
+
+    def epoch(self, id: str, dp_rank: int) -> int:
+        """The live epoch of a DP rank, 0 where not all of its processes are there."""
+        found = self.instances.get(id)
+        return found.epochs.get(dp_rank, 0) if found else 0
+
+    def is_dead(self, id: str, dp_rank: int, epoch: int) -> bool | None:
+        """Whether an epoch of a DP rank has ended; None while only that is known that a restored etcd has its key.
+
+        Its own process may not know of the restore yet, and register rooms under it.
+        """
+        if any(
+            (key.instance, key.rank.dp) == (id, dp_rank)
+            for key in map(self.keys.parse, self._brought_back)
+            if isinstance(key, RankKey)
+        ):
+            return None
+        return self.epoch(id, dp_rank) != epoch
+
+    def end_of(self, id: str, dp_rank: int, epoch: int) -> int:
+        """The revision at which an epoch ended; the last list's where that is not known."""
+        return self._ended.get((id, dp_rank, epoch), self.floor)
+
+    def read_room(self, key: bytes) -> tuple[KeyValue | None, RoomValue | None]:
+        """A room's key and what it says; None each where it is not there, or garbage."""
+        room = self.rooms.get(key)
+        return room, RoomValue.from_json(room.value) if room else None
+
+    # --- storing
+
+    def replace(self, revision: int, kvs: Sequence[KeyValue]) -> list[str]:
+        """Store a list of everything; the instances that it may have changed.
+
+        What vanished meanwhile counts as deleted at this revision.
+        """
+        self.floor = revision
+        rooms: dict[bytes, KeyValue] = {}
+        others: dict[bytes, KeyValue] = {}
+        prefix = self.keys.rooms()
+        for kv in kvs:
+            (rooms if kv.key.startswith(prefix) else others)[kv.key] = kv
+        self.rooms = rooms
+        self._brought_back = {key: kv for key, kv in self._brought_back.items() if others.get(key) == kv}
+        for key in self._brought_back:
+            del others[key]
+        events = [Event(key, revision, None) for key in self.instance_keys() if key not in others]
+        events += [Event(kv.key, kv.mod_revision, kv) for kv in others.values()]
+        stored = [self.store(event) for event in events]
+        return list(dict.fromkeys(key.instance for key in stored if isinstance(key, (PrefillKey, RankKey))))
+
+    def bring_back(self, ranks: dict[bytes, KeyValue]) -> None:
+        """etcd has another history: no end is known of it, and these ranks are dead if it has their keys unchanged."""
+        self._brought_back = ranks
+        self._ended.clear()
+
+    def doubtful_ranks(self) -> dict[bytes, KeyValue]:
+        """The keys of all ranks: those of the present history, and of earlier ones."""
+        return self._brought_back | self._rank_keys
+
+    def instance_keys(self) -> Iterator[bytes]:
+        """The keys of all instances and ranks."""
+        for id, instance in self.instances.items():
+            if instance.info_key_exists:
+                yield self.keys.prefill(id)
+            for rank in instance.endpoints:
+                yield self.keys.rank(id, rank)
+
+    def store(self, event: Event) -> PrefillKey | RankKey | AgentKey | None:
+        """Keep what a key that is no room's holds now; what it stands for where that means anything here."""
+        key, kv = self.keys.parse(event.key), event.kv
+        if not isinstance(key, (PrefillKey, RankKey)):
+            return key if isinstance(key, AgentKey) else None
+        instance = self.instances.get(key.instance)
+        if instance is None:
+            if kv is None:
+                return None
+            instance = self.instances[key.instance] = Instance()
+        if isinstance(key, PrefillKey):
+            self._store_info(instance, kv)
+        else:
+            self._brought_back.pop(event.key, None)
+            if kv:
+                self._rank_keys[event.key] = kv
+            else:
+                self._rank_keys.pop(event.key, None)
+            endpoint = RankEndpoint.from_json(key.rank, kv.value, kv.create_revision) if kv else None
+            if endpoint:
+                instance.endpoints[key.rank] = endpoint
+            else:
+                instance.endpoints.pop(key.rank, None)
+        return key
+
+    def _store_info(self, instance: Instance, kv: KeyValue | None) -> None:
+        instance.info_key_exists = kv is not None
+        if kv is None:
+            return  # the last word stands while ranks live: another agent of the instance writes it again
+        info = InstanceInfo.from_json(kv.value)
+        if info and info.state == ENDED:
+            instance.info_key_exists, instance.ended_for_good = False, True
+        elif info:
+            if instance.info and instance.info.incarnation != info.incarnation:
+                instance.ended_for_good = True
+            instance.info, instance.born = info, kv.create_revision
+
+    def conclude(self, id: str, revision: int) -> list[tuple[int, int]]:
+        """Bring an instance's epochs and addresses up to what is stored; its (dp_rank, epoch) that ended with that."""
+        instance = self.instances[id]
+        before, instance.epochs = instance.epochs, _live_epochs(instance)
+        if not instance.info_key_exists and not instance.endpoints:
+            instance.info = None
+        self._index_addresses(id, instance)
+        lost = [(dp_rank, epoch) for dp_rank, epoch in before.items() if instance.epochs.get(dp_rank) != epoch]
+        for dp_rank, epoch in lost:
+            self._note_end((id, dp_rank, epoch), revision)
+        return lost
+
+    def drop_if_empty(self, id: str) -> None:
+        """Forget an instance of which nothing stands in etcd."""
+        instance = self.instances.get(id)
+        if instance and not (instance.endpoints or instance.info):
+            del self.instances[id]
+
+    def _index_addresses(self, id: str, instance: Instance) -> None:
+        addresses = instance.info.addresses if instance.info else ()
+        for address in [a for a, ids in self._by_address.items() if id in ids and a not in addresses]:
+            self._by_address[address].discard(id)
+            if not self._by_address[address]:
+                del self._by_address[address]
+        for address in addresses:
+            self._by_address.setdefault(address, set()).add(id)
+
+    def _note_end(self, epoch: tuple[str, int, int], revision: int) -> None:
+        self._ended[epoch] = revision
+        if len(self._ended) > ENDED_EPOCHS:
+            del self._ended[next(iter(self._ended))]
+
+
+def _live_epochs(instance: Instance) -> dict[int, int]:
+    """The epoch of each DP rank all of whose processes are there: the youngest of their keys."""
+    if not instance.info:
+        return {}
+    epochs: dict[int, int] = {}
+    count: dict[int, int] = {}
+    for endpoint in instance.endpoints.values():
+        if endpoint.incarnation == instance.info.incarnation:
+            dp_rank = endpoint.rank.dp
+            epochs[dp_rank] = max(epochs.get(dp_rank, 0), endpoint.epoch)
+            count[dp_rank] = count.get(dp_rank, 0) + 1
+    whole = instance.info.topology.endpoints_per_rank
+    return {dp_rank: epoch for dp_rank, epoch in epochs.items() if count[dp_rank] >= whole}

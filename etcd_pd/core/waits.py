@@ -1,0 +1,282 @@
+"""Who waits for which room, and what of the cell answers that.
+
+Laws: an assignment counts only while the rank key with its epoch lives; a wait that ended as PrefillLost gets no other
+answer; the same wait at the same revision gets the same answer everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from ..wire.values import FAILED, Assignment, RoomValue
+from .cell import Cell, Instance
+from .keys import RoomKey
+from .notices import Known, Notice, Resolved, Wait, WaitFailed, WaitLost
+from .records import KeyValue
+
+
+class Waits:
+    """The waits of all engines behind one agent.
+
+    Args:
+        cell: what etcd says, which this reads and never changes.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        # waits in the order of asking, which a set of them would lose
+        self._unplaced: dict[str, dict[Wait, None]] = {}  # by the name that nobody has announced yet
+        self._pending: dict[bytes, dict[Wait, None]] = {}  # by the room's key
+        self._for_rank: dict[tuple[str, int], dict[Wait, None]] = {}  # rank is computed, but not live yet
+        self._unconfirmed: dict[Wait, Known] = {}  # answered by an earlier agent, at a revision still to come
+        self._assigned: dict[tuple[str, int], dict[Wait, None]] = {}  # by instance and DP rank
+
+    # --- beginning and ending
+
+    def want(self, wait: Wait) -> list[Notice]:
+        """Begin a wait; its answer may be there already.
+
+        One that an earlier agent answered keeps that answer while its epoch lives, and ends with it.
+        """
+        if wait.known:
+            self._unconfirmed[wait] = wait.known
+            return self.confirm()
+        id = self._cell.find(wait.instance)
+        if id is None:
+            self._unplaced.setdefault(wait.instance, {})[wait] = None
+            return []
+        return list(self._place(wait, id, self._cell.revision))
+
+    def is_unplaced(self, wait: Wait) -> bool:
+        """Whether the wait's instance is still unknown."""
+        return wait in self._unplaced.get(wait.instance, ())
+
+    def forget(self, wait: Wait) -> None:
+        """End a wait without a word: it was answered, aborted or its engine is gone."""
+        wait.ended = True
+        self._unconfirmed.pop(wait, None)
+        _discard(self._unplaced, wait.instance, wait)
+        if wait.assignment:
+            _discard(self._assigned, (wait.assignment.instance, wait.assignment.dp_rank), wait)
+            return
+        if wait.placed is None:
+            return
+        _discard(self._pending, wait.key, wait)
+        for key in [key for key, waits in self._for_rank.items() if wait in waits]:
+            _discard(self._for_rank, key, wait)
+
+    def disown(self, waits: Iterable[Wait], revision: int) -> list[Notice]:
+        """End those of these waits that an earlier agent answered: what they were told is of another history."""
+        notices: list[Notice] = []
+        for wait in waits:
+            if wait.known and not wait.ended:
+                self.forget(wait)
+                notices.append(self._lose_known(wait, wait.known, revision))
+        return notices
+
+    # --- what the cell has come to say
+
+    def settle(self) -> None:
+        """The cell shows what etcd has now: who has waited until it does means what it shows."""
+        for wait in self._unanswered():
+            if wait.start is None and wait.placed:
+                info = self._cell.instances[wait.placed].info
+                wait.start = (wait.placed, info.incarnation) if info else None
+
+    def read_all(self) -> list[Notice]:
+        """All rooms may have changed."""
+        rooms = self._cell.rooms
+        concerned = rooms if self._assigned else [key for key in self._pending if key in rooms]
+        return [notice for key in concerned for notice in self.read_room(key, rooms[key])]
+
+    def read_room(self, key: bytes, kv: KeyValue) -> Sequence[Notice]:
+        """A room's key was written."""
+        notices: list[Notice] = []
+        if key in self._pending:
+            for wait in list(self._pending[key]):
+                notices.extend(self._answer(wait, kv))
+        if self._assigned and b'"failed"' in kv.value:
+            notices.extend(self._fail_assigned(key, kv))
+        return notices
+
+    def lose(self, id: str, dp_rank: int, epoch: int, revision: int) -> Iterator[Notice]:
+        """An epoch of a rank has ended."""
+        for wait in self._assigned.pop((id, dp_rank), ()):
+            wait.ended = True
+            yield WaitLost(wait, dp_rank, epoch, revision)
+
+    def leave(self, id: str, revision: int, *, ended: bool) -> Iterator[Notice]:
+        """A start of an instance has ended, or its keys are gone: the lease of its agent may have expired.
+
+        Who waits for a start that has ended is lost. Who waits for one that may come back, or did not know which start
+        it waits for, waits on.
+        """
+        for wait in [wait for wait in self._unanswered() if wait.placed == id]:
+            self.forget(wait)
+            if ended and wait.start:
+                yield WaitLost(wait, -1, 0, revision)
+                continue
+            wait.ended, wait.placed = False, None
+            now = self._cell.find(wait.instance)
+            if now is None:
+                self._unplaced.setdefault(wait.instance, {})[wait] = None
+            else:
+                yield from self._place(wait, now, revision)
+
+    def join(self, id: str, instance: Instance, revision: int) -> Iterator[Notice]:
+        """An instance is there, and perhaps more of its ranks than before."""
+        assert instance.info is not None
+        for name in (id, *instance.info.addresses):
+            for wait in self._unplaced.pop(name, ()):
+                yield from self._place(wait, id, revision)
+        for dp_rank in instance.epochs:
+            for wait in list(self._for_rank.get((id, dp_rank), ())):
+                source = "named" if wait.named_rank is not None else "follow-bootstrap-room"
+                if instance.info.topology.dp == 1 and wait.named_rank is None:
+                    source = "single-rank"
+                yield from self._computed(wait, id, dp_rank, source)
+
+    def confirm(self) -> list[Notice]:
+        """Confirm or end what earlier agents answered, as far as the cell has come."""
+        if not self._cell.revision:
+            return []
+        found = [(wait, known) for wait, known in self._unconfirmed.items() if known.revision <= self._cell.revision]
+        for wait, _ in found:
+            del self._unconfirmed[wait]
+        return [self._confirm_one(wait, known) for wait, known in found]
+
+    def disown_unconfirmed(self, revision: int) -> list[Notice]:
+        """End all that earlier agents answered and this one has not confirmed."""
+        return self.disown(list(self._unconfirmed), revision)
+
+    def take_unanswered(self) -> list[Wait]:
+        """Take those out that are placed and not answered; :meth:`unplace` puts them back."""
+        waits = self._unanswered()
+        self._pending.clear()
+        self._for_rank.clear()
+        return waits
+
+    def unplace(self, waits: Iterable[Wait]) -> None:
+        """These are for instances that nobody has announced yet, whatever they were for before."""
+        for wait in waits:
+            wait.placed = wait.start = None
+            self._unplaced.setdefault(wait.instance, {})[wait] = None
+
+    # --- finding an answer
+
+    def _place(self, wait: Wait, id: str, revision: int) -> Iterator[Notice]:
+        """The ladder: rank named on the request, single rank, follow_bootstrap_room, registry."""
+        info = self._cell.instances[id].info
+        assert info is not None  # find() returns none but announced instances
+        start = (id, info.incarnation)
+        if wait.start not in (None, start):  # its own start has vanished, and another one has its name
+            wait.ended = True
+            yield WaitLost(wait, -1, 0, revision)
+            return
+        wait.placed, wait.key = id, self._cell.keys.room(id, wait.room)
+        if self._cell.synced:
+            wait.start = start
+        if wait.named_rank is not None:
+            yield from self._computed(wait, id, wait.named_rank, "named")
+        elif info.topology.dp == 1:
+            yield from self._computed(wait, id, 0, "single-rank")
+        elif info.policy == "follow_bootstrap_room":
+            yield from self._computed(wait, id, wait.room % info.topology.dp, "follow-bootstrap-room")
+        else:
+            self._pending.setdefault(wait.key, {})[wait] = None
+            kv = self._cell.rooms.get(wait.key)
+            if kv:
+                yield from self._answer(wait, kv)
+
+    def _computed(self, wait: Wait, id: str, dp_rank: int, source: str) -> Iterator[Notice]:
+        epoch = self._cell.epoch(id, dp_rank)
+        end = self._end(wait, dp_rank, source)
+        if not epoch and not end:
+            self._for_rank.setdefault((id, dp_rank), {})[wait] = None
+            return
+        _discard(self._for_rank, (id, dp_rank), wait)
+        # the epoch is the revision at which every reader came to know this answer
+        yield end or self._assign(wait, Assignment(id, wait.room, dp_rank, epoch, epoch, 0, source))
+
+    def _end(self, wait: Wait, dp_rank: int, source: str) -> WaitFailed | WaitLost | None:
+        """The end of a wait whose room the rank has failed, or registered in an epoch that is over; None: none."""
+        room, value = self._cell.read_room(wait.key)
+        if not room or not value or not wait.placed or value.dp_rank != dp_rank:
+            return None
+        arrived = Assignment(wait.placed, wait.room, dp_rank, value.epoch, value.epoch, 0, source)
+        if value.state == FAILED:
+            wait.ended = True
+            return WaitFailed(wait, value.reason, room.mod_revision, arrived)
+        if self._cell.epoch(wait.placed, dp_rank) == value.epoch:
+            return None
+        wait.ended = True
+        return WaitLost(wait, dp_rank, value.epoch, self._lost_at(wait.placed, value, room), arrived)
+
+    def _answer(self, wait: Wait, room: KeyValue) -> Sequence[Notice]:
+        value = RoomValue.from_json(room.value)
+        id = wait.placed
+        if value is None or id is None:
+            return ()  # garbage under a room's key is nobody's registration
+        _discard(self._pending, wait.key, wait)
+        instance = self._cell.instances[id]
+        # a room's registration creates it, and only its failure changes it
+        since = room.create_revision if value.state == FAILED else room.mod_revision
+        assignment = Assignment(id, wait.room, value.dp_rank, value.epoch, since, room.lease, "registry")
+        if value.state == FAILED:
+            wait.ended = True
+            return [WaitFailed(wait, value.reason, room.mod_revision, assignment)]
+        if instance.epochs.get(value.dp_rank) != value.epoch:
+            wait.ended = True
+            return [WaitLost(wait, value.dp_rank, value.epoch, self._lost_at(id, value, room), assignment)]
+        return [self._assign(wait, assignment)]
+
+    def _assign(self, wait: Wait, assignment: Assignment) -> Resolved:
+        wait.assignment = assignment
+        self._assigned.setdefault((assignment.instance, assignment.dp_rank), {})[wait] = None
+        return Resolved(wait, assignment)
+
+    def _fail_assigned(self, room_key: bytes, kv: KeyValue) -> Iterator[Notice]:
+        key, value = self._cell.keys.parse(room_key), RoomValue.from_json(kv.value)
+        if not isinstance(key, RoomKey) or not value or value.state != FAILED:
+            return
+        for wait in list(self._assigned.get((key.instance, value.dp_rank), ())):
+            if wait.room == key.room:
+                _discard(self._assigned, (key.instance, value.dp_rank), wait)
+                wait.ended = True
+                yield WaitFailed(wait, value.reason, kv.mod_revision)
+
+    def _confirm_one(self, wait: Wait, known: Known) -> Notice:
+        id = wait.instance if wait.instance in self._cell.instances else self._cell.find(wait.instance) or wait.instance
+        instance = self._cell.instances.get(id)
+        if instance is None or instance.epochs.get(known.dp_rank) != known.epoch:
+            return self._lose_known(wait, known, self._cell.end_of(id, known.dp_rank, known.epoch))
+        wait.placed, wait.key = id, self._cell.keys.room(id, wait.room)
+        room, value = self._cell.read_room(wait.key)
+        if room and value and (value.state, value.dp_rank, value.epoch) == (FAILED, known.dp_rank, known.epoch):
+            wait.ended = True
+            return WaitFailed(wait, value.reason, room.mod_revision)
+        return self._assign(wait, Assignment(id, wait.room, *known, 0, "registry"))
+
+    def _lose_known(self, wait: Wait, known: Known, revision: int) -> WaitLost:
+        wait.ended = True
+        return WaitLost(wait, known.dp_rank, known.epoch, revision)
+
+    def _lost_at(self, id: str, value: RoomValue, room: KeyValue) -> int:
+        """From which revision on a room counts as lost whose epoch is over."""
+        return max(self._cell.end_of(id, value.dp_rank, value.epoch), room.mod_revision)
+
+    def _unanswered(self) -> list[Wait]:
+        """The waits that are placed and not answered yet."""
+        return [wait for waits in (*self._pending.values(), *self._for_rank.values()) for wait in waits]
+
+
+K = TypeVar("K")
+
+
+def _discard(index: dict[K, dict[Wait, None]], key: K, wait: Wait) -> None:
+    waits = index.get(key)
+    if waits:
+        waits.pop(wait, None)
+        if not waits:
+            del index[key]
