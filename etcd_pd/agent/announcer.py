@@ -21,6 +21,7 @@ from ..core.records import Compare, Condition, Delete, KeyValue, OnLease, Operat
 from ..core.view import View
 from ..errors import InstanceConflict, StoreError, StoreRejected
 from ..store.base import Store
+from ..wire.to_agent import Announce
 from ..wire.values import DRAINING, ENDED, SERVING, InstanceInfo, Rank, RankEndpoint
 from .session import Session
 
@@ -64,6 +65,13 @@ class LocalRank:
     told_drained: bool = False
     gone: bool = False
     task: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    @classmethod
+    def announced(cls, said: Announce) -> LocalRank:
+        """As an engine announces it."""
+        local = cls(said.instance, said.rank, said.info, said.endpoint, said.key_epoch, linger=said.linger)
+        local.told_epoch = said.epoch
+        return local
 
     def __post_init__(self) -> None:
         #: The DP rank that it is part of.

@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection
+from dataclasses import astuple
 
 from ..config import AgentSettings
 from ..core.batch import Durable, Outcome, Rejected
@@ -17,9 +18,8 @@ from ..core.notices import Known, Wait
 from ..core.view import View
 from ..core.watch import WatchState
 from ..errors import ConfigError, EtcdPDError, ProtocolError, RankDraining
-from ..wire import messages
-from ..wire.limits import MAX_REVISION, check_heartbeat, check_int, check_linger, check_name, check_room, check_text
-from ..wire.values import InstanceInfo, RankEndpoint, Topology, check_rank
+from ..wire import messages, to_agent, to_client
+from ..wire.limits import check_name
 from .announcer import Announcer, LocalRank
 from .connection import EngineConnection
 from .histories import Histories
@@ -125,31 +125,26 @@ class Packets:
             self._announcer.drop(self._keys.decode(engine.decoder))
 
     def _hello(self, engine: EngineConnection, packet: bytes) -> None:
-        message = messages.decode_json(packet)
-        if message.get("protocol") != messages.VERSION:
-            refusal = _other_version(message.get("protocol"))
-            engine.send(messages.encode_json(messages.WELCOME, {"refused": refusal}))
+        hello = to_agent.Hello.decode(packet)
+        if hello.protocol != messages.VERSION:
+            refusal = _other_version(hello.protocol)
+            engine.send(to_client.Welcome(refused=refusal).encode())
             raise ProtocolError(refusal)
         engine.greeted = True
-        revision = check_int("revision", message.get("revision", 0), 0, MAX_REVISION)
-        if revision:
-            cluster_id = check_int("cluster_id", message.get("cluster_id", 0), 0, 2**64 - 1)
-            self._histories.check(engine, cluster_id, revision)
-        heartbeat = message.get("heartbeat")
-        if heartbeat is not None:
-            engine.expect_heartbeat(check_heartbeat(heartbeat))
-        synced = self._watcher.synced.is_set()
-        engine.send(messages.encode_json(messages.WELCOME, {"agent": self._settings.agent_id, "synced": synced}))
+        if hello.revision:
+            self._histories.check(engine, hello.cluster_id, hello.revision)
+        if hello.heartbeat is not None:
+            engine.expect_heartbeat(hello.heartbeat)
+        engine.send(to_client.Welcome(self._settings.agent_id, self._watcher.synced.is_set()).encode())
         self._ping(engine, packet)
 
     def _announce(self, engine: EngineConnection, packet: bytes) -> None:
-        self._ranks.announce(engine, _announced(packet))
+        self._ranks.announce(engine, LocalRank.announced(to_agent.Announce.decode(packet)))
 
     def _decoder(self, engine: EngineConnection, packet: bytes) -> None:
-        message = messages.decode_json(packet)
-        address = check_text("address", message.get("address", ""))
-        engine.decoder = check_name("instance", message.get("instance"))
-        value = json.dumps({"address": address, "agent": self._settings.agent_id}).encode()
+        decoder = to_agent.Decoder.decode(packet)
+        engine.decoder = decoder.instance
+        value = json.dumps({"address": decoder.address, "agent": self._settings.agent_id}).encode()
         self._announcer.keep(self._keys.decode(engine.decoder), value)
 
     def _register(self, engine: EngineConnection, packet: bytes) -> None:
@@ -202,9 +197,7 @@ class Packets:
                 self._book.adopt(engine, engine.rank.ref, epoch, room, token, lease_id, time.monotonic())
 
     def _fail(self, engine: EngineConnection, packet: bytes) -> None:
-        message = messages.decode_json(packet)
-        room, reason = check_room(message.get("room")), check_text("reason", message.get("reason"))
-        sequence = check_int("sequence", message.get("sequence"), 1, MAX_REVISION)
+        room, reason, sequence = astuple(to_agent.Fail.decode(packet))
         if not _is_new(engine, sequence):
             self._pushes.deliver([Durable(engine, 0)])
             return
@@ -247,7 +240,7 @@ class Packets:
         if self._view.synced and self._watcher.state is not WatchState.SYNCED:
             self._view.sync(False)  # this process was stopped, and has not looked at the watch yet
         if self._settings.prefill_only:
-            self._pushes.end_wait(wait, {"error": "RoomsNotWatched"})
+            self._pushes.end_wait(wait, to_client.Ended(wait.id, "RoomsNotWatched"))
             return
         self._pushes.answer(engine, self._view.waits.want(wait))
         if self._view.waits.is_unplaced(wait):
@@ -270,7 +263,7 @@ class Packets:
         if self._watcher.state is not WatchState.SYNCED:  # cannot tell: the wait's own deadline still holds
             asyncio.get_running_loop().call_later(self._settings.instance_timeout_seconds, self._give_up_unknown, wait)
             return
-        self._pushes.end_wait(wait, {"error": "InstanceUnknown"})
+        self._pushes.end_wait(wait, to_client.Ended(wait.id, "InstanceUnknown"))
 
     def _done(self, engine: EngineConnection, packet: bytes) -> None:
         for id in messages.decode_done(packet):
@@ -307,32 +300,6 @@ class Packets:
         self._pushes.flush()
         engine.round = messages.decode_ping(packet) or engine.round
         self._pushes.tell_view(engine)
-
-
-def _announced(packet: bytes) -> LocalRank:
-    """The rank in an ANNOUNCE packet."""
-    message = messages.decode_json(packet)
-    try:
-        topology = Topology(**message["topology"])
-        rank = check_rank(message["rank"], topology)
-        info = InstanceInfo(
-            incarnation="",
-            launch_id=message["launch_id"],
-            addresses=tuple(message["addresses"]),
-            topology=topology,
-            policy=message["policy"],
-            fingerprint=message["fingerprint"],
-            extra=message.get("extra", {}),
-        )
-        incarnation = check_text("incarnation", message.get("incarnation", ""))
-        endpoint = RankEndpoint(rank, message["ip"], message["port"], incarnation)
-        local = LocalRank(check_name("instance", message["instance"]), rank, info, endpoint)
-    except (LookupError, TypeError) as exc:
-        raise ProtocolError(f"malformed ANNOUNCE packet: {exc}") from exc
-    local.key_epoch = check_int("key_epoch", message.get("key_epoch", 0), 0, MAX_REVISION)
-    local.told_epoch = check_int("epoch", message.get("epoch", 0), 0, MAX_REVISION)
-    local.linger = check_linger(message.get("linger", 0.0))
-    return local
 
 
 def _other_version(theirs: object) -> str:

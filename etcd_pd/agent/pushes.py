@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 from ..core.batch import Durable, Outcome, Registered, Rejected
 from ..core.book import RoomBook
@@ -14,7 +14,7 @@ from ..core.notices import AgentSpoke, InstanceChanged, Notice, Resolved, Wait, 
 from ..core.view import View
 from ..core.watch import WatchState
 from ..errors import AgentBusy, ProtocolError, RankLost, RoomConflict
-from ..wire import messages
+from ..wire import messages, to_client
 from ..wire.values import Assignment
 from .connection import EngineConnection
 from .stats import Stats
@@ -132,26 +132,25 @@ class Pushes:
         return engine.numbers.get(found.instance, 0)
 
     def _end(self, notice: WaitFailed | WaitLost) -> None:
-        message: dict[str, object] = {"error": "RoomFailed", "revision": notice.revision}
-        if isinstance(notice, WaitFailed):
-            message["reason"] = notice.reason
-        else:
-            message |= {"error": "PrefillLost", "dp_rank": notice.dp_rank, "epoch": notice.epoch}
-        found = notice.arrived
+        wait, found, arrived = notice.wait, notice.arrived, None
         if found:
-            number = self._introduce(notice.wait, found)
-            arrived = found.dp_rank, found.epoch, found.revision, found.lease_id, _SOURCE[found.source], number
-            message["arrived"] = arrived
-        self.end_wait(notice.wait, message)
+            number = self._introduce(wait, found)
+            source = _SOURCE[found.source]
+            arrived = messages.Answer(found.dp_rank, found.epoch, found.revision, found.lease_id, source, number)
+        if isinstance(notice, WaitFailed):
+            ended = to_client.Ended(wait.id, "RoomFailed", notice.revision, notice.reason, arrived=arrived)
+        else:
+            ended = to_client.Ended(wait.id, "PrefillLost", notice.revision, "", notice.dp_rank, notice.epoch, arrived)
+        self.end_wait(wait, ended)
 
-    def end_wait(self, wait: Wait, message: dict[str, object]) -> None:
+    def end_wait(self, wait: Wait, ended: to_client.Ended) -> None:
         """Tell a wait's error."""
         engine = _engine(wait)
         self._view.waits.forget(wait)
         engine.wants.pop(wait.id, None)
-        self._stats.ended[str(message["error"])] += 1
-        log.debug("ended room=%d instance=%s %s", wait.room, wait.instance, message)
-        engine.push([messages.encode_json(messages.ENDED, {"id": wait.id, **message})])
+        self._stats.ended[ended.error] += 1
+        log.debug("ended room=%d instance=%s %s", wait.room, wait.instance, ended)
+        engine.push([ended.encode()])
 
     def tell_view(self, engine: EngineConnection) -> None:
         """Say how far the view is, and what may be assumed of it."""
@@ -166,13 +165,10 @@ class Pushes:
         """Describe an instance, or say that there is none; under the names that mean no other one."""
         found = self._view.instance(id)
         meant = {name: self._view.find(name) for name in sorted(engine.known.get(id, set()) | {id})}
-        names = [name for name, now in meant.items() if now in (None, id)]
-        ranks = [[list(e.rank), e.ip, e.port, e.state, e.epoch] for e in found.ranks] if found else []
+        names = tuple(name for name, now in meant.items() if now in (None, id))
+        number = engine.numbers.get(id) or len(engine.numbers) + 1
         try:
-            info = json.loads(found.info.to_json()) if found else None
-            number = engine.numbers.get(id) or len(engine.numbers) + 1
-            message = {"id": id, "number": number, "names": names, "info": info, "ranks": ranks}
-            engine.send(messages.encode_json(messages.INSTANCE, message))
+            engine.send(to_client.Instance.describe(id, number, names, found).encode())
             engine.numbers[id] = number
         except (ProtocolError, ValueError) as exc:  # a thousand processes, or somebody else's idea of an instance
             log.error("instance=%s cannot be described to %r: %s", id, engine, exc)
@@ -226,12 +222,11 @@ def _engine(wait: Wait) -> EngineConnection:
 
 def _rejection(outcome: Rejected) -> bytes:
     error = outcome.error
-    message: dict[str, object] = {"error": type(error).__name__, "text": str(error)}
-    message |= {"room": outcome.room, "sequence": outcome.sequence}
+    facts: dict[str, Any] = {}
     if isinstance(error, RoomConflict):
-        message |= {"holder": error.holder, "owned": error.room}
+        facts = {"holder": error.holder, "owned": error.room}
     elif isinstance(error, RankLost):
-        message["epoch"] = error.epoch
+        facts = {"epoch": error.epoch}
     elif isinstance(error, AgentBusy):
-        message["limit"] = error.limit
-    return messages.encode_json(messages.REJECTED, message)
+        facts = {"limit": error.limit}
+    return to_client.Rejected(outcome.room, outcome.sequence, type(error).__name__, str(error), **facts).encode()

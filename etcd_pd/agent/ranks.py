@@ -8,7 +8,7 @@ from collections.abc import Collection
 from ..core.book import RoomBook
 from ..core.view import View
 from ..errors import InstanceConflict, ProtocolError
-from ..wire import messages
+from ..wire import to_client
 from .announcer import Announcer, LocalRank
 from .connection import EngineConnection
 from .lingering import Lingering
@@ -98,8 +98,7 @@ class Ranks:
         for engine in self._connections:
             if engine.rank is local:
                 engine.rank = None
-                message = {"instance": error.instance, "holder": error.holder}
-                engine.send(messages.encode_json(messages.REFUSED, message))
+                engine.send(to_client.Refused(error.instance, error.holder).encode())
         self._ended(local)
 
     def instances_changed(self, ids: list[str]) -> None:
@@ -130,13 +129,11 @@ class Ranks:
             return  # the view has not come as far as our own write
         if local.told_epoch not in (0, epoch):
             self._pushes.deliver(self._book.rank_ended(local.ref, gone=False))
-            message = {"epoch": local.told_epoch, "reason": "the rank's key vanished from etcd"}
             if engine:
-                engine.send(messages.encode_json(messages.RANK_ENDED, message))
+                engine.send(to_client.RankEnded(local.told_epoch, "the rank's key vanished from etcd").encode())
             log.warning("epoch ended instance=%s rank=%s epoch=%d", local.instance, local.rank, local.told_epoch)
             local.told_epoch = 0
         if epoch and local.told_epoch != epoch:
             local.told_epoch = epoch
-            message = {"epoch": epoch, "key_epoch": local.key_epoch, "incarnation": local.incarnation}
             if engine:
-                engine.send(messages.encode_json(messages.ANNOUNCED, message))
+                engine.send(to_client.Announced(epoch, local.key_epoch, local.incarnation).encode())

@@ -94,8 +94,8 @@ def check_agent(path: str) -> Finding:
     except AgentUnavailable as exc:
         hint = f"the socket is there ({mode}): does its agent live, and does it list your uid {os.getuid()}?"
         return Finding(check, FAIL, str(exc), hint)
-    text = f"{path}: agent {welcome.get('agent')} answers in {_ms(time.monotonic() - started)} ({mode})"
-    if not welcome.get("synced"):
+    text = f"{path}: agent {welcome.agent} answers in {_ms(time.monotonic() - started)} ({mode})"
+    if not welcome.synced:
         return Finding(check, WARN, f"{text}, but has not seen etcd yet", "its log says what etcd told it")
     return Finding(check, OK, text)
 

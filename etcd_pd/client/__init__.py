@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from ..errors import AgentBusy, AgentUnavailable, ConfigError, ProtocolError
-from ..wire import messages
+from ..wire import messages, to_agent, to_client
 from ..wire.limits import check_heartbeat, check_int
 from .connection import Connection
 from .decode import Admission, Decode
@@ -101,7 +101,7 @@ class Client:
         self._seen = Seen()
         self.prefill = Prefill(self._connection, self._pump, queue_limit, self._seen)
         self.decode = Decode(self._connection, self._pump, self._seen)
-        self._refused: str | None = None
+        self._refused = ""
         prefill, decode = self.prefill, self.decode
         self._handlers = {
             messages.WELCOME[0]: self._on_welcome,
@@ -160,7 +160,7 @@ class Client:
                 if handler is None:
                     raise ProtocolError(f"the agent said {packet[:1]!r}, which this version does not know")
                 handler(packet)
-            except (ProtocolError, LookupError, TypeError, ValueError) as exc:
+            except ProtocolError as exc:
                 self._connection.lose()  # the next one says everything again
                 raise ProtocolError(f"the agent's {packet[:1]!r} packet makes no sense: {exc}") from exc
         if packets:
@@ -169,8 +169,9 @@ class Client:
             raise AgentUnavailable(self._refused)
 
     def _hello(self) -> Iterator[bytes]:
-        hello = {"protocol": messages.VERSION, "heartbeat": self._heartbeat, **self._seen.claim()}
-        yield messages.encode_json(messages.HELLO, hello)
+        seen = self._seen
+        revision = seen.revision if seen.cluster_id else 0  # without its cluster it says nothing
+        yield to_agent.Hello(messages.VERSION, self._heartbeat, seen.cluster_id, revision).encode()
         yield from self.prefill.hello()
         yield from self.decode.hello()
 
@@ -178,8 +179,7 @@ class Client:
         self.decode.on_lost()
 
     def _on_welcome(self, packet: bytes) -> None:
-        message = messages.decode_json(packet)
-        self._refused = message.get("refused")
+        self._refused = to_client.Welcome.decode(packet).refused
 
     def _on_history_lost(self, packet: bytes) -> None:
         self._seen.forget()  # what of it is void the agent says besides

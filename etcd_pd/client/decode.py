@@ -7,7 +7,7 @@ import itertools
 import select
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..errors import (
     AgentBusy,
@@ -21,10 +21,10 @@ from ..errors import (
     RoomTimeout,
     ViewStale,
 )
-from ..wire import messages
+from ..wire import messages, to_agent, to_client
 from ..wire.limits import MAX_PARALLEL, check_int, check_name, check_room, check_seconds
 from ..wire.messages import SILENCE_SECONDS
-from ..wire.values import Assignment, InstanceInfo, PrefillInstance, Rank, RankEndpoint, Topology
+from ..wire.values import Assignment, PrefillInstance
 from .events import DecodeEvent, Described, Ended, Resolved
 from .seen import Seen
 
@@ -75,7 +75,7 @@ class Decode:
         self._connection = connection
         self._seen = seen
         self._pump = pump
-        self._announcement: dict[str, Any] | None = None
+        self._announcement: to_agent.Decoder | None = None
         self._ids = itertools.count(1)
         self._wants: dict[tuple[str, int], _Want] = {}
         self._by_id: dict[int, _Want] = {}
@@ -125,12 +125,9 @@ class Decode:
         Raises:
             ConfigError: an argument breaks a rule.
         """
-        check_name("instance", instance)
-        if address:
-            check_name("address", address)
-        announcement = {"instance": instance, "address": address}
-        self._connection.send(messages.encode_json(messages.DECODER, announcement))
-        self._announcement = announcement
+        said = to_agent.Decoder(instance, address)
+        self._connection.send(said.encode())
+        self._announcement = said
 
     def want(self, instance: str, room: int, *, timeout: float = 300.0, dp_rank: int | None = None) -> None:
         """Ask for a room; the answer comes through poll() and resolve_nowait(). Wanting it twice is no error.
@@ -318,7 +315,7 @@ class Decode:
         """All that a new agent must know of this process."""
         self.on_lost()
         if self._announcement is not None:
-            yield messages.encode_json(messages.DECODER, self._announcement)
+            yield self._announcement.encode()
         yield from self.ask_again()
 
     def ask_again(self) -> Iterator[bytes]:
@@ -374,35 +371,34 @@ class Decode:
 
     def on_ended(self, packet: bytes) -> None:
         """ENDED."""
-        message = messages.decode_json(packet)
-        want = self._by_id.get(message["id"])
+        said = to_client.Ended.decode(packet)
+        want = self._by_id.get(said.id)
         if want is not None and want.error is None:
-            if want.assignment is None and "arrived" in message:  # it came too late to hear of that: for admit() alone
-                want.assignment = self._assignment(want, *message["arrived"])
+            if want.assignment is None and said.arrived:  # it came too late for that: for admit() alone
+                want.assignment = self._assignment(want, *said.arrived)
                 self._remember(self._arrivals, (want.assignment.revision, want.room, want.id))
-            if "revision" in message:  # else the agent's clock decided, and other ranks' agents have other clocks
-                self._remember(self._endings, (message["revision"], want.room, want.id))
-            self._end(want, _error(want, message))
+            if said.revision:  # else the agent's clock decided, and other ranks' agents have other clocks
+                self._remember(self._endings, (said.revision, want.room, want.id))
+            self._end(want, _error(want, said))
 
     def on_instance(self, packet: bytes) -> None:
         """INSTANCE."""
-        message = messages.decode_json(packet)
-        id, info = message["id"], message["info"]
-        self._numbers[message["number"]] = id
-        for name in message["names"]:
-            self._names[name] = id
-        if info is None:
-            self._instances.pop(id, None)
+        said = to_client.Instance.decode(packet)
+        found = said.instance
+        self._numbers[said.number] = said.id
+        for name in said.names:
+            self._names[name] = said.id
+        if found is None:
+            self._instances.pop(said.id, None)
         else:
-            self._instances[id] = _instance(id, info, message["ranks"])
-        found = self._instances.get(id)
-        self._events += [Described(name, found) for name in message["names"] if name in self._followed]
+            self._instances[said.id] = found
+        self._events += [Described(name, found) for name in said.names if name in self._followed]
 
     def _assignment(
         self, want: _Want, dp_rank: int, epoch: int, revision: int, lease_id: int, source: int, number: int
     ) -> Assignment:
         instance = self._numbers.get(number, want.instance)
-        return Assignment(instance, want.room, dp_rank, epoch, revision, lease_id, messages.SOURCES[source])
+        return Assignment(instance, want.room, dp_rank, epoch, revision, lease_id, messages.source_of(source))
 
     def _end(self, want: _Want, error: ResolveError) -> None:
         want.error = error
@@ -443,20 +439,11 @@ class Decode:
         poller.poll(seconds * 1000)
 
 
-def _instance(id: str, info: dict[str, Any], ranks: list[Any]) -> PrefillInstance:
-    endpoints = tuple(
-        RankEndpoint(Rank(*rank), ip, port, info["incarnation"], state, epoch) for rank, ip, port, state, epoch in ranks
-    )
-    info = {**info, "topology": Topology(**info["topology"]), "addresses": tuple(info["addresses"])}
-    return PrefillInstance(id, InstanceInfo(**info), endpoints)
-
-
-def _error(want: _Want, message: dict[str, Any]) -> ResolveError:
-    kind = message["error"]
-    if kind == "RoomFailed":
-        return RoomFailed(want.instance, want.room, message["reason"])
-    if kind == "PrefillLost":
-        return PrefillLost(want.instance, want.room, message["dp_rank"], message["epoch"])
-    if kind == "RoomsNotWatched":
+def _error(want: _Want, said: to_client.Ended) -> ResolveError:
+    if said.error == "RoomFailed":
+        return RoomFailed(want.instance, want.room, said.reason)
+    if said.error == "PrefillLost":
+        return PrefillLost(want.instance, want.room, said.dp_rank, said.epoch)
+    if said.error == "RoomsNotWatched":
         return RoomsNotWatched(want.instance, want.room)
     return InstanceUnknown(want.instance, want.room)

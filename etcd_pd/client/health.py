@@ -43,7 +43,7 @@ def check(probe: str, socket_path: str) -> str:
         if probe == "started":
             return ""
         welcome = agent.greet()
-        if probe == "ready" and not welcome.get("synced"):
+        if probe == "ready" and not welcome.synced:
             return "the agent has not seen etcd yet"
     return ""
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from ..wire import messages
+from ..wire import messages, to_agent
 
 
 class Held(NamedTuple):
@@ -27,7 +27,7 @@ def _packet(ending: Ending) -> bytes:
     sequence, room, reason, _, _ = ending
     if reason is None:
         return messages.encode_room(messages.RELEASE, room, sequence)
-    return messages.encode_json(messages.FAIL, {"room": room, "reason": reason, "sequence": sequence})
+    return to_agent.Fail(room, reason, sequence).encode()
 
 
 class Intents:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
@@ -15,9 +16,10 @@ from ..errors import (
     RankDraining,
     RegistrationTimeout,
 )
-from ..wire import messages
-from ..wire.limits import MAX_ROOM, check_linger, check_name, check_room, check_text
-from ..wire.values import TIMED_OUT, InstanceInfo, Rank, RankEndpoint, Topology, check_rank
+from ..wire import messages, to_client
+from ..wire.limits import MAX_ROOM, check_room, check_text
+from ..wire.to_agent import Announce
+from ..wire.values import TIMED_OUT, Rank, Topology
 from .events import Announced, Drained, PrefillEvent, RankEnded, Refused, Registered, Rejected
 from .intents import Held, Intents
 from .seen import Seen
@@ -33,7 +35,7 @@ class Prefill:
         self._connection = connection
         self._pump = pump
         self._limit = limit
-        self._announcement: dict[str, Any] | None = None
+        self._announcement: Announce | None = None
         self._epoch = 0
         self._draining = False
         self._seen = seen
@@ -80,32 +82,11 @@ class Prefill:
         Raises:
             ConfigError: an argument breaks a rule.
         """
-        check_name("instance", instance)
-        if not isinstance(topology, Topology):
-            raise ConfigError("topology", f"must be a Topology, not {topology!r:.80}")
-        if isinstance(addresses, str):
-            raise ConfigError("addresses", "must be a sequence of host:port strings, not a string")
-        extra = dict(extra or {})
-        info = InstanceInfo("-", launch_id, tuple(addresses), topology, policy, fingerprint, extra=extra)
-        check_linger(linger)
-        rank = check_rank(rank, topology)
-        RankEndpoint(rank, ip, port)
-        announcement = {
-            "instance": instance,
-            "rank": list(rank),
-            "topology": vars(topology),
-            "launch_id": info.launch_id,
-            "addresses": list(info.addresses),
-            "ip": ip,
-            "port": port,
-            "policy": policy,
-            "fingerprint": fingerprint,
-            "extra": extra,
-            "linger": linger,
-        }
+        launch = (launch_id, addresses, ip, port, policy, fingerprint)
+        said = Announce(instance, rank, topology, *launch, extra=dict(extra or {}), linger=linger)
         # sent before it is remembered: opening the connection says all that is remembered
-        self._connection.send(messages.encode_json(messages.ANNOUNCE, announcement))
-        self._announcement, self._draining = announcement, False
+        self._connection.send(said.encode())
+        self._announcement, self._draining = said, False
 
     def register(self, room: int) -> None:
         """Say that this rank took a room; the outcome comes as Registered or Rejected. Never blocks.
@@ -195,7 +176,7 @@ class Prefill:
         if self._announcement is None:
             raise NotAnnounced("announce() comes before drain()")
         self._draining = True
-        self._connection.send(messages.encode_json(messages.DRAIN, {}))
+        self._connection.send(messages.DRAIN)
 
     def poll(self) -> list[PrefillEvent]:
         """What has happened since the last call. Never blocks.
@@ -215,10 +196,10 @@ class Prefill:
         """All that a new agent must know of this rank."""
         if self._announcement is None:
             return
-        yield messages.encode_json(messages.ANNOUNCE, self._announcement)
+        yield self._announcement.encode()
         yield from self._intents.say_again(to_another=True)
         if self._draining:
-            yield messages.encode_json(messages.DRAIN, {})
+            yield messages.DRAIN
 
     def ask_again(self) -> Iterator[bytes]:
         """Repeat what was not answered; the agent folds repetitions."""
@@ -228,18 +209,18 @@ class Prefill:
 
     def on_announced(self, packet: bytes) -> None:
         """ANNOUNCED."""
-        message = messages.decode_json(packet)
+        said = to_client.Announced.decode(packet)
         if self._announcement is None:
             return
-        self._epoch = message["epoch"]
-        self._seen.revision = max(self._seen.revision, self._epoch)
-        self._announcement |= {name: message[name] for name in ("epoch", "key_epoch", "incarnation")}
-        self._events.append(Announced(self._announcement["instance"], message["incarnation"], self._epoch))
+        self._epoch = said.epoch
+        self._seen.revision = max(self._seen.revision, said.epoch)
+        self._announcement = replace(self._announcement, **vars(said))
+        self._events.append(Announced(self._announcement.instance, said.incarnation, said.epoch))
 
     def on_refused(self, packet: bytes) -> None:
         """REFUSED."""
-        message = messages.decode_json(packet)
-        self._events.append(Refused(InstanceConflict(message["instance"], message["holder"])))
+        said = to_client.Refused.decode(packet)
+        self._events.append(Refused(InstanceConflict(said.instance, said.holder)))
         self._announcement = None
         self._end_epoch()
 
@@ -257,9 +238,9 @@ class Prefill:
 
     def on_rejected(self, packet: bytes) -> None:
         """REJECTED. A registration that timed out may happen yet, or have happened: the room is failed."""
-        message = messages.decode_json(packet)
-        room, error = message["room"], _rejection(message)
-        if not self._intents.answer(room, message["sequence"]):
+        said = to_client.Rejected.decode(packet)
+        room, error = said.room, _rejection(said)
+        if not self._intents.answer(room, said.sequence):
             return
         self._events.append(Rejected(room, error))
         if isinstance(error, RegistrationTimeout):
@@ -271,10 +252,10 @@ class Prefill:
 
     def on_rank_ended(self, packet: bytes) -> None:
         """RANK_ENDED."""
-        message = messages.decode_json(packet)
-        self._events.append(RankEnded(message["epoch"], message["reason"]))
+        said = to_client.RankEnded.decode(packet)
+        self._events.append(RankEnded(said.epoch, said.reason))
         if self._announcement is not None:
-            self._announcement["epoch"] = 0
+            self._announcement = replace(self._announcement, epoch=0)
         self._end_epoch()
 
     def _end_epoch(self) -> None:
@@ -292,17 +273,13 @@ class Prefill:
             return False
 
 
-def _rejection(message: dict[str, Any]) -> EtcdPDError:
-    room, kind = message["room"], message["error"]
-    text = message.get("text", "").removeprefix(f"room {room}: ")  # the error says it itself
-    if kind == "RoomConflict":
-        return errors.RoomConflict(message.get("owned", room), message["holder"])
-    if kind == "RankLost":
-        return errors.RankLost(room, message["epoch"])
-    if kind == "AgentBusy":
-        return errors.AgentBusy(message["limit"])
-    if kind == "RegistrationTimeout":
-        return errors.RegistrationTimeout(room, text)
-    if kind == "RankDraining":
-        return errors.RankDraining(room, text)
-    return errors.RegistrationError(room, text)
+def _rejection(said: to_client.Rejected) -> EtcdPDError:
+    text = said.text.removeprefix(f"room {said.room}: ")  # the error says it itself
+    if said.error == "RoomConflict":
+        return errors.RoomConflict(said.room if said.owned is None else said.owned, said.holder)
+    if said.error == "RankLost":
+        return errors.RankLost(said.room, said.epoch)
+    if said.error == "AgentBusy":
+        return errors.AgentBusy(said.limit)
+    kind = {"RegistrationTimeout": errors.RegistrationTimeout, "RankDraining": errors.RankDraining}.get(said.error)
+    return (kind or errors.RegistrationError)(said.room, text)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 
 class Seen:
     """The highest revision seen, and of which cluster; zeros before anything was.
@@ -21,7 +19,3 @@ class Seen:
     def forget(self) -> None:
         """etcd has another history."""
         self.revision = self.cluster_id = 0
-
-    def claim(self) -> dict[str, Any]:
-        """What a HELLO says of it."""
-        return {"cluster_id": self.cluster_id, "revision": self.revision} if self.cluster_id else {}

@@ -6,10 +6,9 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from ..errors import AgentUnavailable, ProtocolError
-from ..wire import messages
+from ..wire import messages, to_agent, to_client
 
 
 class Visit:
@@ -18,16 +17,16 @@ class Visit:
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self._socket, self._deadline = sock, deadline
 
-    def greet(self) -> dict[str, Any]:
+    def greet(self) -> to_client.Welcome:
         """Say hello; what the agent answers.
 
         Raises:
             AgentUnavailable: it does not answer, or refuses this version.
         """
-        self.send(messages.encode_json(messages.HELLO, {"protocol": messages.VERSION, "heartbeat": None}))
-        welcome = messages.decode_json(self.receive(messages.WELCOME))
-        if welcome.get("refused"):
-            raise AgentUnavailable(str(welcome["refused"]))
+        self.send(to_agent.Hello(messages.VERSION).encode())
+        welcome = to_client.Welcome.decode(self.receive(messages.WELCOME))
+        if welcome.refused:
+            raise AgentUnavailable(welcome.refused)
         return welcome
 
     def send(self, packet: bytes) -> None:

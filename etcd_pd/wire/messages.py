@@ -1,12 +1,11 @@
 """Messages between client and agent: one packet each, on a Unix SOCK_SEQPACKET socket, at most 64 KiB.
 
-The first byte is the kind. What is said for every room is packed binary records, many to a packet; the rest is
-JSON. Pure encoding and decoding, standard library only; anything malformed raises ProtocolError.
+The first byte is the kind. What is said for every room is packed binary records, many to a packet, and stands here; the
+rest is JSON, in :mod:`.to_agent` and :mod:`.to_client`. Anything malformed raises ProtocolError.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections.abc import Iterable, Iterator
@@ -113,6 +112,17 @@ class ViewAt(NamedTuple):
     cluster_id: int
 
 
+class Answer(NamedTuple):
+    """What :class:`ResolvedWant` has beside its id."""
+
+    dp_rank: int
+    epoch: int
+    revision: int
+    lease_id: int
+    source: int
+    instance: int = 0
+
+
 class ResolvedWant(NamedTuple):
     """The answer to a want; ``source`` indexes SOURCES.
 
@@ -127,25 +137,6 @@ class ResolvedWant(NamedTuple):
     lease_id: int
     source: int
     instance: int = 0
-
-
-def encode_json(kind: bytes, message: dict[str, Any]) -> bytes:
-    """A packet of the kinds that are said rarely."""
-    packet = kind + json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode()
-    if len(packet) > MAX_PACKET:
-        raise ProtocolError(f"message of {len(packet)} bytes is longer than {MAX_PACKET}")
-    return packet
-
-
-def decode_json(packet: bytes) -> dict[str, Any]:
-    """The message in a JSON packet."""
-    try:
-        message = json.loads(packet[1:])
-    except (ValueError, RecursionError) as exc:
-        raise ProtocolError(f"malformed {packet[:1]!r} packet") from exc
-    if not isinstance(message, dict):
-        raise ProtocolError(f"malformed {packet[:1]!r} packet: not an object")
-    return message
 
 
 def encode_room(kind: bytes, room: int, sequence: int) -> bytes:
@@ -257,9 +248,24 @@ def encode_resolved(at: ViewAt, wants: Iterable[ResolvedWant]) -> Iterator[bytes
 def decode_view(packet: bytes) -> ViewAt:
     """The head of a VIEW or RESOLVED packet."""
     try:
-        return ViewAt._make(_VIEW.unpack_from(packet, 1))
+        at = ViewAt._make(_VIEW.unpack_from(packet, 1))
     except struct.error as exc:
         raise ProtocolError("malformed VIEW packet") from exc
+    if at.view >= len(VIEWS):
+        raise ProtocolError(f"VIEW {at.view}, which this version does not know")
+    return at
+
+
+def source_of(number: int) -> str:
+    """The name of a source of assignments.
+
+    Raises:
+        ProtocolError: there is no such number.
+    """
+    try:
+        return SOURCES[number]
+    except IndexError:
+        raise ProtocolError(f"source {number}, which this version does not know") from None
 
 
 def decode_resolved(packet: bytes) -> Iterator[ResolvedWant]:

@@ -10,6 +10,7 @@ from typing import Any
 from etcd_pd import Client
 from etcd_pd.wire import messages
 from etcd_pd.wire.messages import MAX_PACKET, ResolvedWant, ViewAt, WantedRoom
+from tests.support.packets import packet_of
 
 SYNCED, STALE = 0, 1
 #: Id of the etcd cluster that it says it reads.
@@ -111,7 +112,7 @@ class FakeEngineSocket:
         self._socket.send(packet)
 
     def say(self, kind: bytes, **message: Any) -> None:
-        self.send(messages.encode_json(kind, message))
+        self.send(packet_of(kind, message))
 
     def welcome(self) -> None:
         self.say(messages.WELCOME, agent="fake")

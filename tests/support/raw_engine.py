@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 
 from etcd_pd.wire import messages
+from tests.support.packets import packet_of
 
-HELLO = messages.encode_json(messages.HELLO, {"protocol": messages.VERSION, "heartbeat": None})
+HELLO = packet_of(messages.HELLO, {"protocol": messages.VERSION, "heartbeat": None})
 
 
 def raw(socket_path: str) -> socket.socket:

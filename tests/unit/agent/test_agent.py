@@ -37,6 +37,7 @@ from etcd_pd.wire.values import RoomValue
 from tests.support.agent_in_memory import InMemory, running, until
 from tests.support.memory_etcd import MemoryEtcd
 from tests.support.memory_store import MemoryStore
+from tests.support.packets import packet_of
 from tests.support.raw_engine import HELLO, heard, is_closed, packets, raw
 
 pytestmark = pytest.mark.asyncio
@@ -524,7 +525,7 @@ class TestBounds:
             deaf.decode.follow("p")
             await until(lambda: deaf.fileno() >= 0 and world.agent.server.connections, "it is connected")
             [connection] = world.agent.server.connections
-            state = messages.encode_json(messages.INSTANCE, {"id": "p", "padding": "x" * 60_000})
+            state = packet_of(messages.INSTANCE, {"id": "p", "padding": "x" * 60_000})
             for _ in range(100):
                 connection.send(state)
             await until(lambda: connection.closed, "the agent has given it up")

@@ -14,6 +14,7 @@ from etcd_pd.errors import StoreUnavailable
 from etcd_pd.wire import messages
 from etcd_pd.wire.values import FAILED
 from tests.support.agent_in_memory import InMemory, running, until
+from tests.support.packets import content_of, packet_of
 from tests.support.raw_engine import heard, raw
 
 pytestmark = pytest.mark.asyncio
@@ -123,9 +124,9 @@ async def test_following_is_answered_when_the_view_is_whole_and_not_before(tmp_p
 async def test_a_client_of_an_older_protocol_is_told_what_to_upgrade(world: InMemory) -> None:
     for theirs, what in ((2, "engine's image"), (99, "upgrade the agent")):
         sock = raw(world.settings.socket_path)
-        sock.send(messages.encode_json(messages.HELLO, {"protocol": theirs, "heartbeat": None}))
+        sock.send(packet_of(messages.HELLO, {"protocol": theirs, "heartbeat": None}))
         answer = await until(partial(heard, sock), "an answer")
-        assert what in messages.decode_json(answer)["refused"]
+        assert what in content_of(answer)["refused"]
         sock.close()
 
 

@@ -20,6 +20,7 @@ from etcd_pd.wire import messages
 from etcd_pd.wire.limits import MAX_ROOM
 from etcd_pd.wire.messages import WantedRoom
 from tests.support.agent_in_memory import InMemory, running, until
+from tests.support.packets import content_of
 from tests.support.raw_engine import HELLO, heard, is_closed, raw
 
 
@@ -120,7 +121,7 @@ class TestHostilePackets:
         with raw(world.settings.socket_path) as sock:
             sock.send(packet(b"H", protocol=99, heartbeat=None))
             answer = await until(lambda: heard(sock), "an answer")
-            assert "99" in messages.decode_json(answer)["refused"]
+            assert "99" in content_of(answer)["refused"]
             await until(lambda: is_closed(sock), "it is closed")
 
     @pytest.mark.asyncio
@@ -133,7 +134,7 @@ class TestHostilePackets:
             sock.send(b"N{}")
             sock.send(b"O" + struct.pack("<qqqq", 5, 1, 1, 1))
             answer = await until(lambda: heard(sock, b"j"), "a rejection")
-            assert messages.decode_json(answer)["room"] == 5
+            assert content_of(answer)["room"] == 5
         assert world.room(5) is None
 
     @pytest.mark.asyncio

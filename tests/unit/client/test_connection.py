@@ -26,6 +26,7 @@ from etcd_pd.wire import messages
 from etcd_pd.wire.messages import AdoptedRoom, ResolvedWant
 from tests.support.children import child
 from tests.support.fake_agent import FakeAgent, FakeEngineSocket
+from tests.support.packets import content_of
 from tests.support.waiting import wait_until
 
 
@@ -49,7 +50,7 @@ class TestOpening:
     def test_the_first_call_opens_it_and_says_hello(self, agent: FakeAgent, client: Client) -> None:
         assert client.prefill.poll() == []
         [hello] = agent.accept().packets()
-        assert messages.decode_json(hello) == {"protocol": messages.VERSION, "heartbeat": None}
+        assert content_of(hello) == {"protocol": messages.VERSION, "heartbeat": None}
         assert client.state == "connected"
 
     def test_without_an_agent_nothing_blocks_and_nothing_raises(self, client: Client) -> None:
@@ -211,7 +212,7 @@ class TestReconnecting:
         client.prefill.poll()
         packets = agent.accept().packets()
         assert b"".join(packet[:1] for packet in packets) == b"HAORLE" + b"WWKP"
-        message = messages.decode_json(packets[1])
+        message = content_of(packets[1])
         assert (message["instance"], message["epoch"], message["incarnation"]) == ("p", 42, "uuid")
         known = [AdoptedRoom(1, 42, 101, 7), AdoptedRoom(2, 42, 102, 7)]
         assert messages.decode_adopted(packets[2]) == known, "also what is to be released"
@@ -268,7 +269,7 @@ class TestReconnecting:
         client.prefill.poll()
         packets = agent.accept().packets()
         assert b"".join(packet[:1] for packet in packets) == b"HAF"
-        assert messages.decode_json(packets[2]) == {"room": 9, "reason": "why", "sequence": 1}
+        assert content_of(packets[2]) == {"room": 9, "reason": "why", "sequence": 1}
 
     def test_a_draining_rank_stays_one(self, agent: FakeAgent, client: Client, engine: FakeEngineSocket) -> None:
         announce(client)
@@ -320,7 +321,7 @@ class TestHeartbeat:
         with etcd_pd.connect(socket_path, heartbeat=0.1) as client:
             client.prefill.poll()
             engine = agent.accept()
-            assert messages.decode_json(engine.packets()[0])["heartbeat"] == 0.1
+            assert content_of(engine.packets()[0])["heartbeat"] == 0.1
 
             def beats() -> bool:
                 client.prefill.poll()

@@ -28,6 +28,7 @@ from etcd_pd import (
 from etcd_pd.wire import messages
 from etcd_pd.wire.messages import ResolvedWant, ViewAt, WantedRoom
 from tests.support.fake_agent import STALE, FakeAgent, FakeEngineSocket
+from tests.support.packets import content_of
 from tests.support.waiting import wait_until
 
 INFO = {
@@ -499,7 +500,7 @@ class TestInstances:
         client.decode.announce("d", address="host:9")
         [packet] = engine.packets()
         assert packet[:1] == messages.DECODER
-        assert messages.decode_json(packet) == {"instance": "d", "address": "host:9"}
+        assert content_of(packet) == {"instance": "d", "address": "host:9"}
 
 
 def test_an_answer_says_that_it_is_stale_when_the_view_is(client: Client, engine: FakeEngineSocket) -> None:

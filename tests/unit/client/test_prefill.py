@@ -30,6 +30,7 @@ from etcd_pd import (
 )
 from etcd_pd.wire import messages
 from tests.support.fake_agent import FakeAgent, FakeEngineSocket
+from tests.support.packets import content_of
 
 ANNOUNCEMENT: dict[str, Any] = {
     "rank": Rank(1),
@@ -63,7 +64,7 @@ class TestAnnounce:
         client.prefill.announce("p", **ANNOUNCEMENT, policy="total_tokens", fingerprint="f", extra={"a": 1}, linger=2.5)
         [packet] = engine.packets()
         assert packet[:1] == messages.ANNOUNCE
-        assert messages.decode_json(packet) == {
+        assert content_of(packet) == {
             "instance": "p",
             "rank": [1, 0, 0, 0],
             "topology": {"dp": 2, "cp": 1, "tp": 1, "pp": 1},
@@ -268,7 +269,7 @@ class TestEndingRooms:
     def test_fail(self, client: Client, announced: FakeEngineSocket) -> None:
         client.prefill.fail(1, "out of memory")
         [packet] = announced.packets()
-        assert messages.decode_json(packet) == {"room": 1, "reason": "out of memory", "sequence": 1}
+        assert content_of(packet) == {"room": 1, "reason": "out of memory", "sequence": 1}
 
     @pytest.mark.parametrize("reason", ["x" * 513, "\ud800", None, b"x"])
     def test_a_bad_reason_is_named(self, client: Client, announced: FakeEngineSocket, reason: Any) -> None:

@@ -111,41 +111,6 @@ def test_nothing_to_say_is_no_packet() -> None:
     assert list(messages.encode_registered([])) == []
 
 
-@given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=4))
-def test_json(message: dict[str, Any]) -> None:
-    try:
-        packet = messages.encode_json(b"A", message)
-    except UnicodeEncodeError:
-        return  # half a surrogate pair: the callers' checks refuse it
-    assert packet[:1] == b"A"
-    assert messages.decode_json(packet) == message
-
-
-def test_json_that_does_not_fit_a_packet_is_refused() -> None:
-    with pytest.raises(ProtocolError, match="65536"):
-        messages.encode_json(b"A", {"x": "y" * MAX_PACKET})
-
-
-@pytest.mark.parametrize(
-    "packet",
-    [
-        b"A",
-        b"Anull",
-        b"A[]",
-        b'A"x"',
-        b"A{",
-        b"A\xff",
-        b"A" + b"[" * 60_000,
-        b"A" + b'{"a":' * 12_000,
-        b"A1" + b"0" * 9000,
-    ],
-    ids=range(9),
-)
-def test_malformed_json_is_an_error(packet: bytes) -> None:
-    with pytest.raises(ProtocolError):
-        messages.decode_json(packet)
-
-
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -float("inf")])
 def test_a_want_lasts_a_number_of_seconds(seconds: float) -> None:
     with pytest.raises(ProtocolError):
@@ -153,7 +118,6 @@ def test_a_want_lasts_a_number_of_seconds(seconds: float) -> None:
 
 
 DECODERS: list[Callable[[bytes], Any]] = [
-    messages.decode_json,
     messages.decode_rooms,
     messages.decode_done,
     messages.decode_adopted,
