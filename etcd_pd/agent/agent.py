@@ -14,6 +14,7 @@ import time
 
 from ..config import AgentSettings
 from ..core.book import RoomBook
+from ..core.claims import LocalRank
 from ..core.keys import Keys
 from ..core.lease import BucketPool
 from ..core.records import KeyValue
@@ -23,7 +24,7 @@ from ..errors import EtcdPDError, InstanceConflict
 from ..store.base import Store
 from ..wire import messages
 from ..wire.values import RoomValue
-from .announcer import Announcer, LocalRank
+from .announcer import Announcer
 from .connection import EngineConnection
 from .etcd_health import EtcdHealth
 from .histories import Histories
@@ -34,6 +35,7 @@ from .registrar import Registrar
 from .server import Server
 from .session import Session
 from .stats import SUMMARY_SECONDS, Stats
+from .wants import Wants
 from .watcher import Watcher
 
 log = logging.getLogger(__name__)
@@ -84,9 +86,10 @@ class Agent:
         connections = self.server.connections
         self._histories = Histories(store, self._keys.agent(settings.agent_id), self._on_history_lost)
         self.ranks = Ranks(self.view, self.book, self.announcer, self.registrar, self._pushes, connections)
-        view, book, pushes = self.view, self.book, self._pushes
-        drivers = (self.announcer, self.registrar, self.watcher, self.ranks)
-        self._packets = Packets(settings, view, book, *drivers, pushes, connections, self._histories, self.stats)
+        pushes, stats = self._pushes, self.stats
+        self._wants = Wants(settings, self.view, self.watcher, pushes, connections, stats)
+        drivers = (self.announcer, self.registrar, self.watcher.synced, self.ranks, self._wants)
+        self._packets = Packets(settings, self.book, *drivers, pushes, connections, self._histories, stats)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set.
@@ -204,11 +207,11 @@ class Agent:
                 engine.send(messages.HISTORY_LOST)
             self.announcer.history_lost()
             self._pushes.notify(self.view.void(snapshot.revision), self.view.revision)
-            self._packets.expect_instances()
+            self._wants.expect_instances()
         self.announcer.sweep(snapshot.kvs)
         before = self.view.revision
         self._pushes.notify(self.view.relist(snapshot.revision, snapshot.kvs), before)
-        self._packets.answer_early()
+        self._wants.answer_early()
         # a decode group admits nothing before all of its agents came past this list: in a quiet cell they would not
         self.announcer.touch(self._keys.agent(self._settings.agent_id))
         self.registrar.kick()
@@ -225,7 +228,7 @@ class Agent:
     def _on_instances(self, ids: list[str]) -> None:
         self.ranks.instances_changed(ids)
         if any(self.view.instance(id) is None for id in ids):
-            self._packets.expect_instances()
+            self._wants.expect_instances()
 
     def _on_established(self, local: LocalRank) -> None:
         self.ranks.instances_changed([local.instance])

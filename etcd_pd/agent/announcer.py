@@ -12,75 +12,23 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 from ..core.batch import Guard, RankRef
+from ..core.claims import Blocked, Claims, LocalRank, Write, abandoned, guard_of, has_vanished
 from ..core.keys import Keys, PrefillKey
-from ..core.records import Compare, Condition, Delete, KeyValue, OnLease, Operation, Put
+from ..core.records import Condition, Delete, KeyValue, OnLease, Put
 from ..core.view import View
 from ..errors import InstanceConflict, StoreError, StoreRejected
 from ..store.base import Store
-from ..wire.to_agent import Announce
-from ..wire.values import DRAINING, ENDED, SERVING, InstanceInfo, Rank, RankEndpoint
+from ..wire.values import DRAINING, SERVING
 from .session import Session
 
 log = logging.getLogger(__name__)
 
-#: Most keys of a rank that a transaction compares, of etcd's 128: what is left is for rooms.
-MOST_COMPARES = 64
-
 #: Pause between looks at a predecessor's keys, and the longest after a write that failed again and again, seconds.
 LOOK_AGAIN, LONGEST_PAUSE = 0.1, 2.0
-
-
-@dataclass(eq=False)
-class LocalRank:
-    """A rank process that this agent serves.
-
-    Attributes:
-        instance: the instance's id.
-        rank: its place in the topology.
-        info: what it says of its instance; the incarnation is etcd's to decide.
-        endpoint: where it hands over KV caches.
-        key_epoch: create_revision of its key, 0 while the key is not known to stand.
-        lease_id: the lease that the key hangs on.
-        told_epoch: the DP rank's epoch that the engine was told last, 0 for none.
-        linger: seconds that it stays after its connection broke.
-        unsure_since: revision of etcd before a claim whose outcome is not known, 0 where there is none.
-        renounced: a key of its own that is found in etcd belongs to a life that is over.
-    """
-
-    instance: str
-    rank: Rank
-    info: InstanceInfo
-    endpoint: RankEndpoint
-    key_epoch: int = 0
-    lease_id: int = 0
-    told_epoch: int = 0
-    linger: float = 0.0
-    unsure_since: int = 0
-    renounced: bool = False
-    draining: bool = False
-    told_drained: bool = False
-    gone: bool = False
-    task: asyncio.Task[None] | None = field(default=None, repr=False)
-
-    @classmethod
-    def announced(cls, said: Announce) -> LocalRank:
-        """As an engine announces it."""
-        local = cls(said.instance, said.rank, said.info, said.endpoint, said.key_epoch, linger=said.linger)
-        local.told_epoch = said.epoch
-        return local
-
-    def __post_init__(self) -> None:
-        #: The DP rank that it is part of.
-        self.ref = RankRef(self.instance, self.rank.dp)
-
-    @property
-    def incarnation(self) -> str:
-        """The start of the instance that it belongs to, empty before etcd decided."""
-        return self.endpoint.incarnation
 
 
 class Announcer:
@@ -106,7 +54,9 @@ class Announcer:
     ) -> None:
         self._store, self._keys, self._session, self._view = store, keys, session, view
         self._on_established, self._on_refused = on_established, on_refused
+        self._claims = Claims(keys, lambda: str(uuid.uuid4()))
         self._ranks: list[LocalRank] = []
+        self._claiming: dict[LocalRank, asyncio.Task[None]] = {}
         self._others: dict[bytes, bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -117,22 +67,7 @@ class Announcer:
 
     def guard_of(self, ref: RankRef) -> Guard | None:
         """What every registration of a local rank is compared with; None while the rank is not live."""
-        epoch = self._view.epoch(*ref)
-        local = next((r for r in self._ranks if r.ref == ref and r.key_epoch and r.told_epoch == epoch), None)
-        if not epoch or local is None:
-            return None
-        endpoints, incarnation = self._view.instances[ref.instance].endpoints, local.endpoint.incarnation
-        own = endpoints.get(local.rank)
-        if own is None or own.epoch != local.key_epoch:
-            return None  # written anew, which the view does not know yet: its epoch is over
-        # the epoch ends with any of the rank's keys, so all are compared; the youngest first, which is the epoch
-        keys = [
-            (endpoint.epoch, rank)
-            for rank, endpoint in endpoints.items()
-            if rank.dp == ref.dp_rank and endpoint.incarnation == incarnation
-        ]
-        keys = sorted(keys, reverse=True)[:MOST_COMPARES]
-        return Guard(epoch, tuple(Compare(self._keys.rank(ref.instance, rank), created) for created, rank in keys))
+        return guard_of(ref, self._ranks, self._view)
 
     # --- ranks
 
@@ -145,9 +80,7 @@ class Announcer:
         """The engine process is gone: take its rank out of etcd at once."""
         if local in self._ranks:
             self._ranks.remove(local)
-        local.gone = True
-        predecessor, local.task = local.task, None
-        self._spawn(self._remove(local, predecessor))
+        self._spawn(self._remove(local, self._claiming.pop(local, None)))
 
     def drain(self, local: LocalRank) -> None:
         """Say in etcd that the rank takes no new rooms."""
@@ -157,7 +90,7 @@ class Announcer:
 
     def resume(self, local: LocalRank) -> None:
         """Say in etcd that the rank takes rooms again."""
-        local.draining = local.told_drained = False
+        local.draining = local.drained = False
         local.endpoint = replace(local.endpoint, state=SERVING)
         self._establish(local)
 
@@ -203,7 +136,7 @@ class Announcer:
     async def _delete_all(self, kvs: list[KeyValue]) -> None:
         """Ranks first: an instance's key goes when no rank is left, of other agents either."""
         for kv in sorted(kvs, key=lambda kv: isinstance(self._keys.parse(kv.key), PrefillKey)):
-            conditions: list[Condition] = [OnLease(kv.key, kv.lease), *self._abandoned(kv)]
+            conditions: list[Condition] = [OnLease(kv.key, kv.lease), *abandoned(kv)]
             await self._until_done(partial(self._store.txn, conditions, [Delete(kv.key)]))
 
     def renounce(self, local: LocalRank) -> None:
@@ -213,23 +146,17 @@ class Announcer:
 
     def instance_changed(self, id: str) -> None:
         """The view of an instance changed: write again what vanished from under a living rank."""
-        instance = self._view.instances.get(id)
         for local in self._ranks:
-            if local.instance != id or not local.key_epoch or (local.task and not local.task.done()):
+            claiming = self._claiming.get(local)
+            if local.instance != id or not local.key_epoch or (claiming and not claiming.done()):
                 continue
-            endpoint = instance.endpoints.get(local.rank) if instance else None
-            # the view may be older than our own write; it is never older than what it once showed
-            vanished = self._view.revision >= local.key_epoch and (
-                endpoint is None or endpoint.epoch != local.key_epoch
-            )
-            if vanished or (instance and not instance.info_key_exists):
+            if has_vanished(local, self._view):
                 self._establish(local)
 
     async def close(self) -> None:
         """Stop writing, once what was begun is finished."""
-        for local in self._ranks:
-            if local.task:
-                local.task.cancel()
+        for claiming in self._claiming.values():
+            claiming.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=2.0)
         for task in self._tasks:
@@ -238,17 +165,22 @@ class Announcer:
     # --- the writing
 
     def _establish(self, local: LocalRank) -> None:
-        if local.task:
-            local.task.cancel()
-        local.task = asyncio.create_task(self._claim_until_done(local))
+        if local in self._claiming:
+            self._claiming[local].cancel()
+        task = self._claiming[local] = asyncio.create_task(self._claim_until_done(local))
+        task.add_done_callback(partial(self._note_done, local))
+
+    def _note_done(self, local: LocalRank, task: asyncio.Task[None]) -> None:
+        if self._claiming.get(local) is task:
+            del self._claiming[local]
 
     async def _claim_until_done(self, local: LocalRank) -> None:
         """Claim the rank's key; wait for a predecessor's to vanish, for as long as its session may last."""
         deadline, refusal = 0.0, ""
         while True:
-            lease_id = await self._session.lease()
+            await self._session.lease()
             try:
-                obstacle = await self._claim(local, lease_id)
+                obstacle = await self._claim(local)
             except InstanceConflict as exc:
                 self._refuse(local, exc)
                 return
@@ -275,155 +207,56 @@ class Announcer:
             self._ranks.remove(local)
         self._on_refused(local, error)
 
-    async def _claim(self, local: LocalRank, lease_id: int) -> str | None:
+    async def _claim(self, local: LocalRank) -> str | None:
         """One attempt. None: the key stands under our lease. Else what stands in the way.
 
         Raises:
             InstanceConflict: waiting would not help.
         """
-        info_key, rank_key = self._keys.prefill(local.instance), self._keys.rank(local.instance, local.rank)
-        listing = await self._store.list(info_key)
-        found = {kv.key: kv for kv in listing.kvs}
-        info_kv, rank_kv = found.get(info_key), found.get(rank_key)
-        if local.renounced:
-            return await self._renounce(local, rank_kv)
-        self._recognise(local, rank_kv)
-        info, obstacle = self._decide(local, info_kv, found)
-        if obstacle == "":  # a predecessor's leftover, with no rank of its own
-            assert info_kv is not None
-            await self._remove_abandoned(info_kv)
-            return "an instance that has just ended"
-        if info is None:
-            return obstacle
-        if rank_kv is not None and not self._is_ours(local, rank_kv):
-            return f"another process as rank {local.rank}"
-        local.unsure_since = local.unsure_since or listing.header.revision
-        return await self._write_claim(local, lease_id, info, info_kv, rank_kv)
+        listing = await self._store.list(self._keys.prefill(local.instance))
+        lease_id = await self._session.lease()
+        step = self._claims.next_step(local, listing, lease_id)
+        if isinstance(step, Blocked):
+            return step.obstacle
+        obstacle = await self._write(local, step, lease_id)
+        if obstacle is None:
+            log.info(
+                "rank announced instance=%s rank=%s incarnation=%s epoch=%d lease=%x",
+                *(local.instance, local.rank, local.incarnation, local.key_epoch, lease_id),
+            )
+        return obstacle
 
-    async def _write_claim(
-        self, local: LocalRank, lease_id: int, info: InstanceInfo, info_kv: KeyValue | None, rank_kv: KeyValue | None
-    ) -> str | None:
-        """Write both keys, if they are still what was read; None, or what stands in the way."""
-        info_key, rank_key = self._keys.prefill(local.instance), self._keys.rank(local.instance, local.rank)
-        endpoint = replace(local.endpoint, incarnation=info.incarnation)
-        compares: list[Condition] = [
-            Compare(info_key, info_kv.create_revision if info_kv else 0),
-            Compare(rank_key, rank_kv.create_revision if rank_kv else 0),
-            OnLease(rank_key, rank_kv.lease if rank_kv else 0),
-        ]
-        operations: list[Operation] = [
-            Put(info_key, info.to_json(), lease_id),
-            Put(rank_key, endpoint.to_json(), lease_id),
-        ]
-        result = await self._store.txn(compares, operations)
-        local.unsure_since = 0
-        if not result.succeeded:
-            return "a start that raced with this one"
-        local.endpoint, local.lease_id = endpoint, lease_id
-        local.key_epoch = local.key_epoch if rank_kv else result.header.revision  # one that stands is ours already
-        log.info(
-            "rank announced instance=%s rank=%s incarnation=%s epoch=%d lease=%x",
-            local.instance,
-            local.rank,
-            info.incarnation,
-            local.key_epoch,
-            lease_id,
-        )
-        return None
+    async def _write(self, local: LocalRank, step: Write, lease_id: int) -> str | None:
+        result = await self._store.txn(step.conditions, step.operations)
+        return self._claims.finish(local, step, result.header.revision if result.succeeded else 0, lease_id)
 
-    def _decide(
-        self, local: LocalRank, info_kv: KeyValue | None, found: dict[bytes, KeyValue]
-    ) -> tuple[InstanceInfo | None, str | None]:
-        """The InstanceInfo to stand under, or the obstacle (empty: a leftover that may be deleted)."""
-        prefix = self._keys.prefill(local.instance) + b"/ranks/"
-        endpoints = [RankEndpoint.from_json(local.rank, kv.value, 0) for k, kv in found.items() if k.startswith(prefix)]
-        if info_kv is None:
-            incarnation = local.incarnation or str(uuid.uuid4())
-            if any(endpoint and endpoint.incarnation != incarnation for endpoint in endpoints):
-                return None, "ranks of an earlier start"
-            return replace(local.info, incarnation=incarnation), None
-        info = InstanceInfo.from_json(info_kv.value)
-        if info is None or info.launch_id != local.info.launch_id or info.state == ENDED:
-            holder = f"launch {info.launch_id}" if info else "a key that is not ours"
-            return None, holder if endpoints else ""
-        if info.topology != local.info.topology:
-            raise InstanceConflict(local.instance, f"the same launch with another topology, {info.topology}")
-        return info, None
-
-    async def _remove(self, local: LocalRank, establishing: asyncio.Task[None] | None) -> None:
+    async def _remove(self, local: LocalRank, claiming: asyncio.Task[None] | None) -> None:
         """Delete the rank's key, and its instance's when it was the last."""
-        if establishing and not establishing.done():
-            establishing.cancel()
-            await asyncio.wait([establishing])
-            await self._until_done(lambda: self._find_own_key(local))
+        if claiming and not claiming.done():
+            claiming.cancel()
+            await asyncio.wait([claiming])
+            await self._until_done(lambda: self._recover(local))
         if local.key_epoch:
-            rank_key = self._keys.rank(local.instance, local.rank)
-            ours: list[Condition] = [Compare(rank_key, local.key_epoch), OnLease(rank_key, local.lease_id)]
-            await self._until_done(lambda: self._store.txn(ours, [Delete(rank_key)]))
+            await self._until_done(lambda: self._store.txn(*self._claims.withdraw(local)))
             log.info("rank withdrawn instance=%s rank=%s epoch=%d", local.instance, local.rank, local.key_epoch)
         if local.incarnation:
-            await self._until_done(lambda: self._remove_instance(local))
+            await self._until_done(lambda: self._end_instance(local))
 
-    async def _find_own_key(self, local: LocalRank) -> None:
+    async def _recover(self, local: LocalRank) -> None:
         """A claim was cut off: see whether it had written the key."""
-        listing = await self._store.read([self._keys.rank(local.instance, local.rank)])
-        rank_kv = listing.kvs[0] if listing.kvs else None
-        if local.renounced:
-            await self._renounce(local, rank_kv)
-        self._recognise(local, rank_kv)
-        if rank_kv is not None and self._is_ours(local, rank_kv):
-            local.lease_id = rank_kv.lease
+        lease_id = self._session.lease_id
+        rank_kv = await self._read(self._keys.rank(local.instance, local.rank))
+        step = self._claims.recover(local, rank_kv, lease_id)
+        if step:
+            await self._write(local, step, lease_id)
 
-    def _is_ours(self, local: LocalRank, rank_kv: KeyValue) -> bool:
-        """Whether a rank's key is the one that we wrote, or that our engine's earlier agent left to us.
+    async def _end_instance(self, local: LocalRank) -> None:
+        for transaction in self._claims.end_instance(local, await self._read(self._keys.prefill(local.instance))):
+            await self._store.txn(*transaction)
 
-        Another agent that has taken the key over since then keeps its create_revision, under its own lease.
-        """
-        taken_over = local.lease_id and rank_kv.lease not in (local.lease_id, self._session.lease_id)
-        return rank_kv.create_revision == local.key_epoch and not taken_over
-
-    def _recognise(self, local: LocalRank, rank_kv: KeyValue | None) -> None:
-        """A claim may have happened without an answer: its key came later, under our lease, and leads to our engine."""
-        if rank_kv is None or not local.unsure_since or rank_kv.create_revision <= local.unsure_since:
-            return
-        endpoint = self._own_endpoint(local, rank_kv)
-        if endpoint and rank_kv.lease == self._session.lease_id:
-            local.key_epoch = rank_kv.create_revision
-            local.endpoint = replace(local.endpoint, incarnation=endpoint.incarnation)
-
-    async def _renounce(self, local: LocalRank, rank_kv: KeyValue | None) -> str | None:
-        """Take our own key away, so that the next claim makes a new epoch; nobody else's."""
-        own_lease = rank_kv is not None and rank_kv.lease in (self._session.lease_id, local.lease_id)
-        if rank_kv is not None and own_lease and self._own_endpoint(local, rank_kv):
-            await self._store.txn([Compare(rank_kv.key, rank_kv.create_revision)], [Delete(rank_kv.key)])
-        local.renounced, local.unsure_since = False, 0
-        return "its own key from before"
-
-    def _own_endpoint(self, local: LocalRank, rank_kv: KeyValue) -> RankEndpoint | None:
-        """What a rank's key holds, where that leads to our engine."""
-        endpoint = RankEndpoint.from_json(local.rank, rank_kv.value, 0)
-        same = endpoint and (endpoint.ip, endpoint.port) == (local.endpoint.ip, local.endpoint.port)
-        return endpoint if same else None
-
-    async def _remove_instance(self, local: LocalRank) -> None:
-        info_key = self._keys.prefill(local.instance)
-        found = (await self._store.read([info_key])).kvs
-        info = InstanceInfo.from_json(found[0].value) if found else None
-        if not info or info.incarnation != local.incarnation:
-            return
-        if info.state != ENDED:  # said first: a key that only vanishes may come back with the session of its agent
-            ended = Put(info_key, replace(info, state=ENDED).to_json(), None)
-            await self._store.txn(self._abandoned(found[0]), [ended])
-        await self._remove_abandoned(found[0])
-
-    async def _remove_abandoned(self, info_kv: KeyValue) -> None:
-        """Delete an instance's key, unless a rank of it exists."""
-        await self._store.txn(self._abandoned(info_kv), [Delete(info_kv.key)])
-
-    @staticmethod
-    def _abandoned(info_kv: KeyValue) -> list[Compare]:
-        """That an instance's key is the one that was read, and that no rank of it exists."""
-        return [Compare(info_kv.key, info_kv.create_revision), Compare(info_kv.key + b"/ranks/", 0, prefix=True)]
+    async def _read(self, key: bytes) -> KeyValue | None:
+        found = (await self._store.read([key])).kvs
+        return found[0] if found else None
 
     async def _put_other(self, key: bytes, value: bytes) -> None:
         async def put() -> None:

@@ -10,10 +10,10 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from ..core.claims import LocalRank
 from ..core.notices import Wait
 from ..errors import ConfigError, ProtocolError
 from ..wire import messages
-from .announcer import LocalRank
 
 log = logging.getLogger(__name__)
 

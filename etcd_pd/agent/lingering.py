@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from ..core.claims import LocalRank
 from ..wire.values import Rank
-from .announcer import LocalRank
 
 
 class Lingering:

@@ -1,11 +1,10 @@
-"""From engines: each packet becomes a call of the book, the view or the announcer."""
+"""From engines: each packet becomes a call of the book, the announcer, or what engines want."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import astuple
@@ -13,21 +12,18 @@ from dataclasses import astuple
 from ..config import AgentSettings
 from ..core.batch import Durable, Outcome, Rejected
 from ..core.book import RoomBook
+from ..core.claims import LocalRank
 from ..core.keys import Keys
-from ..core.notices import Known, Wait
-from ..core.view import View
-from ..core.watch import WatchState
 from ..errors import ConfigError, EtcdPDError, ProtocolError, RankDraining
 from ..wire import messages, to_agent, to_client
-from ..wire.limits import check_name
-from .announcer import Announcer, LocalRank
+from .announcer import Announcer
 from .connection import EngineConnection
 from .histories import Histories
 from .pushes import Pushes
 from .ranks import Ranks
 from .registrar import Registrar
 from .stats import Stats
-from .watcher import Watcher
+from .wants import Wants
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +36,12 @@ class Packets:
 
     Args:
         settings: of the agent.
-        view: what etcd is known to hold.
         book: the rooms of local ranks.
         announcer: keeps ranks in etcd.
         registrar: writes rooms.
-        watcher: whose word the view is.
+        synced: set once etcd was seen whole.
         ranks: the local ones.
+        wants: what engines wait for.
         pushes: what engines are told.
         connections: every engine.
         histories: compares what engines have seen of etcd with what it is.
@@ -55,22 +51,27 @@ class Packets:
     def __init__(
         self,
         settings: AgentSettings,
-        view: View,
         book: RoomBook,
         announcer: Announcer,
         registrar: Registrar,
-        watcher: Watcher,
+        synced: asyncio.Event,
         ranks: Ranks,
+        wants: Wants,
         pushes: Pushes,
         connections: Collection[EngineConnection],
         histories: Histories,
         stats: Stats,
     ) -> None:
-        self._settings, self._keys, self._view, self._book = settings, Keys(settings.root), view, book
-        self._announcer, self._registrar, self._watcher = announcer, registrar, watcher
-        self._ranks, self._pushes, self._connections, self._stats = ranks, pushes, connections, stats
+        self._settings, self._keys, self._book = settings, Keys(settings.root), book
+        self._announcer, self._registrar, self._synced = announcer, registrar, synced
+        self._ranks, self._wants, self._pushes, self._connections, self._stats = (
+            ranks,
+            wants,
+            pushes,
+            connections,
+            stats,
+        )
         self._histories = histories
-        self._early: list[tuple[EngineConnection, str]] = []  # what was followed before anything was known
         self._handlers: dict[int, Callable[[EngineConnection, bytes], None]] = {
             messages.HELLO[0]: self._hello,
             messages.ANNOUNCE[0]: self._announce,
@@ -82,9 +83,9 @@ class Packets:
             messages.FAIL[0]: self._fail,
             messages.DRAIN[0]: self._drain,
             messages.DRAIN_NODE[0]: self._drain_node,
-            messages.WANT[0]: self._want,
-            messages.DONE[0]: self._done,
-            messages.FOLLOW[0]: self._follow,
+            messages.WANT[0]: wants.want,
+            messages.DONE[0]: wants.end,
+            messages.FOLLOW[0]: wants.follow,
             messages.BYE[0]: self._bye,
             messages.PING[0]: self._ping,
         }
@@ -117,9 +118,7 @@ class Packets:
             log.log(
                 logging.INFO if engine.rank or engine.decoder else logging.DEBUG, "engine %r left: %s", engine, reason
             )
-        for wait in engine.wants.values():
-            self._view.waits.forget(wait)
-        engine.wants.clear()
+        self._wants.leave(engine)
         self._ranks.leave(engine)
         if engine.decoder:
             self._announcer.drop(self._keys.decode(engine.decoder))
@@ -135,7 +134,7 @@ class Packets:
             self._histories.check(engine, hello.cluster_id, hello.revision)
         if hello.heartbeat is not None:
             engine.expect_heartbeat(hello.heartbeat)
-        engine.send(to_client.Welcome(self._settings.agent_id, self._watcher.synced.is_set()).encode())
+        engine.send(to_client.Welcome(self._settings.agent_id, self._synced.is_set()).encode())
         self._ping(engine, packet)
 
     def _announce(self, engine: EngineConnection, packet: bytes) -> None:
@@ -193,7 +192,7 @@ class Packets:
 
     def _adopt(self, engine: EngineConnection, packet: bytes) -> None:
         for room, epoch, token, lease_id in messages.decode_adopted(packet):
-            if engine.rank and epoch == engine.rank.told_epoch:
+            if engine.rank and epoch == engine.rank.known_epoch:
                 self._book.adopt(engine, engine.rank.ref, epoch, room, token, lease_id, time.monotonic())
 
     def _fail(self, engine: EngineConnection, packet: bytes) -> None:
@@ -225,72 +224,6 @@ class Packets:
             asyncio.get_running_loop().call_later(NODE_DRAIN_LOOK_SECONDS, self._tell_node_drained, engine)
         else:
             engine.send(messages.DRAINED)
-
-    def _want(self, engine: EngineConnection, packet: bytes) -> None:
-        asked = messages.decode_want(packet)
-        earlier = engine.wants.pop(asked.id, None)
-        if earlier:  # the engine lost pushes and asks again
-            self._view.waits.forget(earlier)
-        named = asked.named_rank if asked.named_rank >= 0 else None
-        known = Known(asked.known_rank, asked.known_epoch, asked.known_revision) if asked.known_rank >= 0 else None
-        wait = Wait(engine, asked.id, check_name("instance", asked.instance), asked.room, named, known)
-        wait.asked_at = time.monotonic()
-        engine.wants[asked.id], engine.last_want = wait, asked.id
-        self._stats.wanted += 1
-        if self._view.synced and self._watcher.state is not WatchState.SYNCED:
-            self._view.sync(False)  # this process was stopped, and has not looked at the watch yet
-        if self._settings.prefill_only:
-            self._pushes.end_wait(wait, to_client.Ended(wait.id, "RoomsNotWatched"))
-            return
-        self._pushes.answer(engine, self._view.waits.want(wait))
-        if self._view.waits.is_unplaced(wait):
-            self._expect_instance(wait, asked.seconds)
-
-    def expect_instances(self) -> None:
-        """Waits of which the view has lost the instance: it must come back as soon as others must come."""
-        for engine in self._connections:
-            for wait in engine.wants.values():
-                if self._view.waits.is_unplaced(wait):
-                    self._expect_instance(wait, math.inf)
-
-    def _expect_instance(self, wait: Wait, seconds: float) -> None:
-        seconds = min(seconds, self._settings.instance_timeout_seconds)
-        asyncio.get_running_loop().call_later(seconds, self._give_up_unknown, wait)
-
-    def _give_up_unknown(self, wait: Wait) -> None:
-        if wait.ended or not self._view.waits.is_unplaced(wait):
-            return
-        if self._watcher.state is not WatchState.SYNCED:  # cannot tell: the wait's own deadline still holds
-            asyncio.get_running_loop().call_later(self._settings.instance_timeout_seconds, self._give_up_unknown, wait)
-            return
-        self._pushes.end_wait(wait, to_client.Ended(wait.id, "InstanceUnknown"))
-
-    def _done(self, engine: EngineConnection, packet: bytes) -> None:
-        for id in messages.decode_done(packet):
-            wait = engine.wants.pop(id, None)
-            if wait:
-                self._view.waits.forget(wait)
-
-    def _follow(self, engine: EngineConnection, packet: bytes) -> None:
-        name = check_name("instance", messages.decode_follow(packet))
-        engine.followed.add(name)
-        if self._view.revision:
-            self._describe(engine, name)
-        else:
-            self._early.append((engine, name))
-
-    def answer_early(self) -> None:
-        """The view is whole: say what was asked for before, of which nobody knew whether it exists."""
-        early, self._early = self._early, []
-        for engine, name in early:
-            self._describe(engine, name)
-
-    def _describe(self, engine: EngineConnection, name: str) -> None:
-        id = self._view.find(name)
-        if id is not None:
-            engine.known.setdefault(id, set()).add(name)
-        self._pushes.flush()  # the answers to earlier wants come first
-        self._pushes.tell_instance(engine, id if id is not None else name)
 
     def _bye(self, engine: EngineConnection, packet: bytes) -> None:
         if engine.rank:

@@ -209,8 +209,8 @@ class Pushes:
 
     def tell_drained(self, engine: EngineConnection) -> None:
         """Say that the engine's rank has no rooms left, once that is so."""
-        if engine.rank and not self._book.live(engine.rank.ref) and not engine.rank.told_drained:
-            engine.rank.told_drained = True
+        if engine.rank and not self._book.live(engine.rank.ref) and not engine.rank.drained:
+            engine.rank.drained = True
             engine.send(messages.DRAINED)
 
 

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Collection
 
 from ..core.book import RoomBook
+from ..core.claims import LocalRank
 from ..core.view import View
 from ..errors import InstanceConflict, ProtocolError
 from ..wire import to_client
-from .announcer import Announcer, LocalRank
+from .announcer import Announcer
 from .connection import EngineConnection
 from .lingering import Lingering
 from .pushes import Pushes
@@ -58,7 +59,7 @@ class Ranks:
             self._announcer.announce(local)
             return
         # another process on behalf of the same engine: nothing has changed but whom to tell
-        left.linger, left.told_epoch = local.linger, 0
+        left.linger, left.known_epoch = local.linger, 0
         engine.rank = left
         self._tell_epoch(engine, left)
         if left.draining:  # its earlier process was told to drain; this one says so itself, if it does
@@ -67,7 +68,7 @@ class Ranks:
     def drain(self, engine: EngineConnection) -> None:
         """The engine's rank takes no new rooms."""
         if engine.rank:
-            engine.rank.told_drained = False  # it asks, perhaps again: it is answered
+            engine.rank.drained = False  # it asks, perhaps again: it is answered
         if engine.rank and not engine.rank.draining:
             log.info("draining instance=%s rank=%s", engine.rank.instance, engine.rank.rank)
             self._announcer.drain(engine.rank)
@@ -127,13 +128,13 @@ class Ranks:
         epoch = self._view.epoch(*local.ref) if stands else 0
         if not stands and self._view.revision < local.key_epoch:
             return  # the view has not come as far as our own write
-        if local.told_epoch not in (0, epoch):
+        if local.known_epoch not in (0, epoch):
             self._pushes.deliver(self._book.rank_ended(local.ref, gone=False))
             if engine:
-                engine.send(to_client.RankEnded(local.told_epoch, "the rank's key vanished from etcd").encode())
-            log.warning("epoch ended instance=%s rank=%s epoch=%d", local.instance, local.rank, local.told_epoch)
-            local.told_epoch = 0
-        if epoch and local.told_epoch != epoch:
-            local.told_epoch = epoch
+                engine.send(to_client.RankEnded(local.known_epoch, "the rank's key vanished from etcd").encode())
+            log.warning("epoch ended instance=%s rank=%s epoch=%d", local.instance, local.rank, local.known_epoch)
+            local.known_epoch = 0
+        if epoch and local.known_epoch != epoch:
+            local.known_epoch = epoch
             if engine:
                 engine.send(to_client.Announced(epoch, local.key_epoch, local.incarnation).encode())

@@ -136,7 +136,7 @@ def failures_lost_behind_creates(patch: pytest.MonkeyPatch, _: random.Random) ->
 
 def dead_epochs_accepted(patch: pytest.MonkeyPatch, _: random.Random) -> None:
     """Waits do not end when their rank dies."""
-    patch.setattr(View, "_lose", lambda *_: iter(()))
+    patch.setattr(Waits, "lose", lambda *_: iter(()))
 
 
 def acknowledged_rooms_deleted(patch: pytest.MonkeyPatch, luck: random.Random) -> None:
