@@ -15,9 +15,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
 from functools import partial
 
-from ..core.batch import Guard, RankRef
+from ..core.batch import Guard
 from ..core.claims import Blocked, Claims, LocalRank, Write, abandoned, guard_of, has_vanished
 from ..core.keys import Keys, PrefillKey
+from ..core.own_room import RankRef
 from ..core.records import Condition, Delete, KeyValue, OnLease, Put
 from ..core.view import View
 from ..errors import InstanceConflict, StoreError, StoreRejected

@@ -48,7 +48,7 @@ def _rooms(agent: Agent) -> Iterator[Metric]:
     yield gauge("etcd_pd_queue_rooms", "Rooms that wait to be written.", len(agent.book))
     yield gauge("etcd_pd_queue_limit_rooms", "Rooms that may wait before new ones are refused.", agent.queue_limit)
     refs = {local.ref for local in agent.announcer.ranks}
-    held: dict[tuple[str, ...], float] = {(ref.instance, str(ref.dp_rank)): agent.book.live(ref) for ref in refs}
+    held: dict[tuple[str, ...], float] = {(ref.instance, str(ref.dp_rank)): agent.book.count(ref) for ref in refs}
     yield gauges(
         "etcd_pd_rank_rooms", "Rooms of a rank of this node, registered or being so.", ["instance", "dp_rank"], held
     )

@@ -220,7 +220,7 @@ class Packets:
         self._tell_node_drained(engine)
 
     def _tell_node_drained(self, engine: EngineConnection) -> None:
-        if any(other.wants or (other.rank and self._book.live(other.rank.ref)) for other in self._connections):
+        if any(other.wants or (other.rank and self._book.count(other.rank.ref)) for other in self._connections):
             asyncio.get_running_loop().call_later(NODE_DRAIN_LOOK_SECONDS, self._tell_node_drained, engine)
         else:
             engine.send(messages.DRAINED)

@@ -209,7 +209,7 @@ class Pushes:
 
     def tell_drained(self, engine: EngineConnection) -> None:
         """Say that the engine's rank has no rooms left, once that is so."""
-        if engine.rank and not self._book.live(engine.rank.ref) and not engine.rank.drained:
+        if engine.rank and not self._book.count(engine.rank.ref) and not engine.rank.drained:
             engine.rank.drained = True
             engine.send(messages.DRAINED)
 

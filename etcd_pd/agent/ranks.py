@@ -90,7 +90,7 @@ class Ranks:
         """A rank process left, or was never let in: what that means for the rooms of its DP rank."""
         siblings = any(other.ref == local.ref for other in self._announcer.ranks)
         if local.key_epoch or not siblings:  # one that never stood has ended nothing for others of the same rank
-            self._pushes.deliver(self._book.rank_ended(local.ref, gone=not siblings))
+            self._pushes.deliver(self._book.end_rank(local.ref, gone=not siblings))
 
     # --- from etcd
 
@@ -129,7 +129,7 @@ class Ranks:
         if not stands and self._view.revision < local.key_epoch:
             return  # the view has not come as far as our own write
         if local.known_epoch not in (0, epoch):
-            self._pushes.deliver(self._book.rank_ended(local.ref, gone=False))
+            self._pushes.deliver(self._book.end_rank(local.ref, gone=False))
             if engine:
                 engine.send(to_client.RankEnded(local.known_epoch, "the rank's key vanished from etcd").encode())
             log.warning("epoch ended instance=%s rank=%s epoch=%d", local.instance, local.rank, local.known_epoch)

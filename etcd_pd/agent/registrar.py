@@ -104,7 +104,7 @@ class Registrar:
                 bucket = await self._bucket(batch.creates)
         except StoreError as exc:
             log.debug("no lease for %d rooms: %s", batch.creates, exc)
-            self._book.requeue(batch)
+            self._book.results.requeue(batch)
             await self._pause()
             return
         sent_at = time.monotonic()
@@ -115,18 +115,18 @@ class Registrar:
         except StoreRejected as exc:
             log.warning("etcd refused %d operations: %s", len(batch.rooms), exc)
             self._unused(batch, bucket)
-            self._deliver(self._book.refused(batch, exc))
+            self._deliver(self._book.results.refuse(batch, exc))
         except StoreUnavailable as exc:
             log.debug("outcome of %d operations unknown: %s", len(batch.rooms), exc)
-            await self._examine(batch, bucket)
+            await self._read_back(batch, bucket)
         else:
             if result.succeeded:
                 now = time.monotonic()
                 self._heard(result.header.revision)
                 self._stats.wrote(batch, sent_at, now)
-                self._deliver(self._book.succeeded(batch, bucket, result.header.revision, now))
+                self._deliver(self._book.results.confirm(batch, bucket, result.header.revision, now))
             else:
-                await self._examine(batch, bucket)
+                await self._read_back(batch, bucket)
 
     async def _bucket(self, rooms: int) -> Bucket:
         now = time.monotonic()
@@ -138,7 +138,7 @@ class Registrar:
         self._pool.written(bucket, rooms)
         return bucket
 
-    async def _examine(self, batch: Batch, bucket: Bucket | None) -> None:
+    async def _read_back(self, batch: Batch, bucket: Bucket | None) -> None:
         """Read the batch's keys back, for as long as it takes, and decide room by room."""
         while True:
             known = self._view.revision
@@ -147,7 +147,7 @@ class Registrar:
                 break
             except StoreError as exc:
                 log.debug("cannot read %d rooms back: %s", len(batch.rooms), exc)
-                self._deliver(self._book.give_up(batch, time.monotonic()))
+                self._deliver(self._book.results.give_up(batch, time.monotonic()))
                 await self._pause()
         view_is_behind = False
 
@@ -158,7 +158,7 @@ class Registrar:
             view_is_behind = view_is_behind or verdict is None
             return verdict
 
-        self._deliver(self._book.examined(batch, bucket, listing, is_dead, time.monotonic()))
+        self._deliver(self._book.results.read_back(batch, bucket, listing, is_dead, time.monotonic()))
         if view_is_behind:  # it will take the watch at least that long; asking etcd again at once would not help
             await asyncio.sleep(VIEW_PAUSE)
 
@@ -166,7 +166,7 @@ class Registrar:
         log.warning("bucket lease gone lease=%x", bucket.lease_id if bucket else 0)
         if bucket:
             self._pool.gone(bucket.lease_id)
-        self._book.requeue(batch)
+        self._book.results.requeue(batch)
 
     def _unused(self, batch: Batch, bucket: Bucket | None) -> None:
         if bucket:

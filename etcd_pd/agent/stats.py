@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from ..core.batch import Batch, Job
+from ..core.batch import Batch
+from ..core.own_room import State
 from ..telemetry.metrics import Histogram, latencies
 
 #: How often the summary is logged, seconds.
@@ -49,7 +50,7 @@ class Stats:
         """A transaction happened. Call it before the book learns of it: it looks at what the rooms waited for."""
         self.transaction_seconds.observe(now - sent_at)
         self.batch_rooms.observe(len(batch.rooms))
-        self.register_seconds.observe_each([now - own.asked_at for own in batch.rooms if own.job is Job.CREATE])
+        self.register_seconds.observe_each([now - own.asked_at for own in batch.rooms if own.state is State.CREATING])
 
     def summary(self) -> str:
         """``registered=3 conflicts=0 ...`` since the last call, and the latencies' quantiles in milliseconds."""

@@ -15,8 +15,9 @@ from typing import NamedTuple
 from ..errors import InstanceConflict
 from ..wire.to_agent import Announce
 from ..wire.values import ENDED, InstanceInfo, Rank, RankEndpoint
-from .batch import Guard, RankRef
+from .batch import Guard
 from .keys import Keys
+from .own_room import RankRef
 from .records import Compare, Condition, Delete, KeyValue, Listing, OnLease, Operation, Put
 from .view import View
 

@@ -19,11 +19,14 @@ from etcd_pd.agent.connection import EngineConnection
 from etcd_pd.agent.watcher import Watcher
 from etcd_pd.client.intents import Intents
 from etcd_pd.client.prefill import Prefill
-from etcd_pd.core.batch import Batch, Durable, Guard, Job, Outcome, Rejected
+from etcd_pd.core.batch import Batch, Durable, Guard, Outcome, Rejected
 from etcd_pd.core.book import RoomBook
 from etcd_pd.core.lease import SessionLease
 from etcd_pd.core.notices import Known, Wait
+from etcd_pd.core.own_room import State
 from etcd_pd.core.records import Event
+from etcd_pd.core.registrations import Registrations
+from etcd_pd.core.results import Results
 from etcd_pd.core.view import View
 from etcd_pd.core.waits import Waits
 from etcd_pd.core.watch import WatchMachine
@@ -130,8 +133,9 @@ def failures_unwritten(patch: pytest.MonkeyPatch, _: random.Random) -> None:
 
 def failures_lost_behind_creates(patch: pytest.MonkeyPatch, _: random.Random) -> None:
     """A failure is lost while its room is being registered."""
-    real = RoomBook._fail
-    patch.setattr(RoomBook, "_fail", lambda self, own, why: None if own.job is Job.CREATE else real(self, own, why))
+    real = Registrations.fail
+    late = State.CREATING
+    patch.setattr(Registrations, "fail", lambda self, own, why: None if own.state is late else real(self, own, why))
 
 
 def dead_epochs_accepted(patch: pytest.MonkeyPatch, _: random.Random) -> None:
@@ -141,16 +145,16 @@ def dead_epochs_accepted(patch: pytest.MonkeyPatch, _: random.Random) -> None:
 
 def acknowledged_rooms_deleted(patch: pytest.MonkeyPatch, luck: random.Random) -> None:
     """One room in 50 is deleted after it was acknowledged."""
-    real = RoomBook.succeeded
+    real = Results.confirm
 
-    def succeeded(self: RoomBook, batch: Batch, *rest: Any) -> list[Outcome]:
+    def confirm(self: Results, batch: Batch, *rest: Any) -> list[Outcome]:
         outcomes = real(self, batch, *rest)
         for own in batch.rooms:
-            if own.job is None and not own.released and luck.random() < 0.02:
-                self._ask(own, Job.DELETE)
+            if own.state is State.HELD and luck.random() < 0.02:
+                self._rooms.release(own)
         return outcomes
 
-    patch.setattr(RoomBook, "succeeded", succeeded)
+    patch.setattr(Results, "confirm", confirm)
 
 
 def lost_leases_ignored(patch: pytest.MonkeyPatch, _: random.Random) -> None:
@@ -199,7 +203,7 @@ def lots_half_written(patch: pytest.MonkeyPatch, _: random.Random) -> None:
     real = Batch.operations
 
     def operations(self: Batch, bucket: Any) -> Any:
-        last = {own.lot.rooms[-1].key for own in self.rooms if own.lot and own.job is Job.CREATE}
+        last = {own.lot.rooms[-1].key for own in self.rooms if own.lot and own.state is State.CREATING}
         return [operation for operation in real(self, bucket) if operation.key not in last]
 
     patch.setattr(Batch, "operations", operations)

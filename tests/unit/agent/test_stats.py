@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 
 from etcd_pd.agent.stats import Stats
-from etcd_pd.core.batch import Batch, Job, OwnRoom, RankRef
+from etcd_pd.core.batch import Batch
+from etcd_pd.core.own_room import OwnRoom, RankRef, State
 
 
-def room(asked_at: float, job: Job = Job.CREATE) -> OwnRoom:
-    return OwnRoom(RankRef("p", 0), 1, b"k", 0.0, job, asked_at=asked_at)
+def room(asked_at: float, state: State = State.CREATING) -> OwnRoom:
+    return OwnRoom(RankRef("p", 0), 1, b"k", 0.0, state, asked_at=asked_at)
 
 
 def words(summary: str) -> dict[str, str]:
@@ -46,7 +47,7 @@ def test_a_summary_tells_the_quantiles_of_its_own_interval() -> None:
 
 def test_a_transaction_counts_what_its_new_rooms_waited() -> None:
     stats = Stats()
-    stats.wrote(Batch([room(9.0), room(9.5), room(0.0, Job.DELETE)], {}, 2), sent_at=9.9, now=10.0)
+    stats.wrote(Batch([room(9.0), room(9.5), room(0.0, State.RELEASING)], {}, 2), sent_at=9.9, now=10.0)
     assert (stats.register_seconds.count, stats.register_seconds.sum) == (2, 1.5)
     assert (stats.batch_rooms.count, stats.batch_rooms.sum) == (1, 3)
     assert round(stats.transaction_seconds.sum, 6) == 0.1

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from etcd_pd.core.batch import Batch, Durable, EpochIsDead, Outcome, RankRef
+from etcd_pd.core.batch import Batch, Durable, EpochIsDead, Outcome
 from etcd_pd.core.book import RoomBook
 from etcd_pd.core.lease import Bucket
+from etcd_pd.core.own_room import RankRef
 from etcd_pd.core.records import Listing
 from etcd_pd.errors import StoreRejected
 
@@ -55,22 +56,22 @@ class NumberedBook:
     ) -> None:
         self.inner.adopt(owner, rank, epoch, room, token, lease_id, now)
 
-    def rank_ended(self, rank: RankRef, *, gone: bool) -> list[Outcome]:
-        return self._sift(self.inner.rank_ended(rank, gone=gone))
+    def end_rank(self, rank: RankRef, *, gone: bool) -> list[Outcome]:
+        return self._sift(self.inner.end_rank(rank, gone=gone))
 
-    def succeeded(self, batch: Batch, bucket: Bucket | None, revision: int, now: float) -> list[Outcome]:
-        return self._sift(self.inner.succeeded(batch, bucket, revision, now))
+    def confirm(self, batch: Batch, bucket: Bucket | None, revision: int, now: float) -> list[Outcome]:
+        return self._sift(self.inner.results.confirm(batch, bucket, revision, now))
 
-    def examined(
+    def read_back(
         self, batch: Batch, bucket: Bucket | None, listing: Listing, is_dead: EpochIsDead, now: float
     ) -> list[Outcome]:
-        return self._sift(self.inner.examined(batch, bucket, listing, is_dead, now))
+        return self._sift(self.inner.results.read_back(batch, bucket, listing, is_dead, now))
 
-    def refused(self, batch: Batch, error: StoreRejected) -> list[Outcome]:
-        return self._sift(self.inner.refused(batch, error))
+    def refuse(self, batch: Batch, error: StoreRejected) -> list[Outcome]:
+        return self._sift(self.inner.results.refuse(batch, error))
 
     def give_up(self, batch: Batch, now: float) -> list[Outcome]:
-        return self._sift(self.inner.give_up(batch, now))
+        return self._sift(self.inner.results.give_up(batch, now))
 
     def expire(self, now: float) -> list[Outcome]:
         return self._sift(self.inner.expire(now))

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from etcd_pd.core.batch import Batch, Guard, Job, Outcome, RankRef, Registered, Rejected
+from etcd_pd.core.batch import Batch, Guard, Outcome, Registered, Rejected
 from etcd_pd.core.keys import Keys
 from etcd_pd.core.lease import Bucket, BucketPool
+from etcd_pd.core.own_room import RankRef, State
 from etcd_pd.core.records import MAX_TXN_OPS, Compare, Delete, KeyValue, Listing, Put
 from etcd_pd.errors import AgentBusy, RankLost, RegistrationTimeout, RoomConflict, StoreRejected
 from etcd_pd.wire.values import FAILED, Rank, RoomValue
@@ -58,7 +59,7 @@ class Desk:
     def dies(self, rank: RankRef, *, gone: bool = False) -> list[Outcome]:
         self.dies_unseen(rank)
         self.guards.pop(rank, None)
-        return self.book.rank_ended(rank, gone=gone)
+        return self.book.end_rank(rank, gone=gone)
 
     def is_dead(self, instance: str, value: RoomValue, kv: KeyValue) -> bool | None:
         if self.seen is not None and self.seen < kv.create_revision:
@@ -84,11 +85,11 @@ class Desk:
     def write(self, batch: Batch, bucket: Bucket | None, now: float = 0.0, *, answered: bool = True) -> list[Outcome]:
         result = self.etcd.txn(batch.compares(), batch.operations(bucket))
         if result.succeeded and answered:
-            return self.book.succeeded(batch, bucket, result.header.revision, now)
+            return self.book.confirm(batch, bucket, result.header.revision, now)
         return self.examine(batch, bucket, now)
 
     def examine(self, batch: Batch, bucket: Bucket | None, now: float = 0.0) -> list[Outcome]:
-        return self.book.examined(batch, bucket, self.listing(batch), self.is_dead, now)
+        return self.book.read_back(batch, bucket, self.listing(batch), self.is_dead, now)
 
     def listing(self, batch: Batch) -> Listing:
         return self.etcd.read(list(dict.fromkeys(batch.keys())))
@@ -97,7 +98,7 @@ class Desk:
         """Write until nothing is left."""
         outcomes: list[Outcome] = []
         while (batch := self.book.take(now)) is not None:
-            self.book.requeue(batch)
+            self.book.results.requeue(batch)
             outcomes += self.write(*self.take(now), now)
         return outcomes
 
@@ -233,7 +234,7 @@ class TestBatches:
             desk.book.register("e", rank, number, 0.0)
         batch, _ = desk.take()
         assert len(batch.rooms) == MAX_TXN_OPS // 4
-        desk.book.requeue(batch)
+        desk.book.results.requeue(batch)
         assert len(owners(desk.work(), Registered)) == 100
 
     def test_it_holds_no_more_rooms_than_asked_for(self) -> None:
@@ -251,7 +252,7 @@ class TestBatches:
         for room in (5, 1, 9):
             desk.book.register("e", RANK, room, 0.0)
         batch, bucket = desk.take()
-        desk.book.requeue(batch)
+        desk.book.results.requeue(batch)
         desk.book.register("e", RANK, 3, 0.0)
         batch, _ = desk.take()
         assert [own.room for own in batch.rooms] == [5, 1, 9, 3]
@@ -284,7 +285,7 @@ class TestRelease:
         desk.book.release(RANK, 7)
         assert desk.work() == []
         assert desk.value(7) is None
-        assert desk.book.live(RANK) == 0
+        assert desk.book.count(RANK) == 0
 
     def test_it_goes_with_the_next_registration(self) -> None:
         """A transaction of its own would cost etcd, and all who watch, as much as a registration."""
@@ -394,7 +395,7 @@ class TestRelease:
         desk.work()
         registered(desk, 7, OTHER)
         desk.book.expire(TOMBSTONE + 1)
-        assert desk.book.live(OTHER) == 1, "the old use's end does not touch the new one"
+        assert desk.book.count(OTHER) == 1, "the old use's end does not touch the new one"
         desk.book.release(OTHER, 7)
         desk.work()
         assert desk.value(7) is None
@@ -506,7 +507,7 @@ class TestRelease:
         desk.dies(RANK, gone=gone)
         desk.work()
         assert desk.value(7) is None
-        assert desk.book.live(RANK) == 0
+        assert desk.book.count(RANK) == 0
 
 
 class TestFail:
@@ -528,7 +529,7 @@ class TestFail:
         operations = batch.operations(bucket)
         desk.book.fail(RANK, 7, "r", 0.0)
         revision = desk.etcd.txn(batch.compares(), operations).header.revision
-        assert owners(desk.book.succeeded(batch, bucket, revision, 0.0), Registered) == ["e"]
+        assert owners(desk.book.confirm(batch, bucket, revision, 0.0), Registered) == ["e"]
         desk.work()
         assert desk.value(7) == RoomValue(2, desk.guards[RANK].epoch, FAILED, "r")
 
@@ -551,7 +552,7 @@ class TestFail:
         desk.book.fail(RANK, 7, "r", 0.0)
         desk.book.fail(RANK, 8, "r", 0.0)
         desk.work()
-        assert desk.book.live(RANK) == 0
+        assert desk.book.count(RANK) == 0
 
     def test_a_failed_room_may_still_be_released(self, desk: Desk) -> None:
         registered(desk, 7)
@@ -565,7 +566,7 @@ class TestFail:
         desk.book.fail(RANK, 7, "r", 0.0)
         desk.work(now=1.0)
         desk.book.expire(1.0 + TOMBSTONE)
-        assert desk.book._rooms == {}
+        assert len(desk.book._rooms) == 0
 
     def test_a_key_whose_lease_went_is_let_go(self, desk: Desk) -> None:
         lease = registered(desk, 7).lease_id
@@ -573,8 +574,8 @@ class TestFail:
         desk.book.fail(RANK, 7, "r", 0.0)
         batch, bucket = desk.take()
         assert bucket is None
-        assert desk.book.refused(batch, REFUSED) == []
-        assert desk.book.live(RANK) == 0
+        assert desk.book.refuse(batch, REFUSED) == []
+        assert desk.book.count(RANK) == 0
 
     def test_one_whose_lease_went_costs_the_others_of_its_batch_nothing(self, desk: Desk) -> None:
         desk.etcd.revoke(registered(desk, 7).lease_id)
@@ -583,7 +584,7 @@ class TestFail:
         desk.book.register("e", RANK, 8, 0.0)
         batch, _ = desk.take()
         assert not desk.etcd.txn(batch.compares(), batch.operations(bucket)).succeeded, "no lease error"
-        desk.book.examined(batch, bucket, desk.etcd.read(batch.keys()), desk.is_dead, 0.0)
+        desk.book.read_back(batch, bucket, desk.etcd.read(batch.keys()), desk.is_dead, 0.0)
         assert owners(desk.work(), Registered) == ["e"]
 
 
@@ -597,7 +598,7 @@ class TestLots:
         assert len({desk.token(room) for room in range(100, 220)}) == 1
         desk.book.release(RANK, 100)
         desk.work()
-        assert (desk.value(100), desk.book.live(RANK)) == (None, 119)
+        assert (desk.value(100), desk.book.count(RANK)) == (None, 119)
 
     def test_one_that_does_not_fit_waits_for_the_next_batch_whole(self, desk: Desk) -> None:
         for room in range(10):
@@ -619,7 +620,7 @@ class TestLots:
         refused = {o.room: o.error for o in outcomes if isinstance(o, Rejected)}
         assert set(refused) == {7, 8, 9}
         assert all(isinstance(error, RoomConflict) and error.room == 8 for error in refused.values())
-        assert (desk.value(7), desk.value(9), desk.book.live(RANK)) == (None, None, 1)
+        assert (desk.value(7), desk.value(9), desk.book.count(RANK)) == (None, None, 1)
 
     def test_a_room_that_another_rank_here_has_refuses_all_at_once(self, desk: Desk) -> None:
         registered(desk, 8)
@@ -655,7 +656,7 @@ class TestLots:
             batch, bucket = desk.take()
             if happened:
                 desk.etcd.txn(batch.compares(), batch.operations(bucket))
-            found = desk.book.examined(batch, bucket, desk.etcd.read(batch.keys()), desk.is_dead, 0.0)
+            found = desk.book.read_back(batch, bucket, desk.etcd.read(batch.keys()), desk.is_dead, 0.0)
             assert len(found) == (3 if happened else 0)
             assert len(found + desk.work()) == 3
             assert len({desk.token(room) for room in rooms}) == 1
@@ -663,15 +664,15 @@ class TestLots:
     def test_one_that_etcd_refuses_is_refused_whole(self, desk: Desk) -> None:
         desk.book.register_lot("e", RANK, [7, 8, 9], 0.0)
         batch, _ = desk.take()
-        assert len(owners(desk.book.refused(batch, REFUSED), Rejected)) == 3
-        assert desk.book.live(RANK) == 0
+        assert len(owners(desk.book.refuse(batch, REFUSED), Rejected)) == 3
+        assert desk.book.count(RANK) == 0
 
     def test_its_deadline_passes_for_all(self, desk: Desk) -> None:
         desk.guards.clear()
         desk.book.register_lot("e", RANK, [7, 8, 9], 0.0)
         assert desk.book.take(0.0) is None
         assert len(owners(desk.book.expire(TIMEOUT), Rejected)) == 3
-        assert desk.book.live(RANK) == 0 and len(desk.book) == 0
+        assert desk.book.count(RANK) == 0 and len(desk.book) == 0
 
     def test_its_rank_goes(self, desk: Desk) -> None:
         desk.book.register_lot("e", RANK, [7, 8, 9], 0.0)
@@ -694,7 +695,7 @@ class TestLeaseEnds:
         desk.etcd.revoke(found.lease_id)
         desk.pool.gone(found.lease_id)
         assert desk.book.expire(1.0) == []
-        assert desk.book.live(RANK) == 0 and desk.book._rooms == {}
+        assert desk.book.count(RANK) == 0 and len(desk.book._rooms) == 0
         assert registered(desk, 7).token > found.token, "it may be had again"
 
     def test_those_that_an_earlier_agent_wrote_too(self, desk: Desk) -> None:
@@ -703,10 +704,10 @@ class TestLeaseEnds:
         successor.book.adopt(RANK, desk.guards[RANK].epoch, 7, first.token, first.lease_id, 10.0)
         assert successor.pool.sweep(10.0 + 324) == []
         successor.book.expire(10.0 + 324)
-        assert successor.book.live(RANK) == 1
+        assert successor.book.count(RANK) == 1
         assert successor.pool.sweep(10.0 + 325) == []
         successor.book.expire(10.0 + 325)
-        assert successor.book.live(RANK) == 0
+        assert successor.book.count(RANK) == 0
 
     def test_what_is_being_done_to_a_room_is_finished_first(self, desk: Desk) -> None:
         found = registered(desk, 7)
@@ -747,7 +748,7 @@ class TestEpochs:
         epoch = desk.guards[RANK].epoch
         revision = desk.etcd.txn(batch.compares(), batch.operations(bucket)).header.revision
         desk.dies(RANK)
-        [outcome] = desk.book.succeeded(batch, bucket, revision, 0.0)
+        [outcome] = desk.book.confirm(batch, bucket, revision, 0.0)
         assert isinstance(outcome, Rejected) and isinstance(outcome.error, RankLost)
         assert outcome.error.epoch == epoch
 
@@ -757,13 +758,13 @@ class TestEpochs:
         revision = desk.etcd.txn(batch.compares(), batch.operations(bucket)).header.revision
         desk.dies(RANK)
         desk.comes_alive(RANK)
-        [outcome] = desk.book.succeeded(batch, bucket, revision, 0.0)
+        [outcome] = desk.book.confirm(batch, bucket, revision, 0.0)
         assert isinstance(outcome, Rejected) and isinstance(outcome.error, RankLost)
 
     def test_rooms_that_were_written_die_with_the_epoch(self, desk: Desk) -> None:
         registered(desk, 7)
         desk.dies(RANK)
-        assert desk.book.live(RANK) == 0
+        assert desk.book.count(RANK) == 0
         desk.comes_alive(RANK)
         desk.book.release(RANK, 7)
         assert len(desk.book) == 0
@@ -845,7 +846,7 @@ class TestUnknownOutcomes:
         desk.examine(batch, bucket)
         desk.work()
         assert desk.value(7) is None
-        assert desk.book.live(RANK) == 0
+        assert desk.book.count(RANK) == 0
 
     @pytest.mark.parametrize("happened", [True, False])
     def test_an_eviction_is_read_back(self, desk: Desk, happened: bool) -> None:
@@ -853,7 +854,7 @@ class TestUnknownOutcomes:
         desk.book.register("e", RANK, 7, 0.0)
         desk.write(*desk.take())
         batch, bucket = desk.take()
-        assert batch.rooms[0].job is Job.EVICT
+        assert batch.rooms[0].state is State.EVICTING
         if happened:
             desk.etcd.txn(batch.compares(), batch.operations(bucket))
         outcomes = desk.examine(batch, bucket) + desk.work()
@@ -882,7 +883,7 @@ class TestUnknownOutcomes:
         assert desk.work(now=TIMEOUT + 1) == []
         failed = RoomValue(2, desk.guards[RANK].epoch, FAILED, "its registration timed out")
         assert desk.value(7) == (failed if happened else None), "decode may have been given it"
-        assert desk.book.live(RANK) == 0
+        assert desk.book.count(RANK) == 0
 
     def test_the_engine_s_own_failure_after_a_timeout_lands(self, desk: Desk) -> None:
         desk.book.register("e", RANK, 7, 0.0)
@@ -915,7 +916,7 @@ class TestDeadlines:
         [outcome] = desk.book.expire(TIMEOUT)
         assert isinstance(outcome, Rejected) and isinstance(outcome.error, RegistrationTimeout)
         assert desk.book.take(TIMEOUT) is None
-        assert desk.book.live(RANK) == 0
+        assert desk.book.count(RANK) == 0
 
     def test_also_one_that_waits_for_its_rank(self, desk: Desk) -> None:
         desk.guards.clear()
@@ -942,7 +943,7 @@ class TestRefusals:
                 break
             batch, bucket = desk.take()
             if any(own.room == culprit for own in batch.rooms):
-                answered += desk.book.refused(batch, REFUSED)
+                answered += desk.book.refuse(batch, REFUSED)
             else:
                 answered += desk.write(batch, bucket)
         assert owners(answered, Rejected) == [culprit]
@@ -954,7 +955,7 @@ class TestRefusals:
         for room in range(8):
             desk.book.register("e", RANK, room, 0.0)
         for _ in range(4):
-            desk.book.refused(desk.take()[0], REFUSED)
+            desk.book.refuse(desk.take()[0], REFUSED)
         for room in range(100, 140):
             desk.book.register("e", RANK, room, 0.0)
         sizes = []
@@ -971,7 +972,7 @@ class TestAdoption:
         successor = Desk()
         successor.etcd, successor.guards = desk.etcd, desk.guards
         successor.book.adopt(RANK, desk.guards[RANK].epoch, 7, first.token, first.lease_id, 0.0)
-        assert successor.book.live(RANK) == 1
+        assert successor.book.count(RANK) == 1
         assert len(successor.book) == 0, "it stands already"
         successor.book.release(RANK, 7)
         successor.work()

@@ -9,9 +9,10 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from etcd_pd.core.batch import Batch, Durable, Guard, Outcome, RankRef, Registered, Rejected
+from etcd_pd.core.batch import Batch, Durable, Guard, Outcome, Registered, Rejected
 from etcd_pd.core.keys import Keys
 from etcd_pd.core.lease import Bucket, BucketPool
+from etcd_pd.core.own_room import RankRef
 from etcd_pd.core.records import MAX_TXN_OPS, Compare, Delete, KeyValue, Operation, Put
 from etcd_pd.errors import LeaseNotFound, RegistrationTimeout, StoreRejected
 from etcd_pd.wire.values import ASSIGNED, Rank, RoomValue
@@ -153,8 +154,8 @@ class TwoAgents(RuleBasedStateMachine):
     def is_known(self, dp: int, room: int) -> bool:
         """Whether the book has a use of the room by the rank that it does not take for past."""
         book, rank = self.agents[RANKS[dp]].book.inner, RankRef("p", dp)
-        own = book._rooms.get(("p", room))
-        return own is not None and own.rank == rank and not book._is_past(own, None, rank)
+        own = book._rooms.find("p", room)
+        return own is not None and own.rank == rank and not book._rooms.is_past(own, None, rank)
 
     # --- ranks
 
@@ -173,7 +174,7 @@ class TwoAgents(RuleBasedStateMachine):
         for room in range(1, 5):
             self.over.discard((dp, room))
             self.users.pop((dp, room), None)
-        self.hear(dp, agent.book.rank_ended(RankRef("p", dp), gone=True))
+        self.hear(dp, agent.book.end_rank(RankRef("p", dp), gone=True))
         assert not any(owed for (owner, _), owed in self.owed.items() if owner[0] == dp), "nobody waits for a dead one"
 
     @rule(dp=st.sampled_from([*RANKS]))
@@ -189,7 +190,7 @@ class TwoAgents(RuleBasedStateMachine):
         agent.epochs = {dp: kv.create_revision for dp in RANKS if (kv := self.etcd.keys.get(rank_key(dp)))}
         for dp, owner in RANKS.items():
             if owner == which and dp in before and agent.epochs.get(dp) != before[dp]:
-                self.hear(dp, agent.book.rank_ended(RankRef("p", dp), gone=False))
+                self.hear(dp, agent.book.end_rank(RankRef("p", dp), gone=False))
 
     def forget(self, dp: int) -> None:
         for room in [room for room, ack in self.acknowledged.items() if ack[0] == dp]:
@@ -228,11 +229,11 @@ class TwoAgents(RuleBasedStateMachine):
             agent.flight = None
             if bucket:
                 agent.pool.gone(bucket.lease_id)
-            agent.book.requeue(batch)
+            agent.book.results.requeue(batch)
             return
         if result and result.succeeded and answered:
             agent.flight = None
-            self.hear_all(agent.book.succeeded(batch, bucket, result.header.revision, self.now))
+            self.hear_all(agent.book.confirm(batch, bucket, result.header.revision, self.now))
         else:
             self.examine(agent)
 
@@ -241,7 +242,7 @@ class TwoAgents(RuleBasedStateMachine):
         agent = self.agents[which]
         if agent.flight and not agent.unsure:  # it would be read back
             (batch, _), agent.flight = agent.flight, None
-            self.hear_all(agent.book.refused(batch, StoreRejected("txn", "no")))
+            self.hear_all(agent.book.refuse(batch, StoreRejected("txn", "no")))
 
     @rule(which=st.integers(0, 1), happens=st.booleans())
     def nobody_answers(self, which: int, happens: bool) -> None:
@@ -261,7 +262,7 @@ class TwoAgents(RuleBasedStateMachine):
         assert agent.flight
         (batch, bucket), agent.flight = agent.flight, None
         listing = self.etcd.read(list(dict.fromkeys(batch.keys())))
-        self.hear_all(agent.book.examined(batch, bucket, listing, agent.is_dead, self.now))
+        self.hear_all(agent.book.read_back(batch, bucket, listing, agent.is_dead, self.now))
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, TIMEOUT, TOMBSTONE]))
     def time_passes(self, seconds: float) -> None:
