@@ -15,7 +15,7 @@ from ..errors import AgentBusy, AgentUnavailable, ConfigError, ProtocolError
 from ..wire import messages, to_agent, to_client
 from ..wire.limits import check_heartbeat, check_int
 from .connection import Connection
-from .decode import Admission, Decode
+from .decode import Decode
 from .events import (
     Announced,
     DecodeEvent,
@@ -32,6 +32,7 @@ from .events import (
 from .prefill import Prefill
 from .seen import Seen
 from .start import start_agent as _start_agent
+from .wanted import Admission
 
 __all__ = [
     "Admission",
@@ -164,7 +165,7 @@ class Client:
                 self._connection.lose()  # the next one says everything again
                 raise ProtocolError(f"the agent's {packet[:1]!r} packet makes no sense: {exc}") from exc
         if packets:
-            self.decode.heard_at = time.monotonic()
+            self.decode.note_sign(time.monotonic())
         if self._refused:
             raise AgentUnavailable(self._refused)
 

@@ -16,6 +16,7 @@ from .. import client as _client
 from ..errors import AgentUnavailable, ProtocolError, RegistrationError, ResolveError
 from ..wire.values import Assignment, PrefillInstance, Rank, Topology
 from . import Announced, Client, Described, Drained, Ended, RankEnded, Refused, Registered, Rejected, Resolved
+from .waiters import Waiters
 
 log = logging.getLogger(__name__)
 
@@ -102,49 +103,6 @@ class AsyncClient:
         self.decode.fail_all(error)
 
 
-class _Waiters:
-    """Futures by what they wait for; several may wait for the same."""
-
-    def __init__(self) -> None:
-        self._futures: dict[Any, list[asyncio.Future[Any]]] = {}
-        self._error: Exception | None = None
-
-    def __len__(self) -> int:
-        return sum(map(len, self._futures.values()))
-
-    async def wait(self, key: Any) -> Any:
-        if self._error is not None:
-            raise self._error
-        future = asyncio.get_running_loop().create_future()
-        self._futures.setdefault(key, []).append(future)
-        try:
-            return await future
-        finally:
-            self._forget(key, future)
-
-    def _forget(self, key: Any, future: asyncio.Future[Any]) -> None:
-        futures = self._futures.get(key, [])
-        if future in futures:  # cancelled: nobody has answered it
-            futures.remove(future)
-            if not futures:
-                del self._futures[key]
-
-    def answer(self, key: Any, result: Any) -> None:
-        for future in self._futures.pop(key, ()):
-            if future.done():
-                continue
-            if isinstance(result, Exception):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
-
-    def fail_all(self, error: Exception) -> None:
-        """Whoever waits now or later gets this error."""
-        self._error = error
-        for key in list(self._futures):
-            self.answer(key, error)
-
-
 class AsyncPrefill:
     """The prefill side. Made by :class:`AsyncClient`.
 
@@ -154,7 +112,7 @@ class AsyncPrefill:
 
     def __init__(self, sync: Client) -> None:
         self._sync = sync.prefill
-        self._waiters = _Waiters()
+        self._waiters = Waiters()
         self.ended: asyncio.Queue[RankEnded] = asyncio.Queue()
 
     async def announce(
@@ -243,7 +201,7 @@ class AsyncDecode:
 
     def __init__(self, sync: Client) -> None:
         self._sync = sync.decode
-        self._resolved, self._ended, self._described = _Waiters(), _Waiters(), _Waiters()
+        self._resolved, self._ended, self._described = Waiters(), Waiters(), Waiters()
 
     async def follow(self, instance: str) -> PrefillInstance | None:
         """As :meth:`etcd_pd.Decode.follow`, until the agent has answered, which it does at once."""

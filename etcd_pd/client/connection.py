@@ -115,10 +115,18 @@ class Connection:
         """The packets that have arrived; never blocks."""
         if self._socket is None and not self.open():
             return []
+        packets = self._take() if self._ready(0) else []
+        if self._queue:
+            self._flush()
+        if self._heartbeat and self._socket and time.monotonic() - self._last_sent >= self._heartbeat / 3:
+            self.send(PING)
+        return packets
+
+    def _take(self) -> list[bytes]:
         packets: list[bytes] = []
         sock = self._socket
         try:
-            while sock is not None and self._ready(0) and len(packets) < MAX_PACKETS_PER_CALL:
+            while sock is not None and len(packets) < MAX_PACKETS_PER_CALL and self._ready(0):
                 size = sock.recv_into(self._buffer)
                 if not size:
                     self.lose()
@@ -128,10 +136,6 @@ class Connection:
             pass
         except OSError:
             self.lose()
-        if self._queue:
-            self._flush()
-        if self._heartbeat and self._socket and time.monotonic() - self._last_sent >= self._heartbeat / 3:
-            self.send(PING)
         return packets
 
     def close(self) -> None:

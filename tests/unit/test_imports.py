@@ -58,12 +58,11 @@ MODULE_LINES, FUNCTION_LINES = 300, 40
 #: Those that are longer still, in lines: none may grow, and one that has become short leaves this list.
 LONG_MODULES: dict[str, int] = {
     "store/etcd.py": 531,
-    "client/decode.py": 449,
+    "client/decode.py": 329,
     "reference/engine/prefill.py": 397,
     "reference/engine/decode.py": 352,
     "reference/engine/rank_pool.py": 346,
     "reference/engine/front.py": 313,
-    "client/aio.py": 310,
 }
 
 #: The modules of old places.

@@ -1,0 +1,149 @@
+"""The rooms that a decode process waits for: which, until when, and what came of them. No socket and no clock."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple, TypeVar
+
+from ..errors import ConfigError, InstanceUnknown, PrefillLost, ResolveError, RoomFailed, RoomsNotWatched
+from ..wire import messages, to_client
+from ..wire.values import Assignment
+
+#: Entries for waits that are done, beyond as many as there are waits, before they are looked for.
+SPARE_ENTRIES = 64
+
+Entry = TypeVar("Entry", tuple[float, int], tuple[int, int, int])
+
+
+class Admission(NamedTuple):
+    """What a rank of a decode group may act upon at an agreed revision; equal on all ranks of the group.
+
+    Attributes:
+        admitted: assignments visible at the revision, in (revision, room) order.
+        failed: waits that ended at or before it, in order of room: ranks may date the same loss differently.
+    """
+
+    admitted: list[Assignment]
+    failed: list[ResolveError]
+
+
+class Want:
+    """One wait; ``named_rank`` is -1 where the request names none."""
+
+    __slots__ = ("assignment", "deadline", "error", "id", "instance", "named_rank", "room")
+
+    def __init__(self, id: int, instance: str, room: int, named_rank: int, deadline: float) -> None:
+        self.id = id
+        self.instance = instance
+        self.room = room
+        self.named_rank = named_rank
+        self.deadline = deadline
+        self.assignment: Assignment | None = None
+        self.error: ResolveError | None = None
+
+    def packet(self, seconds: float) -> bytes:
+        """What is said of it: also what an earlier agent answered, by the id, as an address may change its meaning."""
+        known = self.assignment
+        if known is None:
+            wanted = messages.WantedRoom(self.id, self.room, self.named_rank, seconds, self.instance)
+        else:
+            seen = max(known.epoch, known.revision)
+            wanted = messages.WantedRoom(
+                self.id, self.room, self.named_rank, seconds, known.instance, known.dp_rank, known.epoch, seen
+            )
+        return messages.encode_want(wanted)
+
+    def error_in(self, said: to_client.Ended) -> ResolveError:
+        """What an ENDED packet says of it."""
+        if said.error == "RoomFailed":
+            return RoomFailed(self.instance, self.room, said.reason)
+        if said.error == "PrefillLost":
+            return PrefillLost(self.instance, self.room, said.dp_rank, said.epoch)
+        if said.error == "RoomsNotWatched":
+            return RoomsNotWatched(self.instance, self.room)
+        return InstanceUnknown(self.instance, self.room)
+
+
+class Wanted:
+    """All waits.
+
+    Attributes:
+        by_key: by instance as it was named, and room.
+        by_id: by their number on the wire.
+    """
+
+    def __init__(self) -> None:
+        self.by_key: dict[tuple[str, int], Want] = {}
+        self.by_id: dict[int, Want] = {}
+        self._ids = itertools.count(1)
+        self._deadlines: list[tuple[float, int]] = []
+        self._arrivals: list[tuple[int, int, int]] = []  # revision, room, want id
+        self._endings: list[tuple[int, int, int]] = []
+
+    def draw(self, instance: str, room: int, named_rank: int, deadline: float) -> Want:
+        """A wait that does not count before it is added."""
+        return Want(next(self._ids), instance, room, named_rank, deadline)
+
+    def add(self, want: Want) -> None:
+        """Begin a wait."""
+        self.by_key[want.instance, want.room] = self.by_id[want.id] = want
+        self._remember(self._deadlines, (want.deadline, want.id))
+
+    def remove(self, instance: str, room: int) -> Want | None:
+        """Forget a wait; None where there is none."""
+        want = self.by_key.pop((instance, room), None)
+        if want is not None:
+            self.by_id.pop(want.id, None)
+        return want
+
+    def find(self, instance: str, room: int) -> Want:
+        """A wait.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        want = self.by_key.get((instance, room))
+        if want is None:
+            raise ConfigError("room", f"{room} of {instance} was not wanted")
+        return want
+
+    def resolve(self, want: Want, found: Assignment) -> None:
+        """Its rank is known."""
+        want.assignment = found
+        self._remember(self._arrivals, (found.revision, want.room, want.id))
+
+    def end(self, want: Want, error: ResolveError, revision: int = 0) -> None:
+        """It has failed, at a revision; 0 where a clock decided, of which other ranks have others."""
+        want.error = error
+        if revision:
+            self._remember(self._endings, (revision, want.room, want.id))
+
+    def take_overdue(self, now: float) -> Iterator[Want]:
+        """The waits whose deadline has passed without an answer, once each."""
+        while self._deadlines and self._deadlines[0][0] <= now:
+            want = self.by_id.get(heapq.heappop(self._deadlines)[1])
+            if want and want.assignment is None and want.error is None:
+                yield want
+
+    def admit(self, revision: int) -> Admission:
+        """What has arrived, and what has ended, up to a revision, once each."""
+        arrived, ended = self._up_to(self._arrivals, revision), self._up_to(self._endings, revision)
+        admitted = [want.assignment for want in arrived if want.assignment and want not in ended]
+        failed = [want.error for want in sorted(ended, key=lambda want: (want.room, want.instance)) if want.error]
+        return Admission(admitted, failed)
+
+    def _up_to(self, heap: list[tuple[int, int, int]], revision: int) -> list[Want]:
+        found: list[Want] = []
+        while heap and heap[0][0] <= revision:
+            want = self.by_id.get(heapq.heappop(heap)[2])
+            if want:
+                found.append(want)
+        return found
+
+    def _remember(self, heap: list[Entry], entry: Entry) -> None:
+        heapq.heappush(heap, entry)
+        if len(heap) > 2 * len(self.by_id) + SPARE_ENTRIES:  # most are of waits that are done, or nobody calls admit()
+            heap[:] = [entry for entry in heap if entry[-1] in self.by_id]
+            heapq.heapify(heap)
