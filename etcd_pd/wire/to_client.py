@@ -190,6 +190,8 @@ class Instance(Packet):
         if isinstance(raw, Mapping):
             given = {**raw, "topology": Topology(**raw["topology"])}
             self._set(info=InstanceInfo(**{**given, "addresses": tuple(given["addresses"])}))
+        elif raw is not None:
+            check_type("info", raw, InstanceInfo)
         self.instance  # noqa: B018  # which checks the ranks
 
     @property

@@ -101,6 +101,7 @@ WRONG = (
     (to_client.Ended, {"id": -1, "error": "PrefillLost"}, "id"),
     (to_client.Instance, {"id": "p", "number": 1, "names": ["p"], "info": {}}, "topology"),
     (to_client.Instance, {"id": "p", "number": 1, "names": [1]}, "names"),
+    (to_client.Instance, {"id": "p", "number": 1, "names": ["p"], "info": [1]}, "info"),
 )
 
 
