@@ -81,7 +81,14 @@ class Agent:
             self.view, self.book, self.server.connections, self._state, self._on_instances, self.stats
         )
         self.registrar = Registrar(
-            store, self.book, self.pool, self.view, self._is_dead, self._pushes.deliver, self.watcher.heard, self.stats
+            store,
+            self.book,
+            self.pool,
+            self.view,
+            self._is_dead,
+            self._pushes.deliver,
+            self.watcher.note_revision,
+            self.stats,
         )
         connections = self.server.connections
         self._histories = Histories(store, self._keys.agent(settings.agent_id), self._on_history_lost)
@@ -173,7 +180,7 @@ class Agent:
             await asyncio.sleep(messages.SIGN_SECONDS)
             for engine in list(self.server.connections):
                 if engine.greeted and not engine.is_behind:
-                    self._pushes.tell_view(engine)
+                    self._pushes.send_view(engine)
 
     # --- from engines
 
@@ -223,7 +230,7 @@ class Agent:
     def _on_state(self, state: WatchState) -> None:
         self.view.sync(state is WatchState.SYNCED)
         for engine in self.server.connections:
-            self._pushes.tell_view(engine)
+            self._pushes.send_view(engine)
 
     def _on_instances(self, ids: list[str]) -> None:
         self.ranks.instances_changed(ids)
@@ -237,8 +244,8 @@ class Agent:
         self.ranks.refused(local, error)
 
     def _is_dead(self, instance: str, value: RoomValue, kv: KeyValue) -> bool | None:
-        # a view that has come to the epoch's begin has heard of its end, or still takes it for alive; it need not have
-        # come to the room, of which an agent that watches no rooms never hears
+        # a view that has come to the epoch's begin knows its end, or still takes it for alive; it need not have come
+        # to the room, of which an agent that watches no rooms never gets an event
         if self.watcher.state is not WatchState.SYNCED or self.view.revision < min(value.epoch, kv.create_revision):
             return None
         return self.view.is_dead(instance, value.dp_rank, value.epoch)

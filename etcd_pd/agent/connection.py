@@ -39,7 +39,7 @@ class EngineConnection:
     Args:
         sock: its connected, non-blocking socket.
         peer: who it is.
-        limit: most bytes of pushes that wait for it before they are dropped and it is told so.
+        limit: most bytes of pushes that wait for it before they are dropped and it is notified.
         on_packet: handles one packet; ProtocolError or ConfigError closes the connection.
         on_closed: called once, with the reason.
 
@@ -51,9 +51,9 @@ class EngineConnection:
         said: the highest number of what it said of rooms.
         undurable: numbers of its releases and failures that etcd may not have yet, in order.
         round: of its last PING that named one.
-        known: names under which it was told of an instance, by the instance's id.
-        numbers: by which answers refer to instances that it was told of, by their ids.
-        followed: names of instances that it wants to hear of.
+        known: names under which it knows an instance, by the instance's id.
+        numbers: by which answers refer to instances that it knows, by their ids.
+        followed: names of instances whose changes it wants.
         received_bytes, sent_bytes: of packets so far.
     """
 
@@ -102,7 +102,7 @@ class EngineConnection:
         self._look_later()
 
     def send(self, packet: bytes) -> None:
-        """Say what must arrive: state, not news. An engine that reads nothing at all is cut off."""
+        """Send what must arrive: state, not an event. An engine that reads nothing at all is cut off."""
         if self.closed:
             return
         if not self._queue and self._send_now(packet):
@@ -113,7 +113,7 @@ class EngineConnection:
             self._loop.call_soon(self.close, f"it read nothing of {self._queued_bytes} bytes")
 
     def push(self, packets: Iterable[bytes]) -> None:
-        """Say news; where the engine does not read, they are dropped and it is told to ask again."""
+        """Send events; where the engine does not read, they are dropped and it is notified, to ask again."""
         for packet in packets:
             if self._lost_pushes or self.closed:
                 return

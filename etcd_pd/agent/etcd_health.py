@@ -51,7 +51,7 @@ class EtcdHealth:
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))
 
     async def look(self) -> bool:
-        """Ask now; whether etcd answered. What it did not say is unknown afterwards: that etcd is gone, others tell."""
+        """Ask now; whether etcd answered. What it did not say is unknown then; others notice where etcd is gone."""
         before, answered = self.alarms or Counter(), True
         try:
             self.status, self.alarms = await self._ask()

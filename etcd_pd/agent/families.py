@@ -92,7 +92,7 @@ def _engines(agent: Agent) -> Iterator[Metric]:
 
 
 def _etcd(agent: Agent) -> Iterator[Metric]:
-    """No sample where etcd did not say: a zero would be read as good news."""
+    """No sample where etcd did not say: a zero would be read as all is well."""
     alarms, status = agent.etcd_health.alarms, agent.etcd_health.status
     raised: dict[tuple[str, ...], float] = {} if alarms is None else {(name,): alarms[name] for name in ALARMS}
     yield gauges("etcd_pd_etcd_alarms", "Members of etcd that raised an alarm.", ["alarm"], raised)

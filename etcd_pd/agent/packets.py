@@ -42,7 +42,7 @@ class Packets:
         synced: set once etcd was seen whole.
         ranks: the local ones.
         wants: what engines wait for.
-        pushes: what engines are told.
+        pushes: what is sent to engines.
         connections: every engine.
         histories: compares what engines have seen of etcd with what it is.
         stats: what is counted.
@@ -217,11 +217,11 @@ class Packets:
         for other in self._connections:
             if other.rank:
                 self._ranks.drain(other)
-        self._tell_node_drained(engine)
+        self._send_node_drained(engine)
 
-    def _tell_node_drained(self, engine: EngineConnection) -> None:
+    def _send_node_drained(self, engine: EngineConnection) -> None:
         if any(other.wants or (other.rank and self._book.count(other.rank.ref)) for other in self._connections):
-            asyncio.get_running_loop().call_later(NODE_DRAIN_LOOK_SECONDS, self._tell_node_drained, engine)
+            asyncio.get_running_loop().call_later(NODE_DRAIN_LOOK_SECONDS, self._send_node_drained, engine)
         else:
             engine.send(messages.DRAINED)
 
@@ -232,7 +232,7 @@ class Packets:
     def _ping(self, engine: EngineConnection, packet: bytes) -> None:
         self._pushes.flush()
         engine.round = messages.decode_ping(packet) or engine.round
-        self._pushes.tell_view(engine)
+        self._pushes.send_view(engine)
 
 
 def _other_version(theirs: object) -> str:

@@ -48,7 +48,7 @@ class Pushes:
     ) -> None:
         self._view, self._book, self._connections = view, book, connections
         self._state, self._on_instances, self._stats = state, on_instances, stats
-        self._answers: list[Notice] = []  # to wants, and not told yet
+        self._answers: list[Notice] = []  # to wants, and not sent yet
         self._asked: dict[EngineConnection, None] = {}
 
     # --- of the view
@@ -70,18 +70,18 @@ class Pushes:
 
     def _answer_all(self) -> None:
         asked, self._asked = self._asked, {}
-        told = self.notify((), self._view.revision)
+        notified = self.notify((), self._view.revision)
         for engine in asked:
-            if engine not in told:
-                self.tell_view(engine)
+            if engine not in notified:
+                self.send_view(engine)
 
-    def notify(self, news: Iterable[Notice], before: int) -> Collection[EngineConnection]:
+    def notify(self, fresh: Iterable[Notice], before: int) -> Collection[EngineConnection]:
         """Push what a change of the view from revision ``before`` means: instances first, as answers refer to them.
 
-        An engine is told the new revision with the last that it brings, so that its own revision is never ahead of
-        its answers. Returns the engines that were told.
+        An engine gets the new revision with the last that it brings, so that its own revision is never ahead of
+        its answers. Returns the engines that were notified.
         """
-        notices = [*self._answers, *news]
+        notices = [*self._answers, *fresh]
         self._answers.clear()
         changed = list(dict.fromkeys(notice.id for notice in notices if isinstance(notice, InstanceChanged)))
         if changed:
@@ -103,7 +103,7 @@ class Pushes:
             if isinstance(notice, (WaitFailed, WaitLost)):
                 self._end(notice)
         for engine in more:
-            self.tell_view(engine)
+            self.send_view(engine)
         return more | dict.fromkeys(resolved)
 
     def _resolved(self, notice: Resolved) -> messages.ResolvedWant:
@@ -128,7 +128,7 @@ class Pushes:
         names = engine.known.setdefault(found.instance, set())
         if wait.instance not in names:
             names.add(wait.instance)
-            self.tell_instance(engine, found.instance)
+            self.send_instance(engine, found.instance)
         return engine.numbers.get(found.instance, 0)
 
     def _end(self, notice: WaitFailed | WaitLost) -> None:
@@ -152,7 +152,7 @@ class Pushes:
         log.debug("ended room=%d instance=%s %s", wait.room, wait.instance, ended)
         engine.push([ended.encode()])
 
-    def tell_view(self, engine: EngineConnection) -> None:
+    def send_view(self, engine: EngineConnection) -> None:
         """Say how far the view is, and what may be assumed of it."""
         self.flush()
         engine.push([messages.encode_view(self._view_at(engine, self._view.revision))])
@@ -161,7 +161,7 @@ class Pushes:
         state, cluster_id = self._state()
         return messages.ViewAt(revision, _VIEW[state], engine.last_want, self._view.floor, engine.round, cluster_id)
 
-    def tell_instance(self, engine: EngineConnection, id: str) -> None:
+    def send_instance(self, engine: EngineConnection, id: str) -> None:
         """Describe an instance, or say that there is none; under the names that mean no other one."""
         found = self._view.instance(id)
         meant = {name: self._view.find(name) for name in sorted(engine.known.get(id, set()) | {id})}
@@ -176,7 +176,7 @@ class Pushes:
             if now not in (None, id):  # another one has claimed the address meanwhile
                 engine.known.get(id, set()).discard(name)
                 engine.known.setdefault(now, set()).add(name)
-                self.tell_instance(engine, now)
+                self.send_instance(engine, now)
 
     # --- of registrations
 
@@ -200,14 +200,14 @@ class Pushes:
         for engine in ended:
             engine.push([messages.encode_durable(engine.durable)])
         for engine in [e for e in self._connections if e.rank and e.rank.draining]:
-            self.tell_drained(engine)
+            self.send_drained(engine)
 
     def _reject(self, engine: EngineConnection, outcome: Rejected) -> None:
         self._stats.rejected[type(outcome.error).__name__] += 1
         log.debug("rejected room=%d: %s", outcome.room, outcome.error)
         engine.push([_rejection(outcome)])
 
-    def tell_drained(self, engine: EngineConnection) -> None:
+    def send_drained(self, engine: EngineConnection) -> None:
         """Say that the engine's rank has no rooms left, once that is so."""
         if engine.rank and not self._book.count(engine.rank.ref) and not engine.rank.drained:
             engine.rank.drained = True

@@ -27,7 +27,7 @@ class Ranks:
         book: the rooms of local ranks.
         announcer: keeps ranks in etcd.
         registrar: writes rooms.
-        pushes: what engines are told.
+        pushes: what is sent to engines.
         connections: every engine.
 
     Attributes:
@@ -58,11 +58,11 @@ class Ranks:
             engine.rank = local
             self._announcer.announce(local)
             return
-        # another process on behalf of the same engine: nothing has changed but whom to tell
+        # another process on behalf of the same engine: nothing has changed but whom to notify
         left.linger, left.known_epoch = local.linger, 0
         engine.rank = left
-        self._tell_epoch(engine, left)
-        if left.draining:  # its earlier process was told to drain; this one says so itself, if it does
+        self._send_epoch(engine, left)
+        if left.draining:  # its earlier process was to drain; this one says so itself, if it is
             self._announcer.resume(left)
 
     def drain(self, engine: EngineConnection) -> None:
@@ -72,7 +72,7 @@ class Ranks:
         if engine.rank and not engine.rank.draining:
             log.info("draining instance=%s rank=%s", engine.rank.instance, engine.rank.rank)
             self._announcer.drain(engine.rank)
-        self._pushes.tell_drained(engine)
+        self._pushes.send_drained(engine)
 
     def leave(self, engine: EngineConnection) -> None:
         """The engine is gone."""
@@ -107,18 +107,18 @@ class Ranks:
         for id in ids:
             self._announcer.instance_changed(id)
             for local in self.lingering.of(id):
-                self._tell_epoch(None, local)
+                self._send_epoch(None, local)
             for engine in self._connections:
                 names = {name for name in engine.followed if self._view.find(name) == id}
                 if names:
                     engine.known.setdefault(id, set()).update(names)
                 if id in engine.known:
-                    self._pushes.tell_instance(engine, id)
+                    self._pushes.send_instance(engine, id)
                 if engine.rank and engine.rank.instance == id:
-                    self._tell_epoch(engine, engine.rank)
+                    self._send_epoch(engine, engine.rank)
         self._registrar.kick()
 
-    def _tell_epoch(self, engine: EngineConnection | None, local: LocalRank) -> None:
+    def _send_epoch(self, engine: EngineConnection | None, local: LocalRank) -> None:
         """Tell a rank when its epoch ended or began, as the view shows it; None while nobody speaks for it."""
         if not local.lease_id or not self._view.revision:
             return

@@ -41,7 +41,7 @@ class Registrar:
         view: what etcd is known to hold.
         is_dead: whether the view shows that a room's epoch has ended; None while it cannot say.
         deliver: takes the outcomes to those who asked.
-        heard: told of the revision of each write.
+        note_revision: called with the revision of each write.
         stats: what is counted, a transaction at a time.
     """
 
@@ -53,12 +53,12 @@ class Registrar:
         view: View,
         is_dead: EpochIsDead,
         deliver: Callable[[list[Outcome]], None],
-        heard: Callable[[int], None],
+        note_revision: Callable[[int], None],
         stats: Stats,
     ) -> None:
         self._store, self._book, self._pool, self._view = store, book, pool, view
         self._is_dead, self._deliver = is_dead, deliver
-        self._heard, self._stats = heard, stats
+        self._note_revision, self._stats = note_revision, stats
         self._work = asyncio.Event()
 
     def kick(self) -> None:
@@ -122,7 +122,7 @@ class Registrar:
         else:
             if result.succeeded:
                 now = time.monotonic()
-                self._heard(result.header.revision)
+                self._note_revision(result.header.revision)
                 self._stats.wrote(batch, sent_at, now)
                 self._deliver(self._book.results.confirm(batch, bucket, result.header.revision, now))
             else:
@@ -153,7 +153,7 @@ class Registrar:
 
         def is_dead(instance: str, value: RoomValue, kv: KeyValue) -> bool | None:
             nonlocal view_is_behind
-            # an etcd that answers from behind what is known is a restored one, of which the view has not heard yet
+            # an etcd that answers from behind what is known is a restored one, which the view does not know yet
             verdict = self._is_dead(instance, value, kv) if listing.header.revision >= known else None
             view_is_behind = view_is_behind or verdict is None
             return verdict

@@ -26,7 +26,7 @@ class Wants:
         settings: of the agent.
         view: what etcd is known to hold.
         watcher: whose word the view is.
-        pushes: what engines are told.
+        pushes: what is sent to engines.
         connections: every engine.
         stats: what is counted.
     """
@@ -121,4 +121,4 @@ class Wants:
         if id is not None:
             engine.known.setdefault(id, set()).add(name)
         self._pushes.flush()  # the answers to earlier wants come first
-        self._pushes.tell_instance(engine, id if id is not None else name)
+        self._pushes.send_instance(engine, id if id is not None else name)

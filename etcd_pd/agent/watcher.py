@@ -81,13 +81,13 @@ class Watcher:
         """Whether this process was stopped: else a silence as long as this would have ended the watch."""
         return self.silent_seconds > 2 * self._silence
 
-    def heard(self, revision: int) -> None:
+    def note_revision(self, revision: int) -> None:
         """A write of this agent happened at this revision, of which a watch over some of the keys may not tell.
 
         A watch over all of them will; until it has, a member that lags would be taken for a restored one.
         """
         if self._end:
-            self._machine.heard(revision)
+            self._machine.note_revision(revision)
 
     async def run(self) -> None:
         """Follow the cell until cancelled."""

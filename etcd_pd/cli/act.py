@@ -67,7 +67,7 @@ def fail() -> None:
 @click.argument("room", type=click.IntRange(0, MAX_ROOM))
 @settings_options("settings", LookSettings)
 @click.option("--instance", help="the prefill instance, where several hold a room of this number")
-@click.option("--reason", default="failed by an operator", show_default=True, help="what decode is told")
+@click.option("--reason", default="failed by an operator", show_default=True, help="why, for decode")
 def fail_room(settings: LookSettings, room: int, instance: str | None, reason: str) -> None:
     """Fail one room.
 
@@ -117,7 +117,7 @@ async def _fail_room(store: EtcdAdmin, kv: KeyValue, reason: str) -> Done:
 def fail_rank(settings: LookSettings, instance: str, dp_rank: int, yes: bool) -> None:
     """End the epoch of one data-parallel rank.
 
-    All its rooms are lost at once: whoever waits for them is told PrefillLost, and nothing that an old process of the
+    All its rooms are lost at once: whoever waits for them gets PrefillLost, and nothing that an old process of the
     rank does can bring them back. An engine that is alive after all comes back by itself, with a new epoch. Needs
     credentials that may write the instance.
 

@@ -44,7 +44,7 @@ class Board:
         self._ranks: dict[tuple[str, int], RankLoad] = {}
         self.watch = "stale"
 
-    def tell(self, changes: Iterable[Change], now: float, *, counts: bool = True) -> None:
+    def apply(self, changes: Iterable[Change], now: float, *, counts: bool = True) -> None:
         """Take in what happened; ``counts``: it happened just now, rather than before the board began."""
         for change in changes:
             if change.kind == "watch":

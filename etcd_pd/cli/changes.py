@@ -113,16 +113,16 @@ async def follow(settings: EtcdSettings, root: str) -> AsyncIterator[asyncio.Que
     from ..config import AgentSettings
     from ..store.etcd import EtcdStore
 
-    chronicle, news = Chronicle(root), asyncio.Queue[list[Change]]()
+    chronicle, changes_queue = Chronicle(root), asyncio.Queue[list[Change]]()
 
     def on_snapshot(snapshot: Snapshot) -> None:
-        news.put_nowait(chronicle.snapshot(snapshot.revision, snapshot.kvs))
+        changes_queue.put_nowait(chronicle.snapshot(snapshot.revision, snapshot.kvs))
 
     def on_changes(changes: Changes) -> None:
-        news.put_nowait(chronicle.describe(changes.events))
+        changes_queue.put_nowait(chronicle.describe(changes.events))
 
     def on_state(state: WatchState) -> None:
-        news.put_nowait([Change(0, state.value, "watch", ",".join(settings.endpoints))])
+        changes_queue.put_nowait([Change(0, state.value, "watch", ",".join(settings.endpoints))])
 
     async with EtcdStore(settings) as store:
         silence = AgentSettings.watch_silence_seconds
@@ -131,7 +131,7 @@ async def follow(settings: EtcdSettings, root: str) -> AsyncIterator[asyncio.Que
         await store.list(prefix)  # an etcd that is not there is said at once; later it is waited for
         running = asyncio.create_task(watcher.run())
         try:
-            yield news
+            yield changes_queue
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)

@@ -96,7 +96,7 @@ def check_agent(path: str) -> Finding:
         return Finding(check, FAIL, str(exc), hint)
     text = f"{path}: agent {welcome.agent} answers in {_ms(time.monotonic() - started)} ({mode})"
     if not welcome.synced:
-        return Finding(check, WARN, f"{text}, but has not seen etcd yet", "its log says what etcd told it")
+        return Finding(check, WARN, f"{text}, but has not seen etcd yet", "its log says what etcd answered")
     return Finding(check, OK, text)
 
 
@@ -147,7 +147,7 @@ def _why_unreachable(endpoint: str) -> str:
 
 
 def _tls(settings: EtcdSettings) -> Finding:
-    """The endpoint's certificate, as ssl sees it; gRPC's own words on a bad one tell little."""
+    """The endpoint's certificate, as ssl sees it; gRPC's own words on a bad one say little."""
     if not settings.tls:
         if all(urlsplit(endpoint).hostname in LOOPBACK for endpoint in settings.endpoints):
             return Finding("tls", OK, "none, and etcd is on this machine")

@@ -29,7 +29,7 @@ RETRY_MILLISECONDS = 1000
 
 
 class Feed:
-    """Follows a cell, and tells everybody who listens.
+    """Follows a cell, and sends its changes to everybody who listens.
 
     Args:
         settings: which cell.
@@ -55,14 +55,14 @@ class Feed:
         from ..store.admin import EtcdAdmin
 
         async with (
-            follow(self._settings.etcd, self._settings.root) as news,
+            follow(self._settings.etcd, self._settings.root) as queue,
             EtcdAdmin(self._settings.etcd) as store,
         ):
-            self._board.tell(await news.get(), time.monotonic(), counts=False)
+            self._board.apply(await queue.get(), time.monotonic(), counts=False)
             asking = asyncio.create_task(self._ask(store))
             try:
                 while True:
-                    await self._listen(news)
+                    await self._listen(queue)
                     await self._publish()
             finally:
                 asking.cancel()
@@ -74,23 +74,23 @@ class Feed:
         seen = 0
         while True:
             async with self._tick:
-                news = [(number, at, change) for number, at, change in self._happened if number > seen]
+                fresh = [(number, at, change) for number, at, change in self._happened if number > seen]
                 state = self._state
-                if news:
-                    seen = news[-1][0]
-            told = [{"number": number, "at": at, **change._asdict()} for number, at, change in news]
-            writer.write(f'data: {{"state": {state}, "changes": {json.dumps(told)}}}\n\n'.encode())
+                if fresh:
+                    seen = fresh[-1][0]
+            shown = [{"number": number, "at": at, **change._asdict()} for number, at, change in fresh]
+            writer.write(f'data: {{"state": {state}, "changes": {json.dumps(shown)}}}\n\n'.encode())
             await writer.drain()
             async with self._tick:
                 await self._tick.wait()
 
-    async def _listen(self, news: asyncio.Queue[list[Change]]) -> None:
+    async def _listen(self, queue: asyncio.Queue[list[Change]]) -> None:
         """Take in what happens until the next tick."""
         ends = time.monotonic() + TICK_SECONDS
         while (left := ends - time.monotonic()) > 0:
             with suppress(asyncio.TimeoutError):
-                changes = await asyncio.wait_for(news.get(), left)
-                self._board.tell(changes, time.monotonic())
+                changes = await asyncio.wait_for(queue.get(), left)
+                self._board.apply(changes, time.monotonic())
                 # wall time is for the reader alone
                 self._happened.extend((next(self._numbers), time.time(), change) for change in changes)
 
@@ -110,7 +110,7 @@ class Feed:
             self._tick.notify_all()
 
     async def _ask(self, store: EtcdAdmin) -> None:
-        """What no watch tells: members, alarms, and how long leases have left."""
+        """What no watch shows: members, alarms, and how long leases have left."""
         while True:
             try:
                 self._etcd, cell = await asyncio.gather(

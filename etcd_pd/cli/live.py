@@ -64,8 +64,8 @@ def watch(
 
 async def _watch(settings: LookSettings, wanted: Callable[[Change], bool], everything: bool, count: int) -> None:
     shown = 0
-    async with follow(settings.etcd, settings.root) as news:
-        first = await news.get()
+    async with follow(settings.etcd, settings.root) as queue:
+        first = await queue.get()
         click.echo(f"watching {settings.root}: {len(first)} keys so far", err=True)
         changes = first if everything else []
         while True:
@@ -74,7 +74,7 @@ async def _watch(settings: LookSettings, wanted: Callable[[Change], bool], every
                 shown += 1
                 if shown == count:
                     return
-            changes = await news.get()
+            changes = await queue.get()
 
 
 def _as_json(change: Change) -> str:
@@ -116,12 +116,12 @@ async def _top(settings: LookSettings, interval: float, count: int) -> None:
     console = make_console()
     board, looks = Board(), 0
     live = Live(console=console, auto_refresh=False) if settings.output == "table" and console.is_terminal else None
-    async with follow(settings.etcd, settings.root) as news:
-        board.tell(await news.get(), time.monotonic(), counts=False)
+    async with follow(settings.etcd, settings.root) as queue:
+        board.apply(await queue.get(), time.monotonic(), counts=False)
         board.rows(time.monotonic())  # rates count from here
         with live or nullcontext():
             while not count or looks < count:
-                await _listen(board, news, interval)
+                await _listen(board, queue, interval)
                 looks += 1
                 rows = board.rows(time.monotonic())
                 if settings.output == "json":
@@ -132,12 +132,12 @@ async def _top(settings: LookSettings, interval: float, count: int) -> None:
                     console.print(_table(settings.root, board.watch, rows))
 
 
-async def _listen(board: Board, news: asyncio.Queue[list[Change]], seconds: float) -> None:
+async def _listen(board: Board, queue: asyncio.Queue[list[Change]], seconds: float) -> None:
     """Tell the board what happens for so long."""
     ends = time.monotonic() + seconds
     while (left := ends - time.monotonic()) > 0:
         with suppress(asyncio.TimeoutError):
-            board.tell(await asyncio.wait_for(news.get(), left), time.monotonic())
+            board.apply(await asyncio.wait_for(queue.get(), left), time.monotonic())
 
 
 def _table(root: str, watch: str, rows: list[dict[str, Any]]) -> RenderableType:

@@ -136,7 +136,7 @@ class Client:
         return "connected" if self._connection.connected else "connecting"
 
     def fileno(self) -> int:
-        """Descriptor that is readable when poll() has news; -1 while not connected. It changes on reconnect."""
+        """Descriptor that is readable when poll() has events; -1 while not connected. It changes on reconnect."""
         self._connection.open()
         return self._connection.fileno()
 

@@ -210,7 +210,7 @@ class AsyncDecode:
         return described.instance
 
     async def changed(self, instance: str) -> PrefillInstance | None:
-        """Wait for the next news of a followed instance."""
+        """Wait for the next change of a followed instance."""
         described: Described = await self._described.wait(instance)
         return described.instance
 

@@ -39,7 +39,7 @@ class Decode:
         self._announcement: to_agent.Decoder | None = None
         self._wanted = Wanted()
         self._known = KnownInstances()
-        self._undone: list[int] = []  # waits that the agent was not told yet to forget
+        self._undone: list[int] = []  # waits that the agent is still to forget
         self._view = AgentView(seen)
         self._events: list[DecodeEvent] = []
 

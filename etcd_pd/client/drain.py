@@ -1,7 +1,7 @@
 """``python3 -m etcd_pd.client.drain``: take this node out of service before its engines end. Standard library only.
 
-For a pod's preStop. Routers need a moment to hear that a pod ends, so nothing changes for ``--delay-seconds``; then the
-agent lets no new room in, and ``--timeout-seconds`` are left for those that its engines hold or wait for. It always
+For a pod's preStop. Routers need a moment to notice that a pod ends, so nothing changes for ``--delay-seconds``; then
+the agent lets no new room in, and ``--timeout-seconds`` are left for those that its engines hold or wait for. It always
 ends with status 0: a pod that ends must end, whatever is left.
 """
 

@@ -101,7 +101,7 @@ class Described:
 
 
 PrefillEvent = Announced | Refused | Registered | Rejected | RankEnded | Drained
-"""What ``client.prefill.poll()`` tells."""
+"""What ``client.prefill.poll()`` returns."""
 
 DecodeEvent = Resolved | Ended | Described
-"""What ``client.decode.poll()`` tells."""
+"""What ``client.decode.poll()`` returns."""

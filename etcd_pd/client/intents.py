@@ -88,10 +88,10 @@ class Intents:
         return True
 
     def say_again(self, *, to_another: bool) -> Iterator[bytes]:
-        """Everything, in its order: the same agent folds what it knows, another one has heard nothing.
+        """Everything, in its order: the same agent folds what it knows, another one knows nothing.
 
         Args:
-            to_another: also what must come before an ending so that an agent that never heard of its room does it.
+            to_another: also what must come before an ending so that an agent that does not know its room does it.
         """
         self.unsaid.clear()
         if to_another:

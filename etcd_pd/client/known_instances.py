@@ -1,4 +1,4 @@
-"""The prefill instances that this process was told of, and under which names."""
+"""The prefill instances that this process knows, and under which names."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Prefill:
             extra: what else decode may want to know of the instance: a JSON object of at most 8 KiB.
             linger: seconds that the rank stays in etcd after this connection broke, so that another process that
                 announces the same rank, launch, ip and port takes it over as it stands. For those who announce on an
-                engine's behalf; an engine's own end must be news at once.
+                engine's behalf; an engine's own end must be known at once.
 
         Raises:
             ConfigError: an argument breaks a rule.

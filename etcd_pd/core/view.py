@@ -57,7 +57,7 @@ class View(Cell):
 
         Epochs of another history are other numbers only by luck, so the next list must not be compared with this.
         Waits that were not answered go on: their rooms may yet be registered in the new history. A rank whose key is
-        found there just as it was is dead, as waits were told, until its own process writes the key again.
+        found there just as it was is dead, as waits were notified, until its own process writes the key again.
         """
         ranks = self.doubtful_ranks()
         answered, unanswered = self.waits.disown_unconfirmed(revision), self.waits.take_unanswered()

@@ -67,7 +67,7 @@ class Waits:
             _discard(self._for_rank, key, wait)
 
     def disown(self, waits: Iterable[Wait], revision: int) -> list[Notice]:
-        """End those of these waits that an earlier agent answered: what they were told is of another history."""
+        """End those of these waits that an earlier agent answered: what they know is of another history."""
         notices: list[Notice] = []
         for wait in waits:
             if wait.known and not wait.ended:

@@ -65,7 +65,7 @@ class WatchMachine:
         self.state = WatchState.STALE
         self.revision = 0
         self.cluster_id = 0
-        self._highest = 0  # highest revision listed, applied or heard of: a later list below it means a restored store
+        self._highest = 0  # highest revision listed, applied or noted: a later list below it means a restored store
         self._known = 0  # the same when the present list or stream was begun
         self._target = 0  # SYNCED once everything up to here has arrived
         self._listed = False
@@ -78,7 +78,7 @@ class WatchMachine:
     def next(self) -> Relist | Resume:
         """What to do with a fresh stream."""
         self._fragments.clear()
-        self._known = self._highest  # what is heard while the answer is under way proves nothing against it
+        self._known = self._highest  # what is noted while the answer is under way proves nothing against it
         # inclusive: etcd owes a watch that starts ahead of its revision no answer to a progress request
         return Resume(self.revision) if self._listed else Relist()
 
@@ -104,7 +104,7 @@ class WatchMachine:
             return self._stale(f"compacted up to revision {response.compact_revision}")
         if response.created:
             if response.header.revision < self._known:
-                # a lagging member or a restored store, which would stay silent for ever: the next list tells
+                # a lagging member or a restored store, which would stay silent for ever: the next list shows which
                 self._listed = False
                 return self._stale(f"the store is at {response.header.revision}, behind what was read from it")
             self._target = response.header.revision
@@ -114,8 +114,8 @@ class WatchMachine:
             self.state = WatchState.SYNCED
         return changes
 
-    def heard(self, revision: int) -> None:
-        """The store was at this revision: where the keys watched are quiet, they would not tell of a restored one."""
+    def note_revision(self, revision: int) -> None:
+        """The store was at this revision: where the keys watched are quiet, nothing else would show a restored one."""
         self._highest = max(self._highest, revision)
 
     def disconnected(self) -> None:

@@ -36,7 +36,7 @@ def run(
         prefill_socket: of the agent that registers.
         decode_socket: of the agent that resolves; it may be the same.
         timeout: seconds that each step may take.
-        say: is told of each room.
+        say: called for each room.
 
     Raises:
         EtcdPDError: a room was refused, or did not arrive.

@@ -46,7 +46,7 @@ class DecodeSide:
                     self._want(address, room)
 
     def initialised(self, receiver: Any) -> None:
-        """SGLang decided on a rank. Where the registry did not tell it, name it there: its death is news, too."""
+        """SGLang decided on a rank. Where the registry did not answer that, name it there, to learn of its death."""
         address, room, dp_rank = (
             receiver.bootstrap_addr,
             receiver.bootstrap_room,
@@ -123,7 +123,7 @@ class DecodeSide:
             return None
         return {**found, "pp_rank": int(target_pp_rank)}
 
-    # --- news
+    # --- events
 
     def on_event(self, event: DecodeEvent) -> None:
         """News from the agent."""

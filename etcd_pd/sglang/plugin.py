@@ -161,7 +161,7 @@ def receiver_made(result: None, receiver: Any, *args: Any, **kwargs: Any) -> Non
 
 
 def receiver_initialised(result: None, receiver: Any, *args: Any, **kwargs: Any) -> None:
-    """SGLang knows the room's rank, from wherever: hear of its death."""
+    """SGLang knows the room's rank, from wherever: its death is to be noticed."""
     _session().decode.initialised(receiver)
 
 
@@ -189,7 +189,7 @@ def query_rooms(original: Callable[..., dict[str, int]], bootstrap_addr: str, bo
 
 
 def tick(*args: Any, **kwargs: Any) -> None:
-    """A turn of the scheduler's loop: hear the news, and be heard."""
+    """A turn of the scheduler's loop: take events, and give a sign of life."""
     if _the_session is not None:
         _the_session.tick()
 

@@ -110,7 +110,7 @@ def is_complete(instance: PrefillInstance | None) -> bool:
 
 
 def server_info(instance: PrefillInstance) -> dict[str, Any]:
-    """What decode is told of an instance: the body of ``GET /route`` for all ranks."""
+    """How an instance is described to decode: the body of ``GET /route`` for all ranks."""
     topology, extra = instance.info.topology, {**_EXTRA_DEFAULTS, **instance.info.extra}
     info: dict[str, Any] = {
         "attn_tp_size": topology.tp,

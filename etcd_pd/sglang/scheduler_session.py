@@ -52,12 +52,12 @@ class Session:
             return self.client
 
     def tick(self) -> None:
-        """Hear the news; whoever speaks for the agent's heartbeat is the scheduler's own loop."""
+        """Take events; whoever speaks for the agent's heartbeat is the scheduler's own loop."""
         with self.lock:
             if self._useless:
                 return
             try:
-                prefill_news, decode_news = self.client.prefill.poll(), self.client.decode.poll()
+                prefill_events, decode_events = self.client.prefill.poll(), self.client.decode.poll()
             except AgentUnavailable as exc:  # another protocol version: it will not get better
                 self._useless = True
                 log.error("etcd_pd: %s; SGLang goes on without it", exc)
@@ -65,14 +65,14 @@ class Session:
             except ProtocolError as exc:  # the client has closed that connection and opens another
                 log.error("etcd_pd: %s", exc)
                 return
-            for event in prefill_news:
+            for event in prefill_events:
                 self.prefill.on_event(event)
-            for news in decode_news:
-                self.decode.on_event(news)
+            for decoded in decode_events:
+                self.decode.on_event(decoded)
             self._note_connection()
 
     def wait(self, seconds: float) -> None:
-        """Wait for news."""
+        """Wait for events."""
         with self.lock:
             poller, descriptor = select.poll(), self.client.fileno()  # select() takes no descriptor above 1023
             if descriptor >= 0:

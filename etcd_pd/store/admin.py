@@ -28,7 +28,7 @@ class Member:
 
     @property
     def started(self) -> bool:
-        """Whether it ever told the others where its clients find it."""
+        """Whether it ever said to the others where its clients find it."""
         return bool(self.client_urls)
 
 
@@ -106,7 +106,7 @@ class EtcdAdmin(EtcdStore):
         await self._call("role grant", "Auth", "RoleGrantPermission", request)
 
     async def add_user(self, user: str, password: str = "") -> None:
-        """Create a user unless it is there; without a password only its certificate tells who it is."""
+        """Create a user unless it is there; without a password only its certificate says who it is."""
         options = rpc.UserAddOptions(no_password=not password)
         request = rpc.AuthUserAddRequest(name=user, password=password, options=options)
         await self._unless("user add", "Auth", "UserAdd", request, *_EXISTS)

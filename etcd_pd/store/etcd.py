@@ -1,6 +1,6 @@
 """The store on etcd: the only file that imports etcd3 and grpc.
 
-etcd3 gives channels and unary stubs; its watcher and its lease refresh lose what they were told on the first
+etcd3 gives channels and unary stubs; its watcher and its lease refresh lose what they got on the first
 disconnect, so the two streams are our own, on its channel. One endpoint is used at a time, until a call or a stream
 fails on it.
 """
@@ -68,7 +68,7 @@ CHANNEL_OPTIONS = (
 #: progress requests, and a watch that learns nothing more looks alive.
 REQUIRE_LEADER = (("hasleader", "true"),)
 
-#: A status tells alarms among its errors, in protobuf's text format: ``memberID:1 alarm:NOSPACE``.
+#: A status lists alarms among its errors, in protobuf's text format: ``memberID:1 alarm:NOSPACE``.
 _ALARM = re.compile(r"\balarm:\s*(\w+)")
 
 

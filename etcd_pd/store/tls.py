@@ -1,4 +1,4 @@
-"""One TLS handshake with etcd by the standard library, which says why it failed; gRPC's own words tell little."""
+"""One TLS handshake with etcd by the standard library, which says why it failed; gRPC's own words say little."""
 
 from __future__ import annotations
 

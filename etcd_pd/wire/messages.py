@@ -93,7 +93,7 @@ class RegisteredRoom(NamedTuple):
 
 
 class ViewAt(NamedTuple):
-    """What the agent has told this engine so far.
+    """How much the agent has sent this engine so far.
 
     Attributes:
         revision: every change up to it that concerns the engine's wants was sent before this packet.

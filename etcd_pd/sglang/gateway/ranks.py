@@ -241,7 +241,7 @@ class Ranks:
 
 
 async def _failure(announcing: asyncio.Task[object]) -> None:
-    """Raises what an announcement failed with; one that succeeds is no news, since the rank is seen before."""
+    """Raises what an announcement failed with; one that succeeds says nothing new, since the rank is seen before."""
     await asyncio.wait([announcing])
     announcing.result()
     await asyncio.get_running_loop().create_future()

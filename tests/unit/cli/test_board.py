@@ -24,10 +24,10 @@ def row(board: Board, now: float, dp_rank: int = 0) -> dict[str, Any]:
 
 def test_rooms_in_flight_their_rate_and_how_long_they_are_held() -> None:
     board = Board()
-    board.tell([rank("up"), room("registered", 1)], 0.0, counts=False)
+    board.apply([rank("up"), room("registered", 1)], 0.0, counts=False)
     assert row(board, 0.0)["rooms"] == 1
-    board.tell([room("registered", number) for number in range(2, 12)], 1.0)
-    board.tell([room("gone", number) for number in range(2, 12)], 1.5)
+    board.apply([room("registered", number) for number in range(2, 12)], 1.0)
+    board.apply([room("gone", number) for number in range(2, 12)], 1.5)
     found = row(board, 2.0)
     assert (found["rooms"], found["state"], found["registered"], found["epoch"]) == (1, "serving", 10, 5)
     assert found["rooms_per_second"] == pytest.approx(5.0)
@@ -36,9 +36,9 @@ def test_rooms_in_flight_their_rate_and_how_long_they_are_held() -> None:
 
 def test_a_rate_is_of_the_last_seconds_alone() -> None:
     board = Board()
-    board.tell([rank("up")], 0.0)
+    board.apply([rank("up")], 0.0)
     board.rows(0.0)
-    board.tell([room("registered", number) for number in range(100)], 0.5)
+    board.apply([room("registered", number) for number in range(100)], 0.5)
     assert row(board, 1.0)["rooms_per_second"] == pytest.approx(100.0)
     for second in range(2, 12):
         found = row(board, float(second))
@@ -47,29 +47,29 @@ def test_a_rate_is_of_the_last_seconds_alone() -> None:
 
 def test_load_is_relative_to_the_busiest() -> None:
     board = Board()
-    board.tell([room("registered", 1), room("registered", 2), room("registered", 3, dp_rank=1)], 0.0)
+    board.apply([room("registered", 1), room("registered", 2), room("registered", 3, dp_rank=1)], 0.0)
     assert (row(board, 0.0)["load"], row(board, 0.0, 1)["load"]) == (1.0, 0.5)
 
 
 def test_a_rank_that_goes_takes_its_rooms_along() -> None:
     board = Board()
-    board.tell([rank("up"), room("registered", 1), rank("gone")], 0.0)
+    board.apply([rank("up"), room("registered", 1), rank("gone")], 0.0)
     found = row(board, 0.0)
     assert (found["state"], found["rooms"]) == ("gone", 0)
-    board.tell([room("gone", 1)], 9.0)  # its key ends with its lease, long after: that is no time it was held
+    board.apply([room("gone", 1)], 9.0)  # its key ends with its lease, long after: that is no time it was held
     assert row(board, 9.0)["held_seconds_p50"] is None
 
 
 def test_failed_rooms_are_counted_and_not_in_flight() -> None:
     board = Board()
-    board.tell([room("registered", 1), room("failed", 1), rank("draining")], 0.0)
+    board.apply([room("registered", 1), room("failed", 1), rank("draining")], 0.0)
     found = row(board, 0.0)
     assert (found["failed"], found["rooms"], found["state"]) == (1, 0, "draining")
 
 
 def test_the_watch_s_own_state_is_kept() -> None:
     board = Board()
-    board.tell([Change(0, "synced", "watch", "http://etcd")], 0.0)
+    board.apply([Change(0, "synced", "watch", "http://etcd")], 0.0)
     assert board.watch == "synced" and board.rows(0.0) == []
 
 

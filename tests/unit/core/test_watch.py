@@ -189,7 +189,7 @@ def test_a_list_below_what_was_seen_is_a_restored_store() -> None:
 
 def test_a_restored_store_is_told_by_what_was_heard_of_it_elsewhere() -> None:
     machine = synced_at(7)
-    machine.heard(30)  # the keys watched were quiet meanwhile
+    machine.note_revision(30)  # the keys watched were quiet meanwhile
     machine.disconnected()
     assert machine.next() == Resume(7)
     assert isinstance(machine.received(created(12)), Reopen)
@@ -200,10 +200,10 @@ def test_a_restored_store_is_told_by_what_was_heard_of_it_elsewhere() -> None:
 def test_what_is_heard_while_an_answer_is_under_way_proves_nothing_against_it() -> None:
     machine = WatchMachine()
     machine.next()
-    machine.heard(30)
+    machine.note_revision(30)
     assert machine.listed(Listing(header(29), [])) == Snapshot(29, [], void=False)
     machine.next()
-    machine.heard(40)
+    machine.note_revision(40)
     assert machine.received(created(35)) is None
     machine.received(response(35, 35))
     assert machine.state is WatchState.SYNCED
