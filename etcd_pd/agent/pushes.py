@@ -10,7 +10,7 @@ from typing import Any
 
 from ..core.batch import Durable, Outcome, Registered, Rejected
 from ..core.book import RoomBook
-from ..core.notices import AgentSpoke, InstanceChanged, Notice, Resolved, Wait, WaitFailed, WaitLost
+from ..core.notices import AgentSpoke, InstanceChanged, Notice, Resolved, Wait, WaitFailed, WaitLost, collapse
 from ..core.view import View
 from ..core.watch import WatchState
 from ..errors import AgentBusy, ProtocolError, RankLost, RoomConflict
@@ -81,7 +81,7 @@ class Pushes:
         An engine gets the new revision with the last that it brings, so that its own revision is never ahead of
         its answers. Returns the engines that were notified.
         """
-        notices = [*self._answers, *fresh]
+        notices = collapse([*self._answers, *fresh])
         self._answers.clear()
         changed = list(dict.fromkeys(notice.id for notice in notices if isinstance(notice, InstanceChanged)))
         if changed:

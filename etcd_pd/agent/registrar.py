@@ -116,6 +116,8 @@ class Registrar:
             log.warning("etcd refused %d operations: %s", len(batch.rooms), exc)
             self._unused(batch, bucket)
             self._deliver(self._book.results.refuse(batch, exc))
+            if len(batch.rooms) == 1:  # it may be tried again
+                await self._pause()
         except StoreUnavailable as exc:
             log.debug("outcome of %d operations unknown: %s", len(batch.rooms), exc)
             await self._read_back(batch, bucket)

@@ -101,3 +101,17 @@ class AgentSpoke(NamedTuple):
 
 
 Notice = Resolved | WaitFailed | WaitLost | InstanceChanged | AgentSpoke
+
+
+def collapse(notices: list[Notice]) -> list[Notice]:
+    """Leave out the answers that are void by the end of a batch: their end says what they were."""
+    void = {one.wait: one.assignment for one in notices if isinstance(one, Resolved) and one.wait.ended}
+    if not void:
+        return notices
+    kept: list[Notice] = []
+    for notice in notices:
+        if isinstance(notice, (WaitFailed, WaitLost)) and notice.wait in void:
+            kept.append(notice._replace(arrived=void[notice.wait]))
+        elif not (isinstance(notice, Resolved) and notice.wait in void):
+            kept.append(notice)
+    return kept

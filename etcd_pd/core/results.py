@@ -38,7 +38,10 @@ class Results:
         return outcomes
 
     def refuse(self, batch: Batch, error: StoreRejected) -> list[Outcome]:
-        """etcd refused the batch as a whole: halve it until the culprit stands alone."""
+        """etcd refused the batch as a whole: halve it until the culprit stands alone.
+
+        A registration is rejected then. A release or a failure is not given up: nobody would say it again.
+        """
         places = batch.places()
         if len(places) > 1:
             self._queue.shrink(batch)
@@ -46,7 +49,12 @@ class Results:
             return []
         self._queue.restore()
         outcomes: list[Outcome] = []
-        self._rooms.reject(places[0].lot.rooms if places[0].lot else places, error, outcomes)
+        place = places[0]
+        if place.is_ending:
+            self._rooms.answer_error(place, error, outcomes)
+            self._queue.push(place)
+        else:
+            self._rooms.reject(place.lot.rooms if place.lot else places, error, outcomes)
         return outcomes
 
     def requeue(self, batch: Batch) -> None:

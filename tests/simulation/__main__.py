@@ -1,7 +1,8 @@
 """``make simulate``: worlds for a minute, with seeds that change daily; ``SEEDS=N make simulate`` for a night.
 
-A night may be interrupted: it goes on after the seed that it did last. A world that breaks a rule is made smaller and
-shown; ``python -m tests.simulation SEED`` shows one again.
+``WORLD=full`` means eight engines at six agents in place of a few at three. A night may be interrupted: it goes on
+after the seed that it did last. A world that breaks a rule is made smaller and shown; ``python -m tests.simulation
+SEED`` shows one again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from .plan import FIXED, Plan
+from .plan import FIXED, SIZES, Plan
 from .rules import KNOWN, RULES
 from .shrink import tell
 from .world import simulate
@@ -24,6 +25,7 @@ from .world import simulate
 #: How long without SEEDS, seconds.
 SECONDS = 60.0
 PROGRESS = Path("build") / "simulation"
+WORLD = os.environ.get("WORLD", "small")
 
 
 def main(arguments: list[str]) -> int:
@@ -41,7 +43,7 @@ def _today() -> int:
 
 def _rest(count: int) -> range:
     """The seeds of a night that are not done yet."""
-    done = PROGRESS / f"{count}"
+    done = PROGRESS / f"{WORLD}-{count}"
     first = int(done.read_text()) + 1 if done.exists() else 0
     print(f"simulate: seeds {first} to {count - 1}")
     return range(first, count)
@@ -54,7 +56,7 @@ def _run(seeds: Iterable[int], night: bool) -> int:
     for seed in seeds:
         if not night and time.monotonic() - began > SECONDS:
             break
-        plan = Plan.draw(seed)
+        plan = Plan.draw(seed, size=SIZES[WORLD])
         history = simulate(plan)
         worlds, steps, faults = worlds + 1, steps + history.steps, faults + len(plan.faults)
         for name, rule in RULES.items():
@@ -64,10 +66,10 @@ def _run(seeds: Iterable[int], night: bool) -> int:
                     print(f"{name} is broken: {tell(plan, rule)}", flush=True)
         if night:
             PROGRESS.mkdir(parents=True, exist_ok=True)
-            (PROGRESS / os.environ["SEEDS"]).write_text(str(seed))
+            (PROGRESS / f"{WORLD}-{os.environ['SEEDS']}").write_text(str(seed))
     spent = time.process_time() - cpu
     print(
-        f"simulate: {worlds} worlds, {faults} faults, {steps} packets and store halves in {spent:.0f} s of CPU: ",
+        f"simulate: {worlds} {WORLD} worlds, {faults} faults, {steps} packets and store halves in {spent:.0f} s CPU: ",
         end="",
     )
     print(f"{steps / spent:.0f} a second, {faults / spent * 3600:.0f} faults an hour")
@@ -77,7 +79,7 @@ def _run(seeds: Iterable[int], night: bool) -> int:
 
 
 def _show(seed: int) -> bool:
-    plan = Plan.draw(seed)
+    plan = Plan.draw(seed, size=SIZES[WORLD])
     history = simulate(plan)
     found = [name for name, rule in RULES.items() if any(rule(history))]
     for name in found:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from etcd_pd.core.keys import Keys, RankKey, RoomKey
-from etcd_pd.core.records import Event as Change, KeyValue, Operation
-from etcd_pd.errors import StoreTimeout, StoreUnavailable
+from etcd_pd.core.records import Condition, Event as Change, KeyValue, LeaseGrant, Operation, Put, TxnResult
+from etcd_pd.errors import StoreRejected, StoreTimeout, StoreUnavailable
 from etcd_pd.wire.values import RoomValue
 from tests.chaos.history import Event
 from tests.support.memory_etcd import MemoryEtcd
@@ -40,6 +40,7 @@ class Etcd(MemoryEtcd):
 
     Attributes:
         frozen_until, held_until, unknown_until: no answers; no watch messages; answers get lost; until then.
+        full_until: nothing is written any more that needs space, until then.
         calls: so far.
     """
 
@@ -50,10 +51,25 @@ class Etcd(MemoryEtcd):
         self._processes = processes
         self._created: dict[tuple[str, int], dict[bytes, int]] = {}  # create_revisions of a DP rank's keys
         self.loop, self.draw, self._record, self._layout = loop, draw, record, keys
-        self.frozen_until = self.held_until = self.unknown_until = 0.0
+        self.frozen_until = self.held_until = self.unknown_until = self.full_until = 0.0
         self.calls = 0
         self._ends: dict[int, float] = {}  # when overdue leases end
         self.stores: list[Store] = []
+
+    def txn(self, compares: Sequence[Condition], operations: Sequence[Operation]) -> TxnResult:
+        """As etcd, whose database may be full: deletions alone are taken then."""
+        if any(isinstance(operation, Put) for operation in operations):
+            self._need_space("txn")
+        return super().txn(compares, operations)
+
+    def grant(self, ttl: int) -> LeaseGrant:
+        """As etcd: a lease needs space, too."""
+        self._need_space("grant")
+        return super().grant(ttl)
+
+    def _need_space(self, op: str) -> None:
+        if self.loop.time() < self.full_until:
+            raise StoreRejected(op, "mvcc: database space exceeded")
 
     def expire(self) -> None:
         """Revoke what is overdue, some time after its TTL."""

@@ -184,7 +184,7 @@ def resumed_ahead(patch: pytest.MonkeyPatch, _: random.Random) -> None:
 
 def lists_delete_nothing(patch: pytest.MonkeyPatch, _: random.Random) -> None:
     """What is missing in a list of everything is kept."""
-    patch.setattr(View, "_instance_keys", lambda self: iter(()))
+    patch.setattr(View, "instance_keys", lambda self: iter(()))
 
 
 def registered_before_announced(patch: pytest.MonkeyPatch, _: random.Random) -> None:

@@ -32,7 +32,7 @@ class Node:
     """
 
     def __init__(self, name: str, etcd: Etcd, prefill_only: bool) -> None:
-        self.path = f"/sim/{name}"
+        self.name, self.path = name, f"/sim/{name}"
         self._settings = AgentSettings(
             socket_path=self.path,
             root=ROOT,

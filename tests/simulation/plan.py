@@ -7,25 +7,49 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-#: Agents of the world; processes of a DP rank sit at the first two by turns, decode at the last.
-AGENTS = ("prefill-0", "prefill-1", "decode")
+
+class Size(NamedTuple):
+    """How large a world is.
+
+    Attributes:
+        prefill_agents: those of prefill engines.
+        decode_agents: those of decodes, of which each has one.
+        ranks: how many DP ranks there may be, and of how many a topology has.
+        tp: how many processes each may have.
+    """
+
+    prefill_agents: tuple[str, ...]
+    decode_agents: tuple[str, ...]
+    ranks: tuple[int, ...]
+    dp: int
+    tp: tuple[int, ...]
+
+
+SMALL = Size(("prefill-0", "prefill-1"), ("decode",), (1, 2), 4, (1, 1, 3))
+FULL = Size(tuple(f"prefill-{n}" for n in range(4)), ("decode-0", "decode-1"), (8,), 8, (1, 1, 2))
+SIZES = {"small": SMALL, "full": FULL}
 #: When, in the calm, there are rooms again, which nothing may keep from being served, and for how long, seconds.
 SETTLED, SERVED = 15.0, 2.0
 #: Seeds that are always tried: those after the first six have broken a rule before what they found was mended.
-FIXED = (*range(6), 18, 21, 41, 56, 62, 68, 80, 83)
+FIXED = (*range(6), 18, 21, 41, 56, 62, 68, 80, 83, 201, 204)
+#: The worlds of seeds below it stay short, and what they were when they broke a rule.
+KEPT = 100
 #: What may be done to a world.
 FAULTS = (
     *("kill", "terminate", "watches end", "watches held"),
     *("answers lost", "etcd freezes", "session revoked", "compaction"),
     *("leader changes", "engine killed", "engine stopped"),
     *("agent asleep", "engine drains"),
+    *("etcd is full",),
 )
+#: Those of which the first seeds' worlds know nothing, so that they stay what they were.
+LATER_FAULTS = ("etcd is full",)
 #: How the DP ranks of a world are chosen: by its engines, or computed from the room.
 POLICIES = ("round_robin", "round_robin", "follow_bootstrap_room")
 #: How long there are rooms and faults, seconds.
 SHORT, LONG = 20.0, 60.0
-#: DP ranks that there might be, and rooms of a lot.
-DP, LOT = 4, 3
+#: Rooms of a lot.
+LOT = 3
 
 
 class Room(NamedTuple):
@@ -68,6 +92,7 @@ class Plan:
     """A world.
 
     Attributes:
+        size: which agents there are.
         seed: also of all delays.
         ranks: DP ranks that there are, of a topology of more.
         tp: processes of each.
@@ -76,6 +101,7 @@ class Plan:
         seconds: how long there are rooms and faults.
     """
 
+    size: Size
     seed: int
     ranks: int
     tp: int
@@ -86,45 +112,56 @@ class Plan:
     seconds: float
 
     @classmethod
-    def draw(cls, seed: int, *, seconds: float = 0.0, rate: float = 50.0, kinds: Sequence[str] = FAULTS) -> Plan:
+    def draw(
+        cls,
+        seed: int,
+        *,
+        size: Size = SMALL,
+        seconds: float = 0.0,
+        rate: float = 50.0,
+        kinds: Sequence[str] = FAULTS,
+    ) -> Plan:
         """From a seed; swarm testing: each world has some kinds of faults only. ``seconds``: 0 for the seed to say."""
         seconds = seconds or _length(seed)
         shape, rooms, faults = (random.Random(f"{seed} {name}") for name in ("shape", "rooms", "faults"))
-        ranks, tp = shape.choice((1, 2)), shape.choice((1, 1, 3))
+        ranks, tp = shape.choice(size.ranks), shape.choice(size.tp)
+        if seed < KEPT and size is SMALL:
+            kinds = [kind for kind in kinds if kind not in LATER_FAULTS]
         chosen = [kind for kind in kinds if shape.random() < 0.6] or list(kinds)
         policy, linger = shape.choice(POLICIES), shape.choice((0.0, 0.0, 1.0))
         drawn: list[Room] = []
         for due, end in ((0.5, seconds), (seconds + SETTLED, seconds + SETTLED + SERVED)):
             while due < end:
-                drawn += _request(rooms, due, ranks, policy, len(drawn) + 1)
+                drawn += _request(rooms, due, ranks, size.dp, policy, len(drawn) + 1)
                 due += rooms.expovariate(rate)
-        harm = tuple(_faults(faults, chosen, seconds))
-        return cls(seed, ranks, tp, policy, linger, tuple(drawn), harm, seconds)
+        harm = tuple(_faults(faults, chosen, size, seconds))
+        return cls(size, seed, ranks, tp, policy, linger, tuple(drawn), harm, seconds)
 
-    def agent_of(self, tp_rank: int) -> str:
-        """At which agent a process of a DP rank is."""
-        return AGENTS[tp_rank % 2]
+    def agent_of(self, dp_rank: int, tp_rank: int) -> str:
+        """At which agent a process of a DP rank is: those of one rank at several, and in a small world all alike."""
+        agents = self.size.prefill_agents
+        return agents[(tp_rank if self.size is SMALL else dp_rank + tp_rank) % len(agents)]
 
 
 def _length(seed: int) -> float:
     """The first seeds' worlds are short, for the tests; of the others many are long: faults come at less cost there."""
-    return SHORT if seed < 100 else random.Random(f"{seed} length").choice((SHORT, LONG, LONG))
+    return SHORT if seed < KEPT else random.Random(f"{seed} length").choice((SHORT, LONG, LONG))
 
 
-def _request(draw: random.Random, due: float, ranks: int, policy: str, number: int) -> Iterator[Room]:
+def _request(draw: random.Random, due: float, ranks: int, dp: int, policy: str, number: int) -> Iterator[Room]:
     """One room, or now and then a lot of them."""
     in_lot, dp_rank = draw.random() < 0.04, draw.randrange(ranks)
     named, by_address = draw.random() < 0.2, draw.random() < 0.5
     for _ in range(LOT if in_lot else 1):
         room = draw.getrandbits(64)
         if policy == "follow_bootstrap_room":
-            room += dp_rank - room % DP
+            room += dp_rank - room % dp
         fate = draw.random() < 0.05, draw.random() < 0.7
         yield Room(due, room, dp_rank, *fate, named, by_address, number if in_lot else 0)
 
 
-def _faults(draw: random.Random, kinds: Sequence[str], seconds: float) -> Iterator[Fault]:
-    at = 2.0
+def _faults(draw: random.Random, kinds: Sequence[str], size: Size, seconds: float) -> Iterator[Fault]:
+    at, agents = 2.0, size.prefill_agents + size.decode_agents
     while at < seconds:
-        yield Fault(at, draw.choice(kinds), draw.choice(AGENTS), draw.random())
+        yield Fault(at, draw.choice(kinds), draw.choice(agents), draw.random())
         at += draw.uniform(0.3, 2.0)

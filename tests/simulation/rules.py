@@ -14,7 +14,6 @@ from etcd_pd.wire.messages import SILENCE_SECONDS
 from tests.chaos.history import Event
 from tests.chaos.judge import Violation, judge
 
-from .plan import AGENTS
 from .world import History
 
 #: How much later than the client's bound a stopped agent is noticed: what it sent before is still on its way, seconds.
@@ -145,12 +144,12 @@ def service_returns(history: History) -> Iterator[str]:
 
 
 def silence_is_noticed(history: History) -> Iterator[str]:
-    """While decode's agent is stopped, decode does not call its view synced for longer than the bound."""
-    stops = [(e.t, e.until) for e in history.events if e.what == "asleep" and e.who == AGENTS[-1]]
+    """While its agent is stopped, a decode does not call its view synced for longer than the bound."""
+    stops = [(e.who, e.t, e.until) for e in history.events if e.what == "asleep"]
     for event in history.events:
         if event.what == "view" and event.view == "synced":
-            for begin, end in stops:
-                if begin + SILENCE_SECONDS + NOTICED < event.t < end:
+            for agent, begin, end in stops:
+                if history.decodes[event.who] == agent and begin + SILENCE_SECONDS + NOTICED < event.t < end:
                     yield f"decode's view is synced {event.t - begin:.1f} s after its agent was stopped"
 
 

@@ -17,7 +17,7 @@ from tests.chaos.history import Event
 from .etcd import Etcd
 from .loop import VirtualLoop, run
 from .node import KEYS, Node
-from .plan import AGENTS, DP, SETTLED, Fault, Plan, Room
+from .plan import SETTLED, Plan, Room
 from .sockets import Network, joined
 
 INSTANCE, ADDRESS = "p", "h:1"
@@ -43,6 +43,7 @@ class History:
         left: rooms that have a key in etcd at the end.
         views: by agent, whether its rooms are etcd's at the end.
         living: engines that live at the end.
+        decodes: the agent of each decode.
         steps: packets and store calls.
     """
 
@@ -51,6 +52,7 @@ class History:
     left: set[int] = field(default_factory=set)
     views: dict[str, bool] = field(default_factory=dict)
     living: set[str] = field(default_factory=set)
+    decodes: dict[str, str] = field(default_factory=dict)
     steps: int = 0
 
 
@@ -71,14 +73,19 @@ class World:
         self._requests: dict[int, Room] = {}
         self._coming = [list(lot) for _, lot in groupby(plan.rooms, lambda room: room.lot or room)]
         self._coming.reverse()
-        self._view, self._looked_at = "", 0.0
+        self.history.decodes = {f"d{number}": agent for number, agent in enumerate(plan.size.decode_agents)}
+        self._decode_of: dict[int, str] = {}
+        self._views = dict.fromkeys(self.history.decodes, ("", 0.0))
         self._busy_until = self._began + plan.seconds
 
     async def run(self) -> History:
         """All of it, and the calm after it."""
         with joined(self._network):
-            self._nodes = {name: Node(name, self._etcd, prefill_only=name != AGENTS[-1]) for name in AGENTS}
-            self._decode = Client(self._nodes[AGENTS[-1]].path, None, 10_000)
+            size = self._plan.size
+            self._nodes = {name: Node(name, self._etcd, prefill_only=True) for name in size.prefill_agents}
+            self._nodes |= {name: Node(name, self._etcd, prefill_only=False) for name in size.decode_agents}
+            paths = {who: self._nodes[agent].path for who, agent in self.history.decodes.items()}
+            self._decodes = {who: Client(path, None, 10_000) for who, path in paths.items()}
             for dp_rank in range(self._plan.ranks):
                 for tp_rank in range(self._plan.tp):
                     self._start_engine((dp_rank, tp_rank))
@@ -101,9 +108,10 @@ class World:
                     for event in client.prefill.poll():
                         self._on_prefill(place, event)
                     self._note_durable(place, client)
-            for decoded in self._decode.decode.poll():
-                self._on_decode(decoded)
-            self._look(now)
+            for who, client in self._decodes.items():
+                for decoded in client.decode.poll():
+                    self._on_decode(who, decoded)
+                self._look(who, client, now)
             await asyncio.sleep(LOOK if now < self._busy_until else CALM_LOOK)
 
     def _note_durable(self, place: Place, client: Client) -> None:
@@ -122,20 +130,21 @@ class World:
             self._say(self._who(place), "durable", room, stands=stands)
         self._endings[place] = now
 
-    def _look(self, now: float) -> None:
-        """Record what decode's view is where its state has changed, and now and then its revision."""
-        view = self._decode.decode.view
-        if view != self._view or now - self._looked_at > 0.1:
-            self._view, self._looked_at = view, now
-            self._say("d0", "view", view=view, revision=self._decode.decode.revision)
+    def _look(self, who: str, client: Client, now: float) -> None:
+        """Record what a decode's view is where its state has changed, and now and then its revision."""
+        view, (before, looked_at) = client.decode.view, self._views[who]
+        if view != before or now - looked_at > 0.1:
+            self._views[who] = view, now
+            self._say(who, "view", view=view, revision=client.decode.revision)
 
     def _request(self, lot: list[Room]) -> None:
         """Decode waits for the rooms; each process of their DP rank registers them, and the first may fail some."""
         for request in lot:
-            self._requests[request.room] = request
-            self._say("d0", "want", request.room, timeout=PATIENCE)
+            who = f"d{len(self._requests) % len(self._decodes)}"
+            self._requests[request.room], self._decode_of[request.room] = request, who
+            self._say(who, "want", request.room, timeout=PATIENCE)
             named = request.dp_rank if request.named else None
-            self._decode.decode.want(_name(request), request.room, timeout=PATIENCE, dp_rank=named)
+            self._decodes[who].decode.want(_name(request), request.room, timeout=PATIENCE, dp_rank=named)
         for place in self._processes(lot[0].dp_rank):
             self._register(place, lot)
 
@@ -168,16 +177,16 @@ class World:
         elif isinstance(event, etcd_pd.RankEnded):
             self._say(who, "rank_ended", dp_rank=dp_rank, epoch=event.epoch)
 
-    def _on_decode(self, event: Any) -> None:
+    def _on_decode(self, who: str, event: Any) -> None:
         if isinstance(event, etcd_pd.Resolved):
             found = event.assignment
-            told = {"dp_rank": found.dp_rank, "epoch": found.epoch, "revision": found.revision, "stale": found.stale}
-            self._say("d0", "resolved", found.room, **told)
+            said = {"dp_rank": found.dp_rank, "epoch": found.epoch, "revision": found.revision, "stale": found.stale}
+            self._say(who, "resolved", found.room, **said)
             if self._requests[found.room].lets_go:
                 self._fetched(found.room, found.dp_rank)
         elif isinstance(event, etcd_pd.Ended):
             lost = {name: getattr(event.error, name) for name in ("dp_rank", "epoch") if hasattr(event.error, name)}
-            self._say("d0", "ended", event.error.room, error=type(event.error).__name__, **lost)
+            self._say(who, "ended", event.error.room, error=type(event.error).__name__, **lost)
             self._done(event.error.room)
 
     def _fetched(self, room: int, dp_rank: int) -> None:
@@ -188,8 +197,9 @@ class World:
             self._say(self._who(place), "release", room, dp_rank=dp_rank)
 
     def _done(self, room: int) -> None:
-        self._decode.decode.done(_name(self._requests[room]), room)
-        self._say("d0", "done", room)
+        who = self._decode_of[room]
+        self._decodes[who].decode.done(_name(self._requests[room]), room)
+        self._say(who, "done", room)
 
     def _processes(self, dp_rank: int) -> list[Place]:
         """Those of a DP rank that are there."""
@@ -197,11 +207,11 @@ class World:
 
     def _start_engine(self, place: Place) -> None:
         dp_rank, tp_rank = place
-        client = self._engines[place] = Client(self._nodes[self._plan.agent_of(tp_rank)].path, None, 10_000)
+        client = self._engines[place] = Client(self._nodes[self._plan.agent_of(dp_rank, tp_rank)].path, None, 10_000)
         client.prefill.announce(
             INSTANCE,
             rank=etcd_pd.Rank(dp_rank, 0, tp_rank),
-            topology=etcd_pd.Topology(dp=DP, tp=self._plan.tp),
+            topology=etcd_pd.Topology(dp=self._plan.size.dp, tp=self._plan.tp),
             launch_id="launch",
             addresses=[ADDRESS],
             policy=self._plan.policy,
@@ -229,41 +239,63 @@ class World:
             await asyncio.sleep(max(0.0, self._began + fault.at - self._loop.time()))
             done = {"name": fault.kind, "agent": fault.agent}
             self.history.events.append(Event(self._loop.time(), "nemesis", "fault", done))
-            await self._do(fault)
+            act = getattr(self, "_do_" + fault.kind.replace(" ", "_"))(self._nodes[fault.agent], fault.luck)
+            if act is not None:
+                await act
 
-    async def _do(self, fault: Fault) -> None:
-        now, kind, node, luck = self._loop.time(), fault.kind, self._nodes[fault.agent], fault.luck
-        if kind in ("kill", "terminate") and node.runs:
-            await (node.kill() if kind == "kill" else node.terminate())
+    async def _do_kill(self, node: Node, luck: float) -> None:
+        if node.runs:
+            await node.kill()
             self._loop.call_later(0.01 + AWAY * luck * luck, node.start)
-        elif kind == "watches end":
-            for store in self._etcd.stores:
-                store.drop_watches()
-        elif kind == "watches held":
-            self._etcd.held_until = now + 0.05 + 0.8 * luck
-        elif kind == "answers lost":
-            self._etcd.unknown_until = now + 0.3
-        elif kind == "etcd freezes":
-            self._etcd.frozen_until = now + 0.1 + 8 * luck
-        elif kind == "compaction":
-            self._etcd.held_until = now + 0.05 + 2 * luck
-            self._loop.call_at(self._etcd.held_until, self._etcd.forget_history)
-        elif kind == "leader changes":
-            self._etcd.change_leader()
-        elif kind == "session revoked":
-            self._etcd.end_lease(node.agent.session.lease_id)
-        elif kind == "engine killed":
-            self._kill_engine(self._place(luck), LONG_AWAY if luck > 0.7 else luck)
-        elif kind == "agent asleep" and node.runs:
+
+    async def _do_terminate(self, node: Node, luck: float) -> None:
+        if node.runs:
+            await node.terminate()
+            self._loop.call_later(0.01 + AWAY * luck * luck, node.start)
+
+    def _do_watches_end(self, node: Node, luck: float) -> None:
+        for store in self._etcd.stores:
+            store.drop_watches()
+
+    def _do_watches_held(self, node: Node, luck: float) -> None:
+        self._etcd.held_until = self._loop.time() + 0.05 + 0.8 * luck
+
+    def _do_answers_lost(self, node: Node, luck: float) -> None:
+        self._etcd.unknown_until = self._loop.time() + 0.3
+
+    def _do_etcd_freezes(self, node: Node, luck: float) -> None:
+        self._etcd.frozen_until = self._loop.time() + 0.1 + 8 * luck
+
+    def _do_etcd_is_full(self, node: Node, luck: float) -> None:
+        self._etcd.full_until = self._loop.time() + 0.1 + 3 * luck
+
+    def _do_compaction(self, node: Node, luck: float) -> None:
+        self._etcd.held_until = self._loop.time() + 0.05 + 2 * luck
+        self._loop.call_at(self._etcd.held_until, self._etcd.forget_history)
+
+    def _do_leader_changes(self, node: Node, luck: float) -> None:
+        self._etcd.change_leader()
+
+    def _do_session_revoked(self, node: Node, luck: float) -> None:
+        self._etcd.end_lease(node.agent.session.lease_id)
+
+    def _do_agent_asleep(self, node: Node, luck: float) -> None:
+        if node.runs:
             node.sleep(ASLEEP * luck)
-            self.history.events.append(Event(now, fault.agent, "asleep", {"until": now + ASLEEP * luck}))
-        elif kind == "engine drains":
-            place = self._place(luck)
-            if place in self._engines:
-                self._engines[place].prefill.drain()
-                self._loop.call_later(luck, self._kill_engine, place, 0.1)
-        elif kind == "engine stopped":
-            self._stopped_until[self._place(luck)] = now + 4 * luck
+            until = self._loop.time() + ASLEEP * luck
+            self.history.events.append(Event(self._loop.time(), node.name, "asleep", {"until": until}))
+
+    def _do_engine_killed(self, node: Node, luck: float) -> None:
+        self._kill_engine(self._place(luck), LONG_AWAY if luck > 0.7 else luck)
+
+    def _do_engine_drains(self, node: Node, luck: float) -> None:
+        place = self._place(luck)
+        if place in self._engines:
+            self._engines[place].prefill.drain()
+            self._loop.call_later(luck, self._kill_engine, place, 0.1)
+
+    def _do_engine_stopped(self, node: Node, luck: float) -> None:
+        self._stopped_until[self._place(luck)] = self._loop.time() + 4 * luck
 
     def _place(self, luck: float) -> Place:
         places = [(dp_rank, tp_rank) for dp_rank in range(self._plan.ranks) for tp_rank in range(self._plan.tp)]
@@ -278,7 +310,7 @@ class World:
         self.history.living = {self._who(place) for place in self._engines}
         for node in self._nodes.values():
             await node.kill()
-        for client in (*self._engines.values(), self._decode):
+        for client in (*self._engines.values(), *self._decodes.values()):
             client.close()
         mine = asyncio.current_task()
         for task in asyncio.all_tasks():

@@ -568,14 +568,36 @@ class TestFail:
         desk.book.expire(1.0 + TOMBSTONE)
         assert len(desk.book._rooms) == 0
 
-    def test_a_key_whose_lease_went_is_let_go(self, desk: Desk) -> None:
-        lease = registered(desk, 7).lease_id
-        desk.etcd.revoke(lease)
+    @pytest.mark.parametrize("registered_before", [True, False])
+    def test_a_failure_is_written_later_when_etcd_refuses_it(self, desk: Desk, registered_before: bool) -> None:
+        if registered_before:
+            registered(desk, 7)
         desk.book.fail(RANK, 7, "r", 0.0)
-        batch, bucket = desk.take()
-        assert bucket is None
+        batch, _ = desk.take()
         assert desk.book.refuse(batch, REFUSED) == []
-        assert desk.book.count(RANK) == 0
+        assert desk.book.durable == []
+        desk.work()
+        value = desk.value(7)
+        assert value and value.state == FAILED
+        assert len(desk.book.durable) == 1
+
+    def test_a_release_is_written_later_when_etcd_refuses_it(self, desk: Desk) -> None:
+        registered(desk, 7)
+        desk.book.release(RANK, 7)
+        batch, _ = desk.take()
+        assert desk.book.refuse(batch, REFUSED) == []
+        desk.work()
+        assert desk.value(7) is None
+        assert len(desk.book.durable) == 1
+
+    def test_who_waits_is_answered_and_the_failure_goes_on_when_etcd_refuses_both(self, desk: Desk) -> None:
+        desk.book.register("e", RANK, 7, 0.0)
+        desk.book.fail(RANK, 7, "r", 0.0)
+        batch, _ = desk.take()
+        assert owners(desk.book.refuse(batch, REFUSED), Rejected) == ["e"]
+        desk.work()
+        value = desk.value(7)
+        assert value and value.state == FAILED
 
     def test_one_whose_lease_went_costs_the_others_of_its_batch_nothing(self, desk: Desk) -> None:
         desk.etcd.revoke(registered(desk, 7).lease_id)
