@@ -11,7 +11,8 @@ from typing import Any
 import etcd_pd
 from etcd_pd.config import EtcdSettings
 from etcd_pd.core.records import Put, WatchResponse
-from etcd_pd.store.etcd import EtcdStore, EtcdWatch
+from etcd_pd.store.etcd import EtcdStore
+from etcd_pd.store.stream import EtcdWatch
 
 from ..agents import AgentProcess
 from ..harness import Row, etcd_on_disk

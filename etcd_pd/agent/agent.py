@@ -80,16 +80,8 @@ class Agent:
         self._pushes = Pushes(
             self.view, self.book, self.server.connections, self._state, self._on_instances, self.stats
         )
-        self.registrar = Registrar(
-            store,
-            self.book,
-            self.pool,
-            self.view,
-            self._is_dead,
-            self._pushes.deliver,
-            self.watcher.note_revision,
-            self.stats,
-        )
+        written = (self._is_dead, self._pushes.deliver, self.watcher.note_revision)
+        self.registrar = Registrar(store, self.book, self.pool, self.view, *written, self.stats)
         connections = self.server.connections
         self._histories = Histories(store, self._keys.agent(settings.agent_id), self._on_history_lost)
         self.ranks = Ranks(self.view, self.book, self.announcer, self.registrar, self._pushes, connections)
