@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
+from etcd_pd.client.drain import drain
+from etcd_pd.errors import AgentUnavailable
 from tests.support.etcd_server import EtcdCluster
 from tests.support.waiting import wait_until
 
@@ -66,6 +69,17 @@ def instance_restarted(rig: Rig, cluster: EtcdCluster, random: Random) -> None:
             rig.restart_engine(name, launch)
 
 
+def rank_drained(rig: Rig, cluster: EtcdCluster, random: Random) -> None:
+    """A node drains: its ranks take nothing new, then end, and others take their place."""
+    agent, names = random.choice([("a0", ["r0", "r1"]), ("a1", ["r2", "r3"])])
+    with rig.fault("node drains"):
+        with suppress(AgentUnavailable):  # what its decodes wait for may outlast the time
+            drain(rig.socket_path(agent), random.uniform(0.5, 2.0))
+        for name in names:
+            rig.kill(rig.engines[name])
+            rig.restart_engine(name)
+
+
 # --- agents
 
 
@@ -98,7 +112,29 @@ def agent_stopped(rig: Rig, cluster: EtcdCluster, random: Random) -> None:
         rig.kill(rig.agents[name], signal.SIGCONT)
 
 
+def decode_agent_killed_amid_a_death(rig: Rig, cluster: EtcdCluster, random: Random) -> None:
+    """A rank dies while the agent of those that wait for its rooms is away: nobody was there to notice."""
+    name = random.choice(["r0", "r1", "r2", "r3"])
+    with rig.fault("rank SIGKILL while a decode's agent is away"):
+        rig.kill(rig.agents["a2"])
+        rig.kill(rig.engines[name])
+        rig.live(random.uniform(0.2, 1.5))
+        rig.restart_engine(name)
+        rig.start_agent("a2")
+        rig.wait_agent("a2")
+
+
 # --- etcd
+
+
+def all_frozen(rig: Rig, cluster: EtcdCluster, random: Random) -> None:
+    """All of etcd freezes, for shorter than the sessions' TTL or for longer."""
+    with rig.fault("etcd SIGSTOP"):
+        for node in cluster.nodes:
+            node.pause()
+        rig.live(random.choice([TTL / 2, TTL + 3.0]))
+        for node in cluster.nodes:
+            node.unpause()
 
 
 def leader_killed(rig: Rig, cluster: EtcdCluster, random: Random) -> None:
@@ -241,9 +277,12 @@ FAULTS: dict[str, Fault] = {
     "rank-sigkill": Fault(rank_killed, cycles=5, quick=True),
     "rank-sigstop": Fault(rank_stopped),
     "instance-restart": Fault(instance_restarted),
+    "node-drains": Fault(rank_drained),
+    "decode-agent-away": Fault(decode_agent_killed_amid_a_death, quick=True),
     "agent-sigkill-within-ttl": Fault(agent_killed_briefly, quick=True),
     "agent-sigkill-after-ttl": Fault(agent_killed, cycles=2),
     "agent-sigstop-past-ttl": Fault(agent_stopped, cycles=2),
+    "all-frozen": Fault(all_frozen, cycles=2, timeout=25.0),
     "leader-sigkill": Fault(leader_killed, quick=True),
     "leader-sigstop": Fault(leader_stopped, cycles=2, timeout=25.0),
     "follower-restart": Fault(follower_restarted),

@@ -28,8 +28,13 @@ from .history import Recorder
 INSTANCE = "p0"
 #: A rank that was frozen does not take requests that came longer ago than this; nor does one that has just started.
 LATEST = 3.0
-#: One room in this many is taken by two ranks at once, fails, or is held by its decode for seconds.
-CONTESTED, FAILING, LONG = 50, 40, 13
+#: One room in this many is taken by two ranks at once, fails, or is held by its decode for seconds; of one in so many
+#: the request itself names the rank.
+CONTESTED, FAILING, LONG, NAMED = 50, 40, 13, 7
+#: Of so many rooms these begin a lot of three: none of them is contested, and none fails.
+LOT_EVERY, LOT_BEGINS, LOT = 100, 30, 3
+#: Ranks whose keys stay for a while after their process, seconds: nobody takes them over, since ports differ.
+LINGERS = {3: 1.0}
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,17 @@ class Timetable:
         """The bootstrap room, which is anything in 64 bits."""
         return (number * 0x9E3779B97F4A7C15 + self.seed * 0xBF58476D1CE4E5B9) % 2**64
 
+    def lot(self, number: int) -> range:
+        """The rooms that are taken together with a room, and when it is due that are taken then."""
+        begin = number - number % LOT_EVERY + LOT_BEGINS
+        if not begin <= number < begin + LOT:
+            return range(number, number + 1)
+        return range(begin, begin + LOT) if number == begin else range(0)
+
     def owners(self, number: int) -> list[int]:
         """The ranks that take a room: one, or two where a dispatcher is at fault."""
-        first = self.room(number) % self.ranks
+        place = number % LOT_EVERY - LOT_BEGINS
+        first = self.room(number - place if 0 <= place < LOT else number) % self.ranks
         return [first, (first + 1) % self.ranks] if number % CONTESTED == 0 else [first]
 
 
@@ -165,7 +178,7 @@ class PrefillEngine:
                 now = time.monotonic()
                 for number in turns.due(now):
                     if self._engine.index in self._table.owners(number):
-                        self._take(number)
+                        self._take(self._table.lot(number))
                 for event in self._client.prefill.poll():
                     self._hear(event, now)
                 self._let_go(now, turns.over)
@@ -181,20 +194,27 @@ class PrefillEngine:
             addresses=[f"{INSTANCE}.example:8998"],
             ip="127.0.0.1",
             port=self._udp.getsockname()[1],
+            linger=LINGERS.get(self._engine.index, 0.0),
         )
 
     def _say(self, what: str, room: int, **data: object) -> None:
         self._record(what, instance=INSTANCE, dp_rank=self._engine.index, room=room, **data)
 
-    def _take(self, number: int) -> None:
-        room = self._table.room(number)
-        self._say("register", room)
+    def _take(self, numbers: range) -> None:
+        rooms = [self._table.room(number) for number in numbers]
+        for room in rooms:
+            self._say("register", room)
         try:
-            self._client.prefill.register(room)
-        except (etcd_pd.AgentBusy, etcd_pd.NotAnnounced) as exc:
-            self._say("rejected", room, error=type(exc).__name__)
-        if number % FAILING == 7:
-            self._failing[room] = number
+            if len(rooms) == 1:
+                self._client.prefill.register(rooms[0])
+            elif rooms:
+                self._client.prefill.register_lot(rooms)
+        except (etcd_pd.AgentBusy, etcd_pd.NotAnnounced, etcd_pd.RankDraining) as exc:
+            for room in rooms:
+                self._say("rejected", room, error=type(exc).__name__)
+        for number, room in zip(numbers, rooms, strict=True):
+            if number % FAILING == 7:
+                self._failing[room] = number
 
     def _hear(self, event: etcd_pd.PrefillEvent, now: float) -> None:
         if isinstance(event, etcd_pd.Registered):
@@ -257,8 +277,7 @@ class DecodeEngine:
                 now = time.monotonic()
                 for number in turns.due(now):
                     if number % self._table.decodes == self._engine.index:
-                        address = f"{INSTANCE}.example:8998"
-                        self._want(self._table.room(number), address if number % 3 else INSTANCE, self._table.timeout)
+                        self._want_due(number)
                 for event in self._client.decode.poll():
                     self._hear(event, now)
                 self._look(now)
@@ -270,10 +289,16 @@ class DecodeEngine:
     def _say(self, what: str, room: int, **data: object) -> None:
         self._record(what, instance=INSTANCE, room=room, **data)
 
-    def _want(self, room: int, name: str, timeout: float) -> None:
+    def _want_due(self, number: int) -> None:
+        name = f"{INSTANCE}.example:8998" if number % 3 else INSTANCE
+        owners = self._table.owners(number)
+        named = owners[0] if number % NAMED == 0 and len(owners) == 1 else None
+        self._want(self._table.room(number), name, self._table.timeout, named)
+
+    def _want(self, room: int, name: str, timeout: float, dp_rank: int | None = None) -> None:
         self._say("want", room, timeout=timeout)
         self._waiting[room] = name
-        self._client.decode.want(name, room, timeout=timeout)
+        self._client.decode.want(name, room, timeout=timeout, dp_rank=dp_rank)
 
     def _hear(self, event: etcd_pd.DecodeEvent, now: float) -> None:
         if isinstance(event, etcd_pd.Resolved):
