@@ -94,7 +94,8 @@ class Wants:
     def _give_up_unknown(self, wait: Wait) -> None:
         if wait.ended or not self._view.waits.is_unplaced(wait):
             return
-        if self._watcher.state is not WatchState.SYNCED:  # cannot tell: the wait's own deadline still holds
+        if self._watcher.state is not WatchState.SYNCED or self._view.lacks_instances():
+            # cannot tell: the wait's own deadline still holds
             asyncio.get_running_loop().call_later(self._settings.instance_timeout_seconds, self._give_up_unknown, wait)
             return
         self._pushes.end_wait(wait, to_client.Ended(wait.id, "InstanceUnknown"))

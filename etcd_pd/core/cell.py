@@ -80,10 +80,28 @@ class Cell:
         found = self.instances.get(id)
         return found.epochs.get(dp_rank, 0) if found else 0
 
-    def is_dead(self, id: str, dp_rank: int, epoch: int) -> bool | None:
-        """Whether an epoch of a DP rank has ended; None while only that is known that a restored etcd has its key.
+    def lacks_instances(self) -> bool:
+        """Whether ranks stand whose instance is not known, so that an unknown name may be one that is there."""
+        return any(instance.info is None for instance in self.instances.values())
 
-        Its own process may not know of the restore yet, and register rooms under it.
+    def lives(self, id: str, dp_rank: int, epoch: int) -> bool | None:
+        """Whether an epoch of a DP rank lives; None where its key stands without its instance's.
+
+        The instance's key went with another agent's session, and an agent of the instance is about to write it again.
+        """
+        if self.epoch(id, dp_rank) == epoch:
+            return True
+        found = self.instances.get(id)
+        if found is None or found.info is not None:
+            return False
+        stands = any(one.rank.dp == dp_rank and one.epoch == epoch for one in found.endpoints.values())
+        return None if stands else False
+
+    def is_dead(self, id: str, dp_rank: int, epoch: int) -> bool | None:
+        """Whether an epoch of a DP rank has ended; None while that is not known.
+
+        It is not either while only that is known that a restored etcd has its key: its own process may not know of the
+        restore yet, and register rooms under it.
         """
         if any(
             (key.instance, key.rank.dp) == (id, dp_rank)
@@ -91,7 +109,8 @@ class Cell:
             if isinstance(key, RankKey)
         ):
             return None
-        return self.epoch(id, dp_rank) != epoch
+        lives = self.lives(id, dp_rank, epoch)
+        return None if lives is None else not lives
 
     def end_of(self, id: str, dp_rank: int, epoch: int) -> int:
         """The revision at which an epoch ended; the last list's where that is not known."""

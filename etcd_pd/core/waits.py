@@ -141,10 +141,14 @@ class Waits:
         """Confirm or end what earlier agents answered, as far as the cell has come."""
         if not self._cell.revision:
             return []
-        found = [(wait, known) for wait, known in self._unconfirmed.items() if known.revision <= self._cell.revision]
-        for wait, _ in found:
-            del self._unconfirmed[wait]
-        return [self._confirm_one(wait, known) for wait, known in found]
+        notices: list[Notice] = []
+        for wait, known in list(self._unconfirmed.items()):
+            id = self._find_known(wait)
+            lives = self._cell.lives(id, known.dp_rank, known.epoch)
+            if known.revision <= self._cell.revision and lives is not None:
+                del self._unconfirmed[wait]
+                notices.append(self._confirm_one(wait, id, known, lives))
+        return notices
 
     def disown_unconfirmed(self, revision: int) -> list[Notice]:
         """End all that earlier agents answered and this one has not confirmed."""
@@ -246,10 +250,14 @@ class Waits:
                 wait.ended = True
                 yield WaitFailed(wait, value.reason, kv.mod_revision)
 
-    def _confirm_one(self, wait: Wait, known: Known) -> Notice:
-        id = wait.instance if wait.instance in self._cell.instances else self._cell.find(wait.instance) or wait.instance
-        instance = self._cell.instances.get(id)
-        if instance is None or instance.epochs.get(known.dp_rank) != known.epoch:
+    def _find_known(self, wait: Wait) -> str:
+        """The instance of a wait that an earlier agent answered: its id, though its own key may be missing."""
+        return (
+            wait.instance if wait.instance in self._cell.instances else self._cell.find(wait.instance) or wait.instance
+        )
+
+    def _confirm_one(self, wait: Wait, id: str, known: Known, lives: bool) -> Notice:
+        if not lives:
             return self._lose_known(wait, known, self._cell.end_of(id, known.dp_rank, known.epoch))
         wait.placed, wait.key = id, self._cell.keys.room(id, wait.room)
         room, value = self._cell.read_room(wait.key)

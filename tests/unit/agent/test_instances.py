@@ -7,12 +7,35 @@ from pathlib import Path
 
 import pytest
 
-from etcd_pd import Announced, Described, Ended, InstanceUnknown, PrefillLost, Registered, Resolved, Topology
+from etcd_pd import (
+    Announced,
+    Described,
+    Ended,
+    InstanceUnknown,
+    PrefillLost,
+    Rank,
+    Registered,
+    Resolved,
+    RoomTimeout,
+    Topology,
+)
 from etcd_pd.core.records import Delete, Put
-from etcd_pd.wire.values import InstanceInfo
+from etcd_pd.wire.values import InstanceInfo, RankEndpoint
 from tests.support.agent_in_memory import InMemory, running, until
 
 pytestmark = pytest.mark.asyncio
+
+
+async def test_a_wait_is_not_called_unknown_when_a_rank_stands_whose_instance_is_missing(tmp_path: Path) -> None:
+    async with running(tmp_path, instance_timeout_seconds=0.1) as world:
+        standing = RankEndpoint(Rank(0), "10.0.0.1", 9, "start").to_json()
+        world.store.etcd.txn([], [Put(b"/cell/v1/prefill/p/ranks/0.0.0.0", standing, 0)])
+        world.store.publish()
+        await until(lambda: world.agent.view.lacks_instances(), "the rank is seen")
+        decoder = world.client()
+        decoder.decode.want("h:1", 7, timeout=0.5)
+        ended = await world.event(decoder, Ended)
+        assert isinstance(ended.error, RoomTimeout)
 
 
 async def test_no_wait_is_lost_when_the_session_is_lost_and_the_rank_comes_back(world: InMemory) -> None:

@@ -80,3 +80,35 @@ def test_it_is_lost_when_the_view_is_void_before_it_is_judged(cell: Cell) -> Non
     assert want(cell, Known(2, 99, 99)) == []
     [notice] = news(cell.view.void(1))
     assert isinstance(notice, WaitLost) and notice.epoch == 99
+
+
+def test_it_is_not_judged_when_its_rank_stands_and_its_instance_is_about_to_be_written_again(cell: Cell) -> None:
+    epoch = cell.rank(2)
+    cell.delete(b"/cell/v1/prefill/p")
+    cell.relist()
+    assert want(cell, Known(2, epoch, epoch)) == []
+    cell.instance()
+    [notice] = cell.follow()
+    assert isinstance(notice, Resolved) and notice.assignment.epoch == epoch
+
+
+def test_it_is_lost_when_its_rank_goes_while_its_instance_is_missing(cell: Cell) -> None:
+    epoch = cell.rank(2)
+    cell.delete(b"/cell/v1/prefill/p")
+    cell.relist()
+    assert want(cell, Known(2, epoch, epoch)) == []
+    cell.delete(b"/cell/v1/prefill/p/ranks/2.0.0.0")
+    [notice] = cell.follow()
+    assert isinstance(notice, WaitLost) and notice.epoch == epoch
+
+
+def test_nothing_is_called_dead_when_its_rank_stands_and_its_instance_is_missing(cell: Cell) -> None:
+    epoch = cell.rank(2)
+    cell.delete(b"/cell/v1/prefill/p")
+    cell.relist()
+    assert cell.view.is_dead("p", 2, epoch) is None
+    assert cell.view.is_dead("p", 2, epoch - 1) is True
+    assert cell.view.is_dead("p", 1, epoch) is True
+    cell.instance()
+    cell.follow()
+    assert cell.view.is_dead("p", 2, epoch) is False

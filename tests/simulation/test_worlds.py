@@ -1,4 +1,4 @@
-"""Three agents, a prefill rank or two and a decode under faults, from seeds: rules hold, and every run is the same."""
+"""A few agents and engines under faults, from seeds: rules hold, and every run is the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.mutants import MUTANTS, WORLDS, Plant, catch, dead_epochs_accepted, endings_said_once, no_guard
-from tests.simulation.plan import FAULTS, FIXED, POLICIES, Plan
+from tests.simulation.plan import FAULTS, FIXED, FIXED_FULL, FULL, POLICIES, Plan
 from tests.simulation.rules import KNOWN, RULES
 from tests.simulation.shrink import shrink, tell
 from tests.simulation.world import History, simulate
@@ -58,6 +58,13 @@ def test_every_kind_of_fault_and_of_outcome_occurs(worlds: list[tuple[Plan, Hist
         (True, True),
     }
     assert any(room.lot for room in rooms) and any(plan.linger for plan, _ in worlds)
+
+
+@pytest.mark.parametrize("seed", FIXED_FULL)
+def test_every_rule_holds_in_a_full_world(seed: int) -> None:
+    plan = Plan.draw(seed, size=FULL)
+    history = simulate(plan)
+    assert {name: next(rule(history), "") for name, rule in RULES.items() if any(rule(history))} == {}
 
 
 def digest(seed: int) -> str:
