@@ -24,8 +24,11 @@ class Lingering:
         return bool(self._ranks)
 
     def add(self, local: LocalRank) -> None:
-        """Keep a rank for as long as it was said to linger."""
+        """Keep a rank for as long as it was said to linger; an earlier process of it is withdrawn."""
         key = (local.instance, local.rank)
+        if key in self._ranks:
+            self._ranks[key][1].cancel()
+            self._expire(key)
         timer = asyncio.get_running_loop().call_later(local.linger, self._expire, key)
         self._ranks[key] = (local, timer)
 

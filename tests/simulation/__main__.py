@@ -14,10 +14,10 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .plan import FIXED, SIZES, Plan
+from .plan import SIZES, Plan
 from .rules import KNOWN, RULES
 from .shrink import tell
 from .world import simulate
@@ -34,29 +34,32 @@ def main(arguments: list[str]) -> int:
     if arguments:
         return 1 if _show(int(arguments[0])) else 0
     night = int(os.environ.get("SEEDS", "0"))
-    return _run(_rest(night) if night else itertools.chain(FIXED, itertools.count(_today())), bool(night))
+    return _run(_rest(night) if night else itertools.chain(Plan.fixed(), _today()), bool(night))
 
 
-def _today() -> int:
-    return datetime.date.today().toordinal() * 1_000_000
+def _draw(seed: int) -> Plan:
+    return Plan.draw(seed, size=SIZES[WORLD])
 
 
-def _rest(count: int) -> range:
-    """The seeds of a night that are not done yet."""
+def _today() -> Iterator[Plan]:
+    return map(_draw, itertools.count(datetime.date.today().toordinal() * 1_000_000))
+
+
+def _rest(count: int) -> Iterator[Plan]:
+    """The worlds of a night that are not done yet."""
     done = PROGRESS / f"{WORLD}-{count}"
     first = int(done.read_text()) + 1 if done.exists() else 0
     print(f"simulate: seeds {first} to {count - 1}")
-    return range(first, count)
+    return map(_draw, range(first, count))
 
 
-def _run(seeds: Iterable[int], night: bool) -> int:
+def _run(plans: Iterable[Plan], night: bool) -> int:
     began, cpu = time.monotonic(), time.process_time()
     worlds = steps = faults = 0
     broken: Counter[str] = Counter()
-    for seed in seeds:
+    for plan in plans:
         if not night and time.monotonic() - began > SECONDS:
             break
-        plan = Plan.draw(seed, size=SIZES[WORLD])
         history = simulate(plan)
         worlds, steps, faults = worlds + 1, steps + history.steps, faults + len(plan.faults)
         for name, rule in RULES.items():
@@ -66,7 +69,7 @@ def _run(seeds: Iterable[int], night: bool) -> int:
                     print(f"{name} is broken: {tell(plan, rule)}", flush=True)
         if night:
             PROGRESS.mkdir(parents=True, exist_ok=True)
-            (PROGRESS / f"{WORLD}-{os.environ['SEEDS']}").write_text(str(seed))
+            (PROGRESS / f"{WORLD}-{os.environ['SEEDS']}").write_text(str(plan.seed))
     spent = time.process_time() - cpu
     print(
         f"simulate: {worlds} {WORLD} worlds, {faults} faults, {steps} packets and store halves in {spent:.0f} s CPU: ",
@@ -79,7 +82,7 @@ def _run(seeds: Iterable[int], night: bool) -> int:
 
 
 def _show(seed: int) -> bool:
-    plan = Plan.draw(seed, size=SIZES[WORLD])
+    plan = _draw(seed)
     history = simulate(plan)
     found = [name for name, rule in RULES.items() if any(rule(history))]
     for name in found:

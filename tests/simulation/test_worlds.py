@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.mutants import MUTANTS, WORLDS, Plant, catch, dead_epochs_accepted, endings_said_once, no_guard
-from tests.simulation.plan import FAULTS, FIXED, FIXED_FULL, FULL, POLICIES, Plan
+from tests.simulation.plan import FAULTS, POLICIES, Plan
 from tests.simulation.rules import KNOWN, RULES
 from tests.simulation.shrink import shrink, tell
 from tests.simulation.world import History, simulate
@@ -25,8 +25,7 @@ pytestmark = pytest.mark.timeout(240)
 @pytest.fixture(scope="module")
 def worlds() -> Iterator[list[tuple[Plan, History]]]:
     logging.disable(logging.CRITICAL)
-    plans = [Plan.draw(seed) for seed in FIXED]
-    yield [(plan, simulate(plan)) for plan in plans]
+    yield [(plan, simulate(plan)) for plan in Plan.fixed()]
     logging.disable(logging.NOTSET)
 
 
@@ -49,7 +48,7 @@ def test_every_kind_of_fault_and_of_outcome_occurs(worlds: list[tuple[Plan, Hist
     for what in ("registered", "resolved", "release", "fail", "rank_ended", "room", "rank"):
         assert (what, "") in said
     assert {("ended", "PrefillLost"), ("ended", "RoomFailed")} <= said
-    assert {plan.policy for plan, _ in worlds} == set(POLICIES) and {plan.tp for plan, _ in worlds} == {1, 3}
+    assert {plan.policy for plan, _ in worlds} == set(POLICIES) and {plan.tp for plan, _ in worlds} >= {1, 3}
     rooms = [room for plan, _ in worlds for room in plan.rooms]
     assert {(room.named, room.by_address) for room in rooms} == {
         (False, False),
@@ -58,13 +57,6 @@ def test_every_kind_of_fault_and_of_outcome_occurs(worlds: list[tuple[Plan, Hist
         (True, True),
     }
     assert any(room.lot for room in rooms) and any(plan.linger for plan, _ in worlds)
-
-
-@pytest.mark.parametrize("seed", FIXED_FULL)
-def test_every_rule_holds_in_a_full_world(seed: int) -> None:
-    plan = Plan.draw(seed, size=FULL)
-    history = simulate(plan)
-    assert {name: next(rule(history), "") for name, rule in RULES.items() if any(rule(history))} == {}
 
 
 def digest(seed: int) -> str:

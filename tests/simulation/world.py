@@ -68,6 +68,7 @@ class World:
         self._etcd = Etcd(loop, draw, self.history.events.append, KEYS, plan.tp)
         self._engines: dict[Place, Client] = {}
         self._deaths: Counter[Place] = Counter()
+        self._launches = 1
         self._stopped_until: dict[Place, float] = {}
         self._endings: dict[Place, set[int]] = {}  # rooms whose release or failure was not acknowledged yet
         self._requests: dict[int, Room] = {}
@@ -212,7 +213,7 @@ class World:
             INSTANCE,
             rank=etcd_pd.Rank(dp_rank, 0, tp_rank),
             topology=etcd_pd.Topology(dp=self._plan.size.dp, tp=self._plan.tp),
-            launch_id="launch",
+            launch_id=f"launch-{self._launches}",
             addresses=[ADDRESS],
             policy=self._plan.policy,
             linger=self._plan.linger,
@@ -287,6 +288,12 @@ class World:
 
     def _do_engine_killed(self, node: Node, luck: float) -> None:
         self._kill_engine(self._place(luck), LONG_AWAY if luck > 0.7 else luck)
+
+    def _do_instance_restarts(self, node: Node, luck: float) -> None:
+        """All of its processes die, and another start takes its name."""
+        self._launches += 1
+        for place in list(self._engines):
+            self._kill_engine(place, luck)
 
     def _do_engine_drains(self, node: Node, luck: float) -> None:
         place = self._place(luck)
