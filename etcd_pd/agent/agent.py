@@ -86,7 +86,7 @@ class Agent:
         self._histories = Histories(store, self._keys.agent(settings.agent_id), self._on_history_lost)
         self.ranks = Ranks(self.view, self.book, self.announcer, self.registrar, self._pushes, connections)
         pushes, stats = self._pushes, self.stats
-        self._wants = Wants(settings, self.view, self.watcher, pushes, connections, stats)
+        self._wants = Wants(settings, store, self.view, self.watcher, pushes, connections, stats)
         drivers = (self.announcer, self.registrar, self.watcher.synced, self.ranks, self._wants)
         self._packets = Packets(settings, self.book, *drivers, pushes, connections, self._histories, stats)
 
@@ -118,6 +118,7 @@ class Agent:
         self._ending = True
         self.ranks.lingering.close()
         self._histories.close()
+        self._wants.close()
         for task in work:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
@@ -170,6 +171,7 @@ class Agent:
         """Show engines that this agent runs: a socket stays open also while its process is stopped."""
         while True:
             await asyncio.sleep(messages.SIGN_SECONDS)
+            self._wants.pin()
             for engine in list(self.server.connections):
                 if engine.greeted and not engine.is_behind:
                     self._pushes.send_view(engine)
@@ -220,7 +222,6 @@ class Agent:
         self._pushes.notify(self.view.apply(changes.revision, changes.events), before)
 
     def _on_state(self, state: WatchState) -> None:
-        self.view.sync(state is WatchState.SYNCED)
         for engine in self.server.connections:
             self._pushes.send_view(engine)
 
@@ -228,6 +229,7 @@ class Agent:
         self.ranks.instances_changed(ids)
         if any(self.view.instance(id) is None for id in ids):
             self._wants.expect_instances()
+        self._wants.judge_orphans()
 
     def _on_established(self, local: LocalRank) -> None:
         self.ranks.instances_changed([local.instance])

@@ -141,10 +141,13 @@ class Pushes:
             ended = to_client.Ended(wait.id, "RoomFailed", notice.revision, notice.reason, arrived=arrived)
         else:
             ended = to_client.Ended(wait.id, "PrefillLost", notice.revision, "", notice.dp_rank, notice.epoch, arrived)
-        self.end_wait(wait, ended)
+        self._end_with(wait, ended)
 
-    def end_wait(self, wait: Wait, ended: to_client.Ended) -> None:
-        """Tell a wait's error."""
+    def end_wait(self, wait: Wait, error: str) -> None:
+        """End a wait with an error of this name, which this agent's clock decided, not a revision of etcd."""
+        self._end_with(wait, to_client.Ended(wait.id, error))
+
+    def _end_with(self, wait: Wait, ended: to_client.Ended) -> None:
         engine = _engine(wait)
         self._view.waits.forget(wait)
         engine.wants.pop(wait.id, None)

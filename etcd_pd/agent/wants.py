@@ -11,9 +11,11 @@ from ..config import AgentSettings
 from ..core.notices import Known, Wait
 from ..core.view import View
 from ..core.watch import WatchState
-from ..wire import messages, to_client
+from ..store.base import Store
+from ..wire import messages
 from ..wire.limits import check_name
 from .connection import EngineConnection
+from .doubts import Doubts
 from .pushes import Pushes
 from .stats import Stats
 from .watcher import Watcher
@@ -24,7 +26,8 @@ class Wants:
 
     Args:
         settings: of the agent.
-        view: what etcd is known to hold.
+        store: etcd.
+        view: what it is known to hold.
         watcher: whose word the view is.
         pushes: what is sent to engines.
         connections: every engine.
@@ -34,6 +37,7 @@ class Wants:
     def __init__(
         self,
         settings: AgentSettings,
+        store: Store,
         view: View,
         watcher: Watcher,
         pushes: Pushes,
@@ -42,6 +46,7 @@ class Wants:
     ) -> None:
         self._settings, self._view, self._watcher = settings, view, watcher
         self._pushes, self._connections, self._stats = pushes, connections, stats
+        self._doubts = Doubts(store, view, pushes, settings.instance_timeout_seconds, self._expect_instance)
         self._early: list[tuple[EngineConnection, str]] = []  # what was followed before anything was known
 
     # --- waits
@@ -58,10 +63,8 @@ class Wants:
         wait.asked_at = time.monotonic()
         engine.wants[asked.id], engine.last_want = wait, asked.id
         self._stats.wanted += 1
-        if self._view.synced and self._watcher.state is not WatchState.SYNCED:
-            self._view.sync(False)  # this process was stopped, and has not looked at the watch yet
         if self._settings.prefill_only:
-            self._pushes.end_wait(wait, to_client.Ended(wait.id, "RoomsNotWatched"))
+            self._pushes.end_wait(wait, "RoomsNotWatched")
             return
         self._pushes.answer(engine, self._view.waits.want(wait))
         if self._view.waits.is_unplaced(wait):
@@ -89,16 +92,28 @@ class Wants:
 
     def _expect_instance(self, wait: Wait, seconds: float) -> None:
         seconds = min(seconds, self._settings.instance_timeout_seconds)
-        asyncio.get_running_loop().call_later(seconds, self._give_up_unknown, wait)
+        asyncio.get_running_loop().call_later(seconds, self._look_for_instance, wait)
 
-    def _give_up_unknown(self, wait: Wait) -> None:
+    def _look_for_instance(self, wait: Wait) -> None:
         if wait.ended or not self._view.waits.is_unplaced(wait):
             return
-        if self._watcher.state is not WatchState.SYNCED or self._view.lacks_instances():
-            # cannot tell: the wait's own deadline still holds
-            asyncio.get_running_loop().call_later(self._settings.instance_timeout_seconds, self._give_up_unknown, wait)
-            return
-        self._pushes.end_wait(wait, to_client.Ended(wait.id, "InstanceUnknown"))
+        if self._watcher.state is WatchState.SYNCED:
+            self._doubts.suspect_unknown(wait)
+        else:  # cannot tell: the wait's own deadline still holds
+            self._expect_instance(wait, math.inf)
+
+    def pin(self) -> None:
+        """Look which waits the view has come past, if it is not cut off; it may be this much behind and not know it."""
+        if self._watcher.state is WatchState.SYNCED:
+            self._view.waits.pin(time.monotonic() - 2 * self._settings.watch_silence_seconds)
+
+    def judge_orphans(self) -> None:
+        """Waits whose start has ended: etcd itself says whether there is another."""
+        self._doubts.suspect_lost(self._view.waits.take_orphans())
+
+    def close(self) -> None:
+        """Give no wait up any more."""
+        self._doubts.close()
 
     # --- instances
 

@@ -41,7 +41,6 @@ class Cell:
     Attributes:
         revision: every change up to it is in here.
         floor: revision of the last list. What ended before it, ended at a revision that is not known here.
-        synced: whether this is what etcd has now: else who waits may mean a start of an instance that is not in here.
         rooms: by key, as etcd sends them: a key is parsed, and a value decoded, only where somebody wants the room.
     """
 
@@ -50,7 +49,6 @@ class Cell:
         self.rooms: dict[bytes, KeyValue] = {}
         self.revision = 0
         self.floor = 0
-        self.synced = False
         self.instances: dict[str, Instance] = {}
         self._ended: dict[tuple[str, int, int], int] = {}  # by instance, DP rank and epoch: its end, the latest last
         self._rank_keys: dict[bytes, KeyValue] = {}
@@ -79,10 +77,6 @@ class Cell:
         """The live epoch of a DP rank, 0 where not all of its processes are there."""
         found = self.instances.get(id)
         return found.epochs.get(dp_rank, 0) if found else 0
-
-    def lacks_instances(self) -> bool:
-        """Whether ranks stand whose instance is not known, so that an unknown name may be one that is there."""
-        return any(instance.info is None for instance in self.instances.values())
 
     def lives(self, id: str, dp_rank: int, epoch: int) -> bool | None:
         """Whether an epoch of a DP rank lives; None where its key stands without its instance's.

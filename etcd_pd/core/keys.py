@@ -69,6 +69,10 @@ class Keys:
         """Key of a prefill instance."""
         return self.prefix + f"prefill/{instance}".encode()
 
+    def prefills(self) -> bytes:
+        """Prefix of all instances and their ranks."""
+        return self.prefix + b"prefill/"
+
     def rank(self, instance: str, rank: Rank) -> bytes:
         """Key of one process of a prefill instance."""
         return self.prefix + f"prefill/{instance}/ranks/{rank}".encode()

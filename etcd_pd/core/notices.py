@@ -23,8 +23,8 @@ class Wait:
         named_rank: the rank that the request itself named, None where it did not.
         known: what it was answered before, to be confirmed or ended; None where it was not.
         placed: id of the instance that it was found to mean, None before, and again while that is gone.
-        start: of which start of an instance its room is expected: id and incarnation. None while that is not known: it
-            was not placed, or by a view that was not synced.
+        start: of which start of an instance its room is expected: id and incarnation. None while that is not sure: the
+            view that placed it may have been a moment behind etcd.
         key: the room's key there.
         assignment: set once, when the rank is known.
         asked_at: for the owner to keep when it asked.

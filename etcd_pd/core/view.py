@@ -19,12 +19,6 @@ class View(Cell):
         self._room_prefix = keys.rooms()
         self.waits = Waits(self)
 
-    def sync(self, synced: bool) -> None:
-        """Whether the view shows what etcd has now."""
-        self.synced = synced
-        if synced:
-            self.waits.settle()
-
     def apply(self, revision: int, events: Sequence[Event]) -> list[Notice]:
         """Apply the events of complete revisions, in order."""
         notices: list[Notice] = []

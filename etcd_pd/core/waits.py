@@ -29,6 +29,7 @@ class Waits:
         self._unplaced: dict[str, dict[Wait, None]] = {}  # by the name that nobody has announced yet
         self._pending: dict[bytes, dict[Wait, None]] = {}  # by the room's key
         self._for_rank: dict[tuple[str, int], dict[Wait, None]] = {}  # rank is computed, but not live yet
+        self._orphans: list[tuple[Wait, str]] = []
         self._unconfirmed: dict[Wait, Known] = {}  # answered by an earlier agent, at a revision still to come
         self._assigned: dict[tuple[str, int], dict[Wait, None]] = {}  # by instance and DP rank
 
@@ -77,12 +78,17 @@ class Waits:
 
     # --- what the cell has come to say
 
-    def settle(self) -> None:
-        """The cell shows what etcd has now: who has waited until it does means what it shows."""
+    def pin(self, asked_before: float) -> None:
+        """What was asked before that is for the start of its instance that stands now: the view has come past it."""
         for wait in self._unanswered():
-            if wait.start is None and wait.placed:
+            if wait.start is None and wait.placed and wait.asked_at <= asked_before:
                 info = self._cell.instances[wait.placed].info
                 wait.start = (wait.placed, info.incarnation) if info else None
+
+    def take_orphans(self) -> list[tuple[Wait, str]]:
+        """The waits whose start has ended, perhaps before they were asked, and whose instance that was."""
+        orphans, self._orphans = self._orphans, []
+        return orphans
 
     def read_all(self) -> list[Notice]:
         """All rooms may have changed."""
@@ -117,6 +123,8 @@ class Waits:
             if ended and wait.start:
                 yield WaitLost(wait, -1, 0, revision)
                 continue
+            if ended:
+                self._orphans.append((wait, id))
             wait.ended, wait.placed = False, None
             now = self._cell.find(wait.instance)
             if now is None:
@@ -179,8 +187,6 @@ class Waits:
             yield WaitLost(wait, -1, 0, revision)
             return
         wait.placed, wait.key = id, self._cell.keys.room(id, wait.room)
-        if self._cell.synced:
-            wait.start = start
         if wait.named_rank is not None:
             yield from self._computed(wait, id, wait.named_rank, "named")
         elif info.topology.dp == 1:

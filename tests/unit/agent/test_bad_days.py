@@ -7,12 +7,13 @@ import errno
 import logging
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from etcd_pd import Rank
+from etcd_pd import Ended, PrefillLost, Rank
 from etcd_pd.agent import server as agent_server
 from etcd_pd.agent.connection import EngineConnection, Peer
 from etcd_pd.core.book import RoomBook
@@ -21,7 +22,7 @@ from etcd_pd.core.watch import WatchState
 from etcd_pd.errors import LeaseNotFound
 from etcd_pd.wire import messages
 from etcd_pd.wire.limits import MAX_DEPTH
-from etcd_pd.wire.values import InstanceInfo, RankEndpoint, Topology
+from etcd_pd.wire.values import ENDED, InstanceInfo, RankEndpoint, Topology
 from tests.support.agent_in_memory import InMemory, running, until
 from tests.support.raw_engine import HELLO, packets, raw
 
@@ -269,23 +270,64 @@ async def test_a_wait_is_not_answered_from_before_when_the_agent_was_stopped(
     await until(lambda: world.agent.watcher.state is WatchState.SYNCED, "and synced")
 
 
-async def test_a_wait_is_not_lost_when_its_start_was_chosen_by_a_view_that_was_not_synced(world: InMemory) -> None:
-    """Asked while the agent lagged behind: the instance that it knew had been replaced already."""
-    decoder, etcd, key = world.client(), world.store.etcd, world.keys.prefill("p")
+def two_starts(world: InMemory) -> list[InstanceInfo]:
+    """Of one instance; the first is written, and followed by nothing yet."""
     infos = [InstanceInfo(start, "l", ("host:1",), Topology(dp=4), "round_robin") for start in ("i1", "i2")]
-    etcd.txn([], [Put(key, infos[0].to_json(), 0)])
+    write(world, infos[0])
+    return infos
+
+
+def write(world: InMemory, info: InstanceInfo) -> None:
+    world.store.etcd.txn([], [Put(world.keys.prefill("p"), info.to_json(), 0)])
     world.store.publish()
+
+
+async def test_a_wait_is_not_lost_when_its_start_was_chosen_by_a_view_that_lagged(world: InMemory) -> None:
+    """Asked when the instance that the agent knew had been replaced already."""
+    infos, decoder = two_starts(world), world.client()
     await until(lambda: world.agent.view.find("p"), "the first start is known")
-    world.agent.view.sync(False)
     decoder.decode.want("p", 7)
     await until(lambda: world.agent.view.waits._pending, "decode waits")
-    etcd.txn([], [Put(key, infos[1].to_json(), 0)])
-    world.store.publish()
+    write(world, infos[1])
     await until(lambda: (found := world.agent.view.instance("p")) and found.info.incarnation == "i2", "the second")
     [wait] = [wait for engine in world.agent.server.connections for wait in engine.wants.values()]
+    await until(lambda: world.store.calls.count("list") > 1, "etcd is asked")
     assert not wait.ended and wait.start is None and wait.placed == "p"
-    world.agent.view.sync(True)
-    assert wait.start == ("p", "i2"), "and from now on it is known which start it waits for"
+
+
+async def test_a_wait_is_lost_at_once_when_its_start_has_ended_and_there_is_no_other(tmp_path: Path) -> None:
+    async with running(tmp_path, instance_timeout_seconds=600.0) as world:
+        infos, decoder = two_starts(world), world.client()
+        await until(lambda: world.agent.view.find("p"), "it is known")
+        decoder.decode.want("p", 7)
+        await until(lambda: world.agent.view.waits._pending, "decode waits")
+        write(world, replace(infos[0], state=ENDED))
+        ended = await world.event(decoder, Ended)
+        assert isinstance(ended.error, PrefillLost) and ended.error.dp_rank == -1
+
+
+async def test_a_wait_is_lost_in_time_when_its_start_had_ended_and_nobody_registers_its_room(tmp_path: Path) -> None:
+    async with running(tmp_path, instance_timeout_seconds=0.2) as world:
+        infos, decoder = two_starts(world), world.client()
+        await until(lambda: world.agent.view.find("p"), "the first start is known")
+        decoder.decode.want("p", 7)
+        await until(lambda: world.agent.view.waits._pending, "decode waits")
+        write(world, infos[1])
+        ended = await world.event(decoder, Ended)
+        assert isinstance(ended.error, PrefillLost) and ended.error.dp_rank == -1
+
+
+async def test_a_wait_is_for_the_start_that_stands_when_the_view_has_come_past_its_asking(world: InMemory) -> None:
+    two_starts(world)
+    decoder = world.client()
+    await until(lambda: world.agent.view.find("p"), "it is known")
+    decoder.decode.want("p", 7)
+    await until(lambda: world.agent.view.waits._pending, "decode waits")
+    [wait] = [wait for engine in world.agent.server.connections for wait in engine.wants.values()]
+    world.agent.view.waits.pin(wait.asked_at - 0.001)
+    assert wait.start is None
+    world.agent.view.waits.pin(wait.asked_at)
+    assert wait.start == ("p", "i1")
 
 
 async def test_a_process_serves_when_it_takes_over_a_rank_that_lingers_and_was_draining(world: InMemory) -> None:

@@ -31,7 +31,7 @@ async def test_a_wait_is_not_called_unknown_when_a_rank_stands_whose_instance_is
         standing = RankEndpoint(Rank(0), "10.0.0.1", 9, "start").to_json()
         world.store.etcd.txn([], [Put(b"/cell/v1/prefill/p/ranks/0.0.0.0", standing, 0)])
         world.store.publish()
-        await until(lambda: world.agent.view.lacks_instances(), "the rank is seen")
+        await until(lambda: "p" in world.agent.view.instances, "the rank is seen")
         decoder = world.client()
         decoder.decode.want("h:1", 7, timeout=0.5)
         ended = await world.event(decoder, Ended)

@@ -36,7 +36,6 @@ class Cell:
     def __init__(self) -> None:
         self.etcd = MemoryEtcd()
         self.view = View(KEYS)
-        self.view.sync(True)
         self.seen = 0
 
     # --- what the prefill side writes
@@ -87,8 +86,11 @@ class Cell:
         return news(self.view.relist(listing.header.revision, listing.kvs))
 
     def want(self, room: int, instance: str = "p", named_rank: int | None = None) -> tuple[Wait, list[Notice]]:
+        """Wait for a room since long ago, so that it is sure for which start of its instance."""
         wait = Wait(object(), 1, instance, room, named_rank)
-        return wait, news(self.view.waits.want(wait))
+        notices = news(self.view.waits.want(wait))
+        self.view.waits.pin(0.0)
+        return wait, notices
 
 
 def news(notices: Iterable[Notice]) -> list[Notice]:
@@ -703,8 +705,6 @@ class SameAnswerEverywhere(RuleBasedStateMachine):
     def start(self) -> None:
         self.etcd = MemoryEtcd()
         self.every, self.gaps = View(KEYS), View(KEYS)
-        for view in (self.every, self.gaps):
-            view.sync(True)
         self.seen = {self.every: 0, self.gaps: 0}
         self.starts = 0
         self.waits: dict[View, list[Wait]] = {self.every: [], self.gaps: []}
