@@ -197,11 +197,7 @@ class RoomBook:
         """Give up registrations whose deadline passed while they waited, and forget what is over for long enough."""
         outcomes: list[Outcome] = []
         for place in self._queue.take_late(now):
-            if place.reason is not None:  # the failure goes on waiting
-                self._rooms.answer_error(place, RegistrationTimeout(place.room, NOT_IN_TIME), outcomes)
-                continue
-            for own in list(place.together):
-                self._rooms.reject([own], RegistrationTimeout(own.room, NOT_IN_TIME), outcomes)
+            self._rooms.give_up(place, lambda own: RegistrationTimeout(own.room, NOT_IN_TIME), outcomes)
         self._rooms.expire(now, outcomes)
         return outcomes
 

@@ -168,6 +168,31 @@ class Registrations:
             self.answer_error(own, error, outcomes)
             self.drop(own, outcomes)
 
+    def give_up(
+        self,
+        place: OwnRoom,
+        error_of: Callable[[OwnRoom], EtcdPDError],
+        outcomes: list[Outcome],
+        *,
+        owned: bool = False,
+    ) -> None:
+        """Nobody gets what a place in the queue stands for.
+
+        A room that was failed meanwhile is written as failed all the same, alone: nobody would say it again.
+
+        Args:
+            error_of: what those who asked for a room are answered.
+            owned: somebody else has the room that the place is named after.
+        """
+        for own in list(place.lot.rooms if place.lot else [place]):
+            own.lot = None
+            if own.reason is None or (owned and own is place):
+                self.reject([own], error_of(own), outcomes)
+                continue
+            self.answer_error(own, error_of(own), outcomes)
+            if own is place or own.state is State.CREATING:  # else it stands in the queue already
+                self._queue.push(own)
+
     def answer_error(self, own: OwnRoom, error: EtcdPDError, outcomes: list[Outcome]) -> None:
         """Answer those who wait for its registration."""
         outcomes.extend([Rejected(owner, own.room, error, sequence) for owner, sequence in own.waiters])

@@ -49,12 +49,10 @@ class Results:
             return []
         self._queue.restore()
         outcomes: list[Outcome] = []
-        place = places[0]
-        if place.is_ending:
-            self._rooms.answer_error(place, error, outcomes)
-            self._queue.push(place)
+        if places[0].state in (State.CREATING, State.EVICTING):
+            self._rooms.give_up(places[0], lambda _: error, outcomes)
         else:
-            self._rooms.reject(place.lot.rooms if place.lot else places, error, outcomes)
+            self._queue.push(places[0])
         return outcomes
 
     def requeue(self, batch: Batch) -> None:
@@ -178,7 +176,7 @@ class Results:
                 return
             if not dead:
                 holder = f"{own.rank.instance}/{value.dp_rank}@{value.epoch}" if value else f"{own.rank.instance}/?"
-                self._rooms.reject(rooms, RoomConflict(own.room, holder), outcomes)
+                self._give_up_taken(own, RoomConflict(own.room, holder), outcomes)
                 return
             own.evict_token = kv.create_revision
             evicted.append(own)
@@ -187,6 +185,9 @@ class Results:
             if own.lot:
                 own.lot.evicting += 1
         again.extend(evicted or rooms[:1])
+
+    def _give_up_taken(self, own: OwnRoom, conflict: RoomConflict, outcomes: list[Outcome]) -> None:
+        self._rooms.give_up(own, lambda _: conflict, outcomes, owned=True)
 
 
 def _is_mine(own: OwnRoom, kv: KeyValue | None) -> bool:

@@ -131,16 +131,15 @@ class WriteQueue:
                 self.push_first(rooms)
 
     def take_late(self, now: float) -> list[OwnRoom]:
-        """The registrations whose deadline has passed. They wait no more, but for those that were failed meanwhile."""
+        """Take the registrations out whose deadline has passed, but for failures that nobody is answered by."""
         late: list[OwnRoom] = []
         for queue in (self._queue, *(rooms for _, rooms in self._blocked.values())):
-            overdue = [own for own in queue if own.state is State.CREATING and own.deadline <= now]
-            over = {own for own in overdue if own.reason is None}
+            over = {own: None for own in queue if own.state is State.CREATING and own.deadline <= now and own.waiters}
             if over:
                 kept = [own for own in queue if own not in over]
                 queue.clear()
                 queue.extend(kept)
-            late += overdue
+            late += over
         return late
 
     def forget(self, rank: RankRef) -> None:

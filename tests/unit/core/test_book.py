@@ -611,6 +611,28 @@ class TestFail:
 
 
 class TestLots:
+    @pytest.mark.parametrize("place", [0, 1, 2])
+    @pytest.mark.parametrize("why", ["refused", "late", "owned"])
+    def test_a_failure_is_written_when_its_lot_is_given_up(self, desk: Desk, place: int, why: str) -> None:
+        rooms = [100, 101, 102]
+        if why == "owned":  # by a rank of another agent
+            theirs = RoomValue(OTHER.dp_rank, desk.guards[OTHER].epoch).to_json()
+            desk.etcd.txn([], [Put(KEYS.room("p", rooms[place - 1]), theirs, 0)])
+        desk.book.register_lot("e", RANK, rooms, 0.0)
+        desk.book.fail(RANK, rooms[place], "r", 0.0)
+        outcomes: list[Outcome] = []
+        if why == "late":
+            outcomes += desk.book.expire(TIMEOUT)
+        elif why == "refused":
+            batch, _ = desk.take()
+            outcomes += desk.book.refuse(batch, REFUSED)
+        outcomes += desk.work()
+        assert sorted(outcome.room for outcome in outcomes if isinstance(outcome, Rejected)) == rooms
+        values = {room: desk.value(room) for room in rooms}
+        failed = values.pop(rooms[place])
+        assert failed and failed.state == FAILED and failed.dp_rank == RANK.dp_rank
+        assert not [value for value in values.values() if value and value.dp_rank == RANK.dp_rank]
+
     def test_all_are_written_in_one_transaction_and_each_is_answered(self, desk: Desk) -> None:
         assert desk.book.register_lot("e", RANK, range(100, 220), 0.0) == []
         batch, bucket = desk.take()
