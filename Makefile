@@ -45,9 +45,9 @@ up: $(READY) ## the same stack, left running until Ctrl-C
 	@$(BIN)/etcd-pd up
 
 .PHONY: check
-check: $(READY) ## unit and contract tests: the inner loop, under a minute
+check: $(READY) ## unit and contract tests: the inner loop, about a minute
 	@echo "check: unit and contract tests"
-	@$(BIN)/python -m pytest -q tests/unit tests/contract -m "not ($(SLOW))"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit tests/contract -m "not ($(SLOW))"
 
 .PHONY: docker
 docker: ## a Docker engine with an etcd image, for the tests
