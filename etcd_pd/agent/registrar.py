@@ -27,6 +27,8 @@ RETRY_PAUSE = 0.25
 #: Transactions in flight: while etcd writes one, the next is made and sent.
 #: A second is begun only where it is full, so that at lower rates rooms still gather behind the one in flight.
 IN_FLIGHT = 2
+#: How often the same refusal of etcd is logged, seconds.
+REFUSAL_LOG_SECONDS = 10.0
 #: Pause before a room is looked at again whose holder the view does not know yet, seconds.
 VIEW_PAUSE = 0.02
 
@@ -60,6 +62,7 @@ class Registrar:
         self._is_dead, self._deliver = is_dead, deliver
         self._note_revision, self._stats = note_revision, stats
         self._work = asyncio.Event()
+        self._refusal, self._log_again_at = "", 0.0
 
     def kick(self) -> None:
         """There is something to write, or a rank has come alive."""
@@ -113,7 +116,7 @@ class Registrar:
         except LeaseNotFound:
             self._lease_gone(batch, bucket)
         except StoreRejected as exc:
-            log.warning("etcd refused %d operations: %s", len(batch.rooms), exc)
+            self._note_refusal(len(batch.rooms), str(exc))
             self._unused(batch, bucket)
             self._deliver(self._book.results.refuse(batch, exc))
             if len(batch.rooms) == 1:  # it may be tried again
@@ -163,6 +166,13 @@ class Registrar:
         self._deliver(self._book.results.read_back(batch, bucket, listing, is_dead, time.monotonic()))
         if view_is_behind:  # it will take the watch at least that long; asking etcd again at once would not help
             await asyncio.sleep(VIEW_PAUSE)
+
+    def _note_refusal(self, operations: int, why: str) -> None:
+        """Log it when the reason is another, and now and then: one refusal comes with many, batch by batch."""
+        now = time.monotonic()
+        if why != self._refusal or now >= self._log_again_at:
+            self._refusal, self._log_again_at = why, now + REFUSAL_LOG_SECONDS
+            log.warning("etcd refused %d operations: %s", operations, why)
 
     def _lease_gone(self, batch: Batch, bucket: Bucket | None) -> None:
         log.warning("bucket lease gone lease=%x", bucket.lease_id if bucket else 0)

@@ -150,10 +150,10 @@ class Waits:
         if not self._cell.revision:
             return []
         notices: list[Notice] = []
-        for wait, known in list(self._unconfirmed.items()):
+        for wait, known in [both for both in self._unconfirmed.items() if both[1].revision <= self._cell.revision]:
             id = self._find_known(wait)
             lives = self._cell.lives(id, known.dp_rank, known.epoch)
-            if known.revision <= self._cell.revision and lives is not None:
+            if lives is not None:
                 del self._unconfirmed[wait]
                 notices.append(self._confirm_one(wait, id, known, lives))
         return notices

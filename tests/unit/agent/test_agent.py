@@ -236,6 +236,19 @@ class TestUnknownOutcomes:
         assert rejected.room in (0, 1)
         assert (await world.event(prefill, Registered)).room == 1 - rejected.room
 
+    async def test_a_failure_arrives_and_one_line_says_why_it_is_late_when_etcd_is_full(
+        self, world: InMemory, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        prefill, client = await world.prefill(), decode(world, 7)
+        await world.registered(prefill, 7)
+        await world.event(client, Resolved)
+        for _ in range(3):
+            world.store.fail("txn", StoreRejected("txn", "mvcc: database space exceeded"))
+        prefill.prefill.fail(7, "out of memory")
+        ended = await world.event(client, Ended)
+        assert isinstance(ended.error, etcd_pd.RoomFailed) and ended.error.reason == "out of memory"
+        assert caplog.text.count("database space exceeded") == 1
+
 
 class TestLeases:
     async def test_a_revoked_session_means_a_new_epoch(self, world: InMemory) -> None:
