@@ -333,9 +333,10 @@ class DecodeEngine:
         name = self._waiting[room]
         try:
             found = self._client.decode.resolve_nowait(name, room)
+        except (etcd_pd.ViewStale, etcd_pd.AgentUnavailable):
+            return  # it is wanted once more, and nobody can tell yet
         except etcd_pd.ResolveError as exc:
-            if not isinstance(exc, etcd_pd.ViewStale):
-                self._end(exc, time.monotonic())
+            self._end(exc, time.monotonic())
             return
         if found is None:
             return
