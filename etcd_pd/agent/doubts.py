@@ -28,7 +28,7 @@ class Doubts:
         view: what it is known to hold.
         pushes: what is sent to engines.
         timeout: how long a room may take whose instance has begun anew meanwhile, seconds.
-        look_again: called with a wait whose instance is unknown here, and not in etcd.
+        look_again: called, with a pause in seconds, for a wait whose instance may be known here soon.
     """
 
     def __init__(
@@ -63,18 +63,19 @@ class Doubts:
     async def _ask_all(self) -> None:
         while self._unknown or self._orphaned:
             (unknown, self._unknown), (orphaned, self._orphaned) = (self._unknown, []), (self._orphaned, [])
+            ids: set[str] | None
             try:
-                infos, names = await self._list_instances()
+                ids, names = await self._list_instances()
             except StoreError as exc:
                 log.debug("cannot tell which instances there are: %s", exc)
-                infos, names = None, None
+                ids, names = None, None
             for wait in unknown:
                 self._judge_unknown(wait, names)
             for wait, id in orphaned:
-                self._judge_orphan(wait, infos is None or id in infos)
+                self._judge_orphan(wait, ids is None or id in ids)
 
-    async def _list_instances(self) -> tuple[set[str] | None, set[str] | None]:
-        """The ids of the instances that stand, and all their names; None while one's key is about to be written."""
+    async def _list_instances(self) -> tuple[set[str], set[str] | None]:
+        """The ids of the instances that stand, and all their names: None while one's own key is missing."""
         keys = self._view.keys
         ids: set[str] = set()
         names: set[str] = set()

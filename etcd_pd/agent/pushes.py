@@ -108,7 +108,6 @@ class Pushes:
 
     def _resolved(self, notice: Resolved) -> messages.ResolvedWant:
         found = notice.assignment
-        number = self._introduce(notice.wait, found)
         self._stats.resolved += 1
         if log.isEnabledFor(logging.DEBUG):
             log.debug(
@@ -118,8 +117,13 @@ class Pushes:
                 found.dp_rank,
                 found.revision,
             )
-        return messages.ResolvedWant(
-            notice.wait.id, found.dp_rank, found.epoch, found.revision, found.lease_id, _SOURCE[found.source], number
+        return messages.ResolvedWant(notice.wait.id, *self._answer(notice.wait, found))
+
+    def _answer(self, wait: Wait, found: Assignment) -> messages.Answer:
+        """An assignment as it is sent to who waits for it."""
+        number = self._introduce(wait, found)
+        return messages.Answer(
+            found.dp_rank, found.epoch, found.revision, found.lease_id, _SOURCE[found.source], number
         )
 
     def _introduce(self, wait: Wait, found: Assignment) -> int:
@@ -132,11 +136,8 @@ class Pushes:
         return engine.numbers.get(found.instance, 0)
 
     def _end(self, notice: WaitFailed | WaitLost) -> None:
-        wait, found, arrived = notice.wait, notice.arrived, None
-        if found:
-            number = self._introduce(wait, found)
-            source = _SOURCE[found.source]
-            arrived = messages.Answer(found.dp_rank, found.epoch, found.revision, found.lease_id, source, number)
+        wait = notice.wait
+        arrived = self._answer(wait, notice.arrived) if notice.arrived else None
         if isinstance(notice, WaitFailed):
             ended = to_client.Ended(wait.id, "RoomFailed", notice.revision, notice.reason, arrived=arrived)
         else:

@@ -81,19 +81,21 @@ class Registrations:
     def add(self, rank: RankRef, room: int, now: float, said: Said) -> OwnRoom:
         """A room to be registered; it is not queued yet."""
         key = self._keys.room(rank.instance, room)
-        own = OwnRoom(rank, room, key, now + self._timeout, asked_at=now, waiters=(said,), owners=said[:1])
-        self._rooms[rank.instance, room] = own
-        self._by_rank[rank].add(room)
-        return own
+        return self._enter(
+            OwnRoom(rank, room, key, now + self._timeout, asked_at=now, waiters=(said,), owners=said[:1])
+        )
 
     def adopt(self, owner: object, rank: RankRef, epoch: int, room: int, token: int, lease_id: int, now: float) -> None:
         """A room that an earlier agent registered."""
         key = self._keys.room(rank.instance, room)
-        own = OwnRoom(rank, room, key, 0.0, State.HELD, epoch, token, lease_id, owners=(owner,))
-        self._rooms[rank.instance, room] = own
-        self._by_rank[rank].add(room)
+        own = self._enter(OwnRoom(rank, room, key, 0.0, State.HELD, epoch, token, lease_id, owners=(owner,)))
         self._by_lease.setdefault(lease_id, []).append(own)
         self._pool.adopted(lease_id, now)
+
+    def _enter(self, own: OwnRoom) -> OwnRoom:
+        self._rooms[own.rank.instance, own.room] = own
+        self._by_rank[own.rank].add(own.room)
+        return own
 
     # --- what is wanted of a room
 

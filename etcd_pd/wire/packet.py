@@ -28,7 +28,7 @@ class Packet:
         Raises:
             ProtocolError: it is longer than a packet may be.
         """
-        said = {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != one.default}
+        said = {one.name: value for one in fields(self) if (value := getattr(self, one.name)) != one.default}
         packet = self.KIND + json.dumps(said, separators=(",", ":"), ensure_ascii=False, default=vars).encode()
         if len(packet) > messages.MAX_PACKET:
             raise ProtocolError(f"message of {len(packet)} bytes is longer than {messages.MAX_PACKET}")

@@ -7,8 +7,8 @@ from typing import Any
 
 
 def packet_of(kind: bytes, message: dict[str, Any]) -> bytes:
-    """A packet of a kind."""
-    return kind + json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode()
+    """A packet of a kind, in ASCII: it can spell what the package refuses to."""
+    return kind + json.dumps(message).encode()
 
 
 def content_of(packet: bytes) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 import struct
@@ -20,12 +19,12 @@ from etcd_pd.wire import messages
 from etcd_pd.wire.limits import MAX_ROOM
 from etcd_pd.wire.messages import WantedRoom
 from tests.support.agent_in_memory import InMemory, running, until
-from tests.support.packets import content_of
+from tests.support.packets import content_of, packet_of
 from tests.support.raw_engine import HELLO, heard, is_closed, raw
 
 
 def packet(kind: bytes, **message: Any) -> bytes:
-    return kind + json.dumps(message).encode()
+    return packet_of(kind, message)
 
 
 ANNOUNCE: dict[str, Any] = {
