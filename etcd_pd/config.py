@@ -46,9 +46,18 @@ class EtcdSettings:
     password: str = field(
         default="", repr=False, metadata={"help": "etcd password", "secret": True, "name": "etcd_password"}
     )
+    password_file: str = _option(
+        "", "file that holds the password, read again whenever it is needed", name="etcd_password_file"
+    )
+    token_file: str = _option(
+        "", "file that holds a token for etcd, in place of user and password; read again", name="etcd_token_file"
+    )
     ca_file: str = _option("", "CA certificate that etcd's certificate must descend from", name="etcd_ca_file")
     cert_file: str = _option("", "client certificate", name="etcd_cert_file")
     key_file: str = _option("", "client certificate's key", name="etcd_key_file")
+    server_name: str = _option(
+        "", "name in etcd's certificate, where it is not that of the endpoint", name="etcd_server_name"
+    )
     request_timeout_seconds: float = _option(
         1.5, "longest wait for one etcd answer before another endpoint is tried", name="etcd_request_timeout_seconds"
     )
@@ -63,9 +72,15 @@ class EtcdSettings:
             raise ConfigError("etcd", "certificates are set, so endpoints must be https://")
         if bool(self.cert_file) != bool(self.key_file):
             raise ConfigError("etcd_cert_file", "needs etcd_key_file, and the other way round")
-        if bool(self.username) != bool(self.password):
-            raise ConfigError("etcd_username", "needs etcd_password, and the other way round")
-        for name in ("ca_file", "cert_file", "key_file"):
+        if self.password and self.password_file:
+            raise ConfigError("etcd_password_file", "stands in place of etcd_password, not beside it")
+        if bool(self.username) != bool(self.password or self.password_file):
+            raise ConfigError("etcd_username", "needs etcd_password or etcd_password_file, and the other way round")
+        if self.token_file and self.username:
+            raise ConfigError("etcd_token_file", "stands in place of etcd_username and its password, not beside them")
+        if schemes == {"http"} and self.server_name:
+            raise ConfigError("etcd_server_name", "is looked for in a certificate, so endpoints must be https://")
+        for name in ("ca_file", "cert_file", "key_file", "password_file", "token_file"):
             path = getattr(self, name)
             if path and not os.access(path, os.R_OK):
                 raise ConfigError(f"etcd_{name}", f"cannot read {path!r}")

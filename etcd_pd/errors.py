@@ -7,8 +7,9 @@
     ├── ProtocolError                                    a packet between client and agent that cannot be understood
     ├── StoreError                    op                 raised by the store adapter alone
     │   ├── StoreUnavailable                             unreachable or no leader; retryable
-    │   │   └── StoreTimeout (TimeoutError)              a write's outcome is unknown: read back
-    │   ├── StoreRejected                                authentication, quota, too large, bad request
+    │   │   ├── StoreTimeout (TimeoutError)              a write's outcome is unknown: read back
+    │   │   └── StoreBusy                                etcd did nothing: overloaded, or its database is full
+    │   ├── StoreRejected                                authentication, too large, bad request
     │   ├── LeaseNotFound                                the lease is gone
     │   └── Compacted                                    the watch must relist
     ├── AgentError
@@ -76,8 +77,12 @@ class StoreTimeout(StoreUnavailable, TimeoutError):
     """The deadline passed; whether a write happened is unknown and must be read back."""
 
 
+class StoreBusy(StoreUnavailable):
+    """etcd did nothing of it, and will later: it is overloaded, or its database is full. Pause, and say it again."""
+
+
 class StoreRejected(StoreError):
-    """etcd understood the request and refused it: authentication, quota, size, malformed."""
+    """etcd understood the request and refused it, as it will again: authentication, size, malformed."""
 
 
 class LeaseNotFound(StoreError):

@@ -148,7 +148,7 @@ class Watcher:
         while True:
             await asyncio.sleep(self._silence / 3)
             if self.silent_seconds >= self._silence:
-                await watch.close()
+                watch.give_up(f"etcd said nothing for {self.silent_seconds:.1f} s")
                 return
             watch.request_progress()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConfigError, StoreError, StoreRejected
@@ -50,11 +49,10 @@ async def ask_members(settings: EtcdSettings, members: list[Member]) -> dict[int
 
 async def ask(settings: EtcdSettings, endpoint: str) -> MemberStatus | str:
     """What the member at one endpoint says of itself, or why it could not be asked."""
-    from ..store.admin import EtcdAdmin
+    from ..store.look import look
 
     try:
-        async with EtcdAdmin(replace(settings, endpoints=(endpoint,))) as one:
-            return await one.status()
+        return await asyncio.to_thread(look, settings, endpoint)
     except (StoreError, ConfigError) as exc:
         return str(exc)
 

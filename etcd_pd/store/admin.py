@@ -53,17 +53,18 @@ class EtcdAdmin(EtcdStore):
 
     async def members(self) -> list[Member]:
         """All members, by quorum: where this answers, the cluster works."""
-        response = await self._repeat("member list", "Cluster", "MemberList", rpc.MemberListRequest(linearizable=True))
+        request = rpc.MemberListRequest(linearizable=True)
+        response = await self._calls.repeat("member list", "Cluster", "MemberList", request)
         return [Member(m.ID, m.name, tuple(m.peerURLs), tuple(m.clientURLs)) for m in response.members]
 
     async def knows_members(self) -> bool:
         """Whether any endpoint answers with members, be it without quorum: then a cluster exists."""
-        response = await self._repeat("member list", "Cluster", "MemberList", rpc.MemberListRequest())
+        response = await self._calls.repeat("member list", "Cluster", "MemberList", rpc.MemberListRequest())
         return bool(response.members)
 
     async def cluster_id(self) -> int:
         """The cluster's id."""
-        response = await self._repeat("member list", "Cluster", "MemberList", rpc.MemberListRequest())
+        response = await self._calls.repeat("member list", "Cluster", "MemberList", rpc.MemberListRequest())
         return int(response.header.cluster_id)
 
     async def remove_member(self, id: int) -> None:
@@ -79,20 +80,20 @@ class EtcdAdmin(EtcdStore):
 
     async def leases(self) -> list[int]:
         """Ids of all leases, of this cell and others."""
-        found = await self._repeat("leases", "Lease", "LeaseLeases", rpc.LeaseLeasesRequest())
+        found = await self._calls.repeat("leases", "Lease", "LeaseLeases", rpc.LeaseLeasesRequest())
         return [lease.ID for lease in found.leases]
 
     async def lease_times(self, lease_id: int) -> LeaseTimes:
         """What a lease was granted, and what it has left."""
         request = rpc.LeaseTimeToLiveRequest(ID=lease_id)
-        found = await self._repeat("timetolive", "Lease", "LeaseTimeToLive", request)
+        found = await self._calls.repeat("timetolive", "Lease", "LeaseTimeToLive", request)
         return LeaseTimes(max(int(found.TTL), 0), int(found.grantedTTL))
 
     # --- roles and users
 
     async def enable_auth(self) -> None:
         """Let users and roles hold; root must exist."""
-        await self._call("auth enable", "Auth", "AuthEnable", rpc.AuthEnableRequest())
+        await self._calls.call("auth enable", "Auth", "AuthEnable", rpc.AuthEnableRequest())
 
     async def add_role(self, role: str) -> None:
         """Create a role unless it is there."""
@@ -103,7 +104,7 @@ class EtcdAdmin(EtcdStore):
         kind = rpc.Permission.READWRITE if write else rpc.Permission.READ
         permission = rpc.Permission(permType=kind, key=key, range_end=prefix_end(key) if prefix else b"")
         request = rpc.AuthRoleGrantPermissionRequest(name=role, perm=permission)
-        await self._call("role grant", "Auth", "RoleGrantPermission", request)
+        await self._calls.call("role grant", "Auth", "RoleGrantPermission", request)
 
     async def add_user(self, user: str, password: str = "") -> None:
         """Create a user unless it is there; without a password only its certificate says who it is."""
@@ -124,7 +125,7 @@ class EtcdAdmin(EtcdStore):
         """Whether a user has this password; only while auth is enabled."""
         request = rpc.AuthenticateRequest(name=user, password=password)
         try:
-            await self._call("authenticate", "Auth", "Authenticate", request)
+            await self._calls.call("authenticate", "Auth", "Authenticate", request)
         except StoreRejected:
             return False
         return True
@@ -132,7 +133,7 @@ class EtcdAdmin(EtcdStore):
     async def _unless(self, op: str, service: str, method: str, request: object, *fine: str) -> None:
         """Do it, unless etcd says that it is done."""
         try:
-            await self._call(op, service, method, request)
+            await self._calls.call(op, service, method, request)
         except StoreRejected as exc:
             if not any(text in str(exc) for text in fine):
                 raise

@@ -21,6 +21,9 @@ class Watch(Protocol):
     def request_progress(self) -> None:
         """Ask etcd for a sign of life on this stream."""
 
+    def give_up(self, why: str) -> None:
+        """It is silent for too long: end it with an error, and use another connection from now on."""
+
     async def close(self) -> None:
         """End the watch."""
 

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from ..core.keys import prefix_end
-from ..core.records import Condition, Delete, Event, Header, KeyValue, OnLease, Operation, Put, WatchResponse
-from ..errors import StoreRejected
+from ..core.records import (
+    Condition,
+    Delete,
+    Event,
+    Header,
+    KeyValue,
+    MemberStatus,
+    OnLease,
+    Operation,
+    Put,
+    WatchResponse,
+)
 from . import etcdrpc as rpc
+from .refusals import translate
+
+#: A status lists alarms among its errors, in protobuf's text format: ``memberID:1 alarm:NOSPACE``.
+_ALARM = re.compile(r"\balarm:\s*(\w+)")
 
 
 def to_compare(condition: Condition) -> Any:
@@ -44,17 +59,32 @@ def read_key_value(kv: Any) -> KeyValue:
     return KeyValue(kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.lease)
 
 
-def read_watch_response(response: Any) -> WatchResponse:
+def read_status(status: Any) -> MemberStatus:
+    """What a member says of itself."""
+    return MemberStatus(
+        id=status.header.member_id,
+        version=status.version,
+        leader=status.leader,
+        revision=status.header.revision,
+        raft_term=status.raftTerm,
+        db_size=status.dbSize,
+        db_size_in_use=status.dbSizeInUse,
+        is_learner=status.isLearner,
+        alarms=tuple(_ALARM.findall(" ".join(status.errors))),
+    )
+
+
+def read_watch_response(response: Any, endpoint: str) -> WatchResponse:
     """A message of a watch.
 
     Raises:
-        StoreRejected: etcd has cancelled the watch.
+        StoreError: etcd has cancelled the watch.
     """
     header = read_header(response.header)
     if response.compact_revision:
         return WatchResponse(header, compact_revision=response.compact_revision)
     if response.canceled:
-        raise StoreRejected("watch", response.cancel_reason or "etcd cancelled the watch")
+        raise translate("watch", None, response.cancel_reason, endpoint)
     return WatchResponse(header, list(_read_events(response.events)), response.created, response.fragment)
 
 

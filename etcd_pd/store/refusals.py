@@ -1,34 +1,39 @@
-"""The one place where grpc's status codes become our errors."""
+"""What etcd's errors mean: the one place where its words and gRPC's codes become our errors."""
 
 from __future__ import annotations
 
 import grpc
 
-from ..errors import Compacted, LeaseNotFound, StoreError, StoreRejected, StoreTimeout, StoreUnavailable
+from ..errors import (
+    Compacted,
+    LeaseNotFound,
+    StoreBusy,
+    StoreError,
+    StoreRejected,
+    StoreTimeout,
+    StoreUnavailable,
+)
 
 
 class TokenExpired(StoreUnavailable):
-    """etcd does not know the token (any more): it must be asked for again."""
+    """etcd does not take this token (any more), and did nothing: authenticate again, and say it again."""
 
 
-def translate(op: str, exc: grpc.RpcError, endpoint: str) -> StoreError:
-    """The one place where grpc's status codes become our errors."""
-    code, details = exc.code(), exc.details() or ""
-    message = f"{endpoint}: {details or code.name}"
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return StoreTimeout(op, message)
-    if code is grpc.StatusCode.NOT_FOUND and "lease" in details:
-        return LeaseNotFound(op)
-    if code is grpc.StatusCode.OUT_OF_RANGE and "compacted" in details:
-        return Compacted(op)
-    if code is grpc.StatusCode.UNAUTHENTICATED and "token" in details:
-        return TokenExpired(op, message)
-    if code in _REFUSALS:
-        return StoreRejected(op, message)
-    return StoreUnavailable(op, message)
-
-
-_REFUSALS = frozenset(
+#: By etcd's own words, from its api/v3rpc/rpctypes/error.go: they are the same in calls, where a code comes with them,
+#: and in a watch's reason of being cancelled, where none does.
+WORDS: tuple[tuple[str, type[StoreError]], ...] = (
+    ("invalid auth token", TokenExpired),  # etcd restarted, or the token was not used for five minutes
+    ("revision of auth store is old", TokenExpired),  # a user or a role changed since it was given
+    ("requested lease not found", LeaseNotFound),
+    ("required revision has been compacted", Compacted),
+    ("too many requests", StoreBusy),  # more than 5,000 entries of its log are not applied yet
+    ("database space exceeded", StoreBusy),
+    ("not supported for learner", StoreUnavailable),  # other members take it
+    ("not capable", StoreUnavailable),  # amid an upgrade
+    ("not leader", StoreUnavailable),
+)
+#: By gRPC's code, where etcd's words say nothing: what is refused finally. All others may be tried again elsewhere.
+FINAL = frozenset(
     {
         grpc.StatusCode.UNAUTHENTICATED,
         grpc.StatusCode.PERMISSION_DENIED,
@@ -40,3 +45,23 @@ _REFUSALS = frozenset(
         grpc.StatusCode.OUT_OF_RANGE,
     }
 )
+
+
+def translate(op: str, code: grpc.StatusCode | None, words: str, endpoint: str) -> StoreError:
+    """The error for what etcd said.
+
+    Args:
+        op: what was asked.
+        code: gRPC's code, None where a watch was cancelled.
+        words: etcd's.
+        endpoint: who said it.
+    """
+    message = f"{endpoint}: {words or (code.name if code else 'cancelled')}"
+    for known, error in WORDS:
+        if known in words:
+            return error(op) if issubclass(error, (LeaseNotFound, Compacted)) else error(op, message)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return StoreTimeout(op, message)
+    if code is None or code in FINAL:
+        return StoreRejected(op, message)
+    return StoreUnavailable(op, message)

@@ -1,86 +1,97 @@
-"""grpc's synchronous calls and streams, awaited from asyncio."""
+"""A stream of etcd's in both directions, and the watch that is one."""
 
 from __future__ import annotations
 
 import asyncio
-import queue
-import threading
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import grpc
+import grpc.aio
 
 from ..core.records import WatchResponse
 from ..errors import StoreError, StoreUnavailable
 from . import etcdrpc as rpc
+from .connections import Connection
 from .refusals import translate
 
 
 class Stream:
-    """A bidirectional stream of grpc's synchronous API, readable from asyncio. A thread of its own reads it."""
+    """Requests go out in order; answers wait until they are received. A task of its own reads it.
+
+    Args:
+        op: what it is for.
+        connection: where it runs.
+        method: of the service's stub.
+        metadata: sent once, at its start.
+        convert: makes what is received of an answer; its StoreError ends the stream.
+        on_ended: called where the other side, or its silence, ended it, and not :meth:`close`.
+    """
 
     def __init__(
         self,
         op: str,
-        call: Any,
+        connection: Connection,
+        method: Callable[..., Any],
         metadata: tuple[tuple[str, str], ...],
-        endpoint: int,
-        address: str,
-        convert: Callable[[Any], Any] | None,
-        on_ended: Callable[[int, StoreError], None],
+        convert: Callable[[Any], Any],
+        on_ended: Callable[[Connection, StoreError], None],
     ) -> None:
-        self.endpoint = endpoint
-        self._op, self._address = op, address
-        self._convert, self._on_ended = convert, on_ended
-        self._loop = asyncio.get_running_loop()
-        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._read_ahead: deque[Any] = deque()  # by the thread; the loop is woken once for all that it holds
-        self._responses: asyncio.Queue[Any] = asyncio.Queue()
-        self._call = call(iter(self._requests.get, None), metadata=metadata)
-        self._thread = threading.Thread(target=self._read, name=f"etcd-{op}", daemon=True)
-        self._thread.start()
+        self.connection = connection
+        self._op, self._convert, self._on_ended = op, convert, on_ended
+        self._requests: asyncio.Queue[Any] = asyncio.Queue()
+        self._answers: asyncio.Queue[Any] = asyncio.Queue()
+        self._error: StoreError | None = None
+        self._closed = False
+        self._call = method(self._outgoing(), metadata=metadata)
+        self._reader = asyncio.create_task(self._read())
 
     def send(self, request: Any) -> None:
-        self._requests.put(request)
+        """Queue a request."""
+        self._requests.put_nowait(request)
 
     async def receive(self) -> Any:
-        response = await self._responses.get()
-        if isinstance(response, StoreError):
-            self._on_ended(self.endpoint, response)
-            raise response
-        return response
+        """The next answer.
 
-    def close(self) -> None:
-        self._requests.put(None)
+        Raises:
+            StoreError: the stream has ended.
+        """
+        answer = await self._answers.get()
+        if isinstance(answer, StoreError):
+            self._answers.put_nowait(answer)  # it stays ended, however often it is asked
+            raise answer
+        return answer
+
+    def end(self, error: StoreError) -> None:
+        """The other side is silent: end the stream with an error for whoever receives."""
+        self._error = error
         self._call.cancel()
-        self._thread.join(timeout=1.0)
 
-    def _read(self) -> None:
-        error: StoreError = StoreUnavailable(self._op, f"{self._address} ended the stream")
-        try:
-            for response in self._call:
-                self._hand_over(self._convert(response) if self._convert else response)
-        except StoreError as exc:
-            error = exc
-        except grpc.RpcError as exc:
-            error = translate(self._op, exc, self._address)
-        self._requests.put(None)  # grpc's own thread waits for the next request, whether the stream lives or not
-        self._hand_over(error)
+    async def close(self) -> None:
+        """Nobody needs it any more."""
+        self._closed = True
+        self._call.cancel()
+        await asyncio.wait([self._reader])
 
-    def _hand_over(self, item: Any) -> None:
-        self._read_ahead.append(item)
-        if len(self._read_ahead) > 1:
-            return  # the loop was woken for the first and has not come yet: it takes this one along
-        try:
-            self._loop.call_soon_threadsafe(self._take_over)
-        except RuntimeError:
-            pass  # the loop is closed: nobody listens any more
+    async def _outgoing(self) -> AsyncIterator[Any]:
+        while True:
+            yield await self._requests.get()
 
-    def _take_over(self) -> None:
-        # what the thread adds behind something that is still here is seen by this loop's next turn
-        while self._read_ahead:
-            self._responses.put_nowait(self._read_ahead.popleft())
+    async def _read(self) -> None:
+        with self.connection as connection:
+            error: StoreError = StoreUnavailable(self._op, f"{connection.endpoint} ended the stream")
+            try:
+                while (answer := await self._call.read()) is not grpc.aio.EOF:
+                    self._answers.put_nowait(self._convert(answer))
+            except StoreError as exc:
+                error = exc
+            except grpc.aio.AioRpcError as exc:
+                error = translate(self._op, exc.code(), exc.details() or "", connection.endpoint)
+            except asyncio.CancelledError:  # by the call: nobody cancels this task
+                error = StoreUnavailable(self._op, "closed")
+            self._call.cancel()
+            self._answers.put_nowait(self._error or error)
+            if not self._closed:
+                self._on_ended(connection, self._error or error)
 
 
 class EtcdWatch:
@@ -97,30 +108,10 @@ class EtcdWatch:
         """Ask etcd for a sign of life on this stream."""
         self._stream.send(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
 
+    def give_up(self, why: str) -> None:
+        """It is silent for too long: end it with an error, and let the next one run elsewhere."""
+        self._stream.end(StoreUnavailable("watch", why))
+
     async def close(self) -> None:
         """End the watch."""
-        self._stream.close()
-
-
-async def result_of(future: Any) -> Any:
-    """Await a future of grpc's synchronous API."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    def settle() -> None:
-        if not done.done():
-            done.set_result(None)
-
-    def wake(_: Any) -> None:
-        try:
-            loop.call_soon_threadsafe(settle)
-        except RuntimeError:
-            pass  # the loop is closed: nobody waits any more
-
-    future.add_done_callback(wake)
-    try:
-        await done
-    except asyncio.CancelledError:
-        future.cancel()
-        raise
-    return future.result()
+        await self._stream.close()

@@ -26,7 +26,7 @@ def handshake(settings: EtcdSettings, timeout: float) -> dict[str, Any]:
     parts = urlsplit(settings.endpoints[0])
     with (
         socket.create_connection((str(parts.hostname), parts.port or 0), timeout=timeout) as plain,
-        context.wrap_socket(plain, server_hostname=parts.hostname) as wrapped,
+        context.wrap_socket(plain, server_hostname=settings.server_name or parts.hostname) as wrapped,
     ):
         wrapped.settimeout(REFUSAL_SECONDS)
         try:

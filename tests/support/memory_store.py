@@ -174,6 +174,9 @@ class MemoryWatch:
         if owed and not self._over and not self._silent:
             self._queue.put_nowait(WatchResponse(self._store.etcd.header))
 
+    def give_up(self, why: str) -> None:
+        self.end(StoreUnavailable("watch", why))
+
     async def close(self) -> None:
         self.end(StoreUnavailable("watch", "closed"))
 
