@@ -148,8 +148,7 @@ class Agent:
             log.warning("leases are left to expire: %s", exc)
 
     async def _revoke(self) -> None:
-        await self.session.revoke()
-        await self.registrar.close()
+        await asyncio.gather(self.session.revoke(), self.registrar.close())
 
     async def _report(self) -> None:
         """One summary line every while, for those who only have the log."""

@@ -19,6 +19,7 @@ from ..core.batch import Guard
 from ..core.claims import Blocked, Claims, LocalRank, Write, abandoned, guard_of, has_vanished
 from ..core.keys import Keys, PrefillKey
 from ..core.own_room import RankRef
+from ..core.patience import Patience
 from ..core.records import Condition, Delete, KeyValue, OnLease, Put
 from ..core.view import View
 from ..errors import InstanceConflict, StoreError, StoreRejected
@@ -177,11 +178,13 @@ class Announcer:
 
     async def _claim_until_done(self, local: LocalRank) -> None:
         """Claim the rank's key; wait for a predecessor's to vanish, for as long as its session may last."""
-        deadline, refusal = 0.0, ""
+        patience, refusal = Patience(), ""
         while True:
             await self._session.lease()
             try:
-                obstacle = await self._claim(local)
+                blocked = await self._claim(local)
+                if blocked and blocked.lease and patience.wants_look(time.monotonic()):
+                    patience.note(await self._store.lease_times(blocked.lease))
             except InstanceConflict as exc:
                 self._refuse(local, exc)
                 return
@@ -190,16 +193,14 @@ class Announcer:
                     log.warning("etcd refuses to announce instance=%s rank=%s: %s", local.instance, local.rank, exc)
                     refusal = str(exc)
                 log.debug("rank %s/%s not announced yet: %s", local.instance, local.rank, exc)
-                obstacle, deadline = None, 0.0
+                patience.reset()
             else:
-                if obstacle is None:
+                if blocked is None:
                     self._on_established(local)
                     return
-            now = time.monotonic()
-            deadline = deadline or now + 2 * self._session.granted_ttl + 1
-            if obstacle and now >= deadline:
-                self._refuse(local, InstanceConflict(local.instance, obstacle))
-                return
+                if patience.has_ended(time.monotonic(), self._session.granted_ttl):
+                    self._refuse(local, InstanceConflict(local.instance, blocked.obstacle))
+                    return
             await asyncio.sleep(random.uniform(LOOK_AGAIN / 2, LOOK_AGAIN))
 
     def _refuse(self, local: LocalRank, error: InstanceConflict) -> None:
@@ -208,7 +209,7 @@ class Announcer:
             self._ranks.remove(local)
         self._on_refused(local, error)
 
-    async def _claim(self, local: LocalRank) -> str | None:
+    async def _claim(self, local: LocalRank) -> Blocked | None:
         """One attempt. None: the key stands under our lease. Else what stands in the way.
 
         Raises:
@@ -218,16 +219,16 @@ class Announcer:
         lease_id = await self._session.lease()
         step = self._claims.next_step(local, listing, lease_id)
         if isinstance(step, Blocked):
-            return step.obstacle
-        obstacle = await self._write(local, step, lease_id)
-        if obstacle is None:
+            return step
+        blocked = await self._write(local, step, lease_id)
+        if blocked is None:
             log.info(
                 "rank announced instance=%s rank=%s incarnation=%s epoch=%d lease=%x",
                 *(local.instance, local.rank, local.incarnation, local.key_epoch, lease_id),
             )
-        return obstacle
+        return blocked
 
-    async def _write(self, local: LocalRank, step: Write, lease_id: int) -> str | None:
+    async def _write(self, local: LocalRank, step: Write, lease_id: int) -> Blocked | None:
         result = await self._store.txn(step.conditions, step.operations)
         return self._claims.finish(local, step, result.header.revision if result.succeeded else 0, lease_id)
 

@@ -13,7 +13,7 @@ from ..core.book import RoomBook
 from ..core.lease import Bucket, BucketPool
 from ..core.records import KeyValue
 from ..core.view import View
-from ..errors import LeaseNotFound, StoreError, StoreRejected, StoreUnavailable
+from ..errors import LeaseNotFound, StoreBusy, StoreError, StoreRejected, StoreUnavailable
 from ..store.base import Store
 from ..wire.values import RoomValue
 from .stats import Stats
@@ -29,6 +29,8 @@ RETRY_PAUSE = 0.25
 IN_FLIGHT = 2
 #: How often the same refusal of etcd is logged, seconds.
 REFUSAL_LOG_SECONDS = 10.0
+#: Leases revoked at the same time: each costs etcd a deletion of all that hangs on it.
+REVOKES_AT_ONCE = 16
 #: Pause before a room is looked at again whose holder the view does not know yet, seconds.
 VIEW_PAUSE = 0.02
 
@@ -70,13 +72,12 @@ class Registrar:
 
     async def run(self) -> None:
         """Write until cancelled."""
-        sweeper = asyncio.create_task(self._sweep())
-        writer = asyncio.create_task(self._write_all())
+        tasks = [asyncio.create_task(part) for part in (self._write_all(), self._expire(), self._revoke_empty())]
         try:
-            await asyncio.gather(writer, sweeper)  # a bug in either is seen
+            await asyncio.gather(*tasks)  # a bug in any is seen
         finally:
-            writer.cancel()
-            sweeper.cancel()
+            for task in tasks:
+                task.cancel()
 
     async def _write_all(self) -> None:
         flying: set[asyncio.Task[None]] = set()
@@ -96,15 +97,23 @@ class Registrar:
                 task.cancel()
 
     async def close(self) -> None:
-        """Revoke every lease that rooms hang on: the agent ends for good."""
-        for lease_id in self._pool.drain():
-            await self._store.revoke(lease_id)
+        """Revoke every lease that rooms hang on: the agent ends for good.
+
+        Raises:
+            StoreError: some are left to expire.
+        """
+        failed = await self._revoke(self._pool.drain())
+        if failed:
+            raise failed
 
     async def _write(self, batch: Batch) -> None:
         bucket: Bucket | None = None
         try:
             if batch.creates:
                 bucket = await self._bucket(batch.creates)
+        except StoreBusy as exc:
+            await self._put_off(batch, exc)
+            return
         except StoreError as exc:
             log.debug("no lease for %d rooms: %s", batch.creates, exc)
             self._book.results.requeue(batch)
@@ -115,6 +124,9 @@ class Registrar:
             result = await self._store.txn(batch.compares(), batch.operations(bucket))
         except LeaseNotFound:
             self._lease_gone(batch, bucket)
+        except StoreBusy as exc:
+            self._unused(batch, bucket)
+            await self._put_off(batch, exc)
         except StoreRejected as exc:
             self._note_refusal(len(batch.rooms), str(exc))
             self._unused(batch, bucket)
@@ -132,6 +144,17 @@ class Registrar:
                 self._deliver(self._book.results.confirm(batch, bucket, result.header.revision, now))
             else:
                 await self._read_back(batch, bucket)
+
+    async def _put_off(self, batch: Batch, why: StoreBusy) -> None:
+        """etcd did nothing of it: say it again later, and meanwhile whatever a full etcd takes."""
+        self._note_refusal(len(batch.rooms), str(why))
+        pause = random.uniform(RETRY_PAUSE / 2, RETRY_PAUSE)
+        self._book.results.put_off(batch, time.monotonic() + pause)
+        if batch.needs_space:
+            asyncio.get_running_loop().call_later(pause, self._work.set)
+        else:
+            await asyncio.sleep(pause)
+        self._work.set()
 
     async def _bucket(self, rooms: int) -> Bucket:
         now = time.monotonic()
@@ -189,15 +212,30 @@ class Registrar:
         await asyncio.sleep(random.uniform(RETRY_PAUSE / 2, RETRY_PAUSE))
         self._work.set()
 
-    async def _sweep(self) -> None:
+    async def _expire(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            now = time.monotonic()
-            self._deliver(self._book.expire(now))
+            self._deliver(self._book.expire(time.monotonic()))
             if len(self._book):
                 self._work.set()
-            for lease_id in self._pool.sweep(now):
+
+    async def _revoke_empty(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            await self._revoke(self._pool.sweep(time.monotonic()))
+
+    async def _revoke(self, leases: list[int]) -> StoreError | None:
+        """End leases, some at once; why the last of those that failed did. They expire by themselves."""
+        limit = asyncio.Semaphore(REVOKES_AT_ONCE)
+
+        async def revoke(lease_id: int) -> StoreError | None:
+            async with limit:
                 try:
                     await self._store.revoke(lease_id)
                 except StoreError as exc:
                     log.debug("lease=%x not revoked, it expires by itself: %s", lease_id, exc)
+                    return exc
+            return None
+
+        failed = [error for error in await asyncio.gather(*map(revoke, leases)) if error]
+        return failed[-1] if failed else None

@@ -247,7 +247,7 @@ async def _lease(store: EtcdAdmin) -> Finding:
             ttl = await store.keep_alive(lease.lease_id)
         with _timed(steps, "revoke"):
             await store.revoke(lease.lease_id)
-        left = await store.time_to_live(lease.lease_id)
+        left = (await store.lease_times(lease.lease_id)).left
     except (StoreError, LeaseNotFound, ConfigError) as exc:
         return Finding(
             "lease", FAIL, str(exc), "without leases nothing can be announced or registered; see alarms and roles"

@@ -49,10 +49,10 @@ async def ask_members(settings: EtcdSettings, members: list[Member]) -> dict[int
 
 async def ask(settings: EtcdSettings, endpoint: str) -> MemberStatus | str:
     """What the member at one endpoint says of itself, or why it could not be asked."""
-    from ..store.look import look
+    from ..store.one_member import ask_one
 
     try:
-        return await asyncio.to_thread(look, settings, endpoint)
+        return await asyncio.to_thread(ask_one, settings, endpoint)
     except (StoreError, ConfigError) as exc:
         return str(exc)
 

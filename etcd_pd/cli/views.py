@@ -15,8 +15,8 @@ from .etcd_view import describe_etcd
 
 if TYPE_CHECKING:
     from ..config import EtcdSettings
-    from ..core.records import KeyValue
-    from ..store.admin import EtcdAdmin, LeaseTimes
+    from ..core.records import KeyValue, LeaseTimes
+    from ..store.admin import EtcdAdmin
 
 #: State of a key whose value is not of this version.
 UNREADABLE = "unreadable"

@@ -26,6 +26,11 @@ class Batch(NamedTuple):
     guards: dict[RankRef, Guard]
     creates: int
 
+    @property
+    def needs_space(self) -> bool:
+        """Whether an etcd whose database is full refuses it: deletions alone it would take."""
+        return any(own.needs_space for own in self.rooms)
+
     def places(self) -> list[OwnRoom]:
         """Its rooms as they stand in the queue: one of each lot."""
         return [own for own in self.rooms if own.together[0] is own]

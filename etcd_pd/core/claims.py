@@ -101,6 +101,7 @@ class Blocked(NamedTuple):
     """Nothing can be written yet; who or what stands in the way."""
 
     obstacle: str
+    lease: int = 0  #: what it hangs on, where it is a key
 
 
 class Claims:
@@ -137,7 +138,7 @@ class Claims:
             assert info_kv is not None
             return Write(Purpose.CLEAR, abandoned(info_kv), [Delete(info_kv.key)], local.endpoint)
         if rank_kv is not None and not self._is_ours(local, rank_kv, lease_id):
-            return Blocked(f"another process as rank {local.rank}")
+            return Blocked(f"another process as rank {local.rank}", rank_kv.lease)
         local.unsure_since = local.unsure_since or listing.header.revision
         endpoint = replace(local.endpoint, incarnation=info.incarnation)
         conditions: list[Condition] = [
@@ -151,7 +152,7 @@ class Claims:
         ]
         return Write(Purpose.CLAIM, conditions, operations, endpoint, rank_kv is not None)
 
-    def finish(self, local: LocalRank, step: Write, revision: int, lease_id: int) -> str | None:
+    def finish(self, local: LocalRank, step: Write, revision: int, lease_id: int) -> Blocked | None:
         """A transaction was answered: None where the key stands under the lease, else what stands in the way.
 
         Args:
@@ -159,12 +160,12 @@ class Claims:
         """
         if step.purpose is Purpose.RENOUNCE:
             local.renounced, local.unsure_since = False, 0
-            return "its own key from before"
+            return Blocked("its own key from before")
         if step.purpose is Purpose.CLEAR:
-            return "an instance that has just ended"
+            return Blocked("an instance that has just ended")
         local.unsure_since = 0
         if not revision:
-            return "a start that raced with this one"
+            return Blocked("a start that raced with this one")
         local.endpoint, local.lease_id = step.endpoint, lease_id
         local.key_epoch = local.key_epoch if step.joins else revision
         return None
@@ -184,16 +185,18 @@ class Claims:
     ) -> InstanceInfo | Blocked | None:
         """The InstanceInfo to stand under; None where a leftover is to be deleted first."""
         prefix = self._keys.prefill(local.instance) + b"/ranks/"
-        endpoints = [RankEndpoint.from_json(local.rank, kv.value, 0) for k, kv in found.items() if k.startswith(prefix)]
+        ranks = [kv for key, kv in found.items() if key.startswith(prefix)]
+        endpoints = [RankEndpoint.from_json(local.rank, kv.value, 0) for kv in ranks]
+        lease = ranks[0].lease if ranks else 0
         if info_kv is None:
             incarnation = local.incarnation or self._new_incarnation()
             if any(endpoint and endpoint.incarnation != incarnation for endpoint in endpoints):
-                return Blocked("ranks of an earlier start")
+                return Blocked("ranks of an earlier start", lease)
             return replace(local.info, incarnation=incarnation)
         info = InstanceInfo.from_json(info_kv.value)
         if info is None or info.launch_id != local.info.launch_id or info.state == ENDED:
             holder = f"launch {info.launch_id}" if info else "a key that is not ours"
-            return Blocked(holder) if endpoints else None
+            return Blocked(holder, lease) if endpoints else None
         if info.topology != local.info.topology:
             raise InstanceConflict(local.instance, f"the same launch with another topology, {info.topology}")
         return info

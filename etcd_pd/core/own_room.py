@@ -119,6 +119,11 @@ class OwnRoom:
         return self.lot.rooms if self.lot and self.state is State.CREATING else [self]
 
     @property
+    def needs_space(self) -> bool:
+        """Whether what is written next of it adds to etcd's database."""
+        return self.state in (State.CREATING, State.FAILING)
+
+    @property
     def is_ending(self) -> bool:
         """Whether it was failed or released, though etcd may not have that yet."""
         return self.goes or self.reason is not None

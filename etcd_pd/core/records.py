@@ -105,6 +105,13 @@ class LeaseGrant(NamedTuple):
     ttl: int
 
 
+class LeaseTimes(NamedTuple):
+    """A lease's whole seconds: left (0 in the last one), and granted; granted is 0 where the lease is gone."""
+
+    left: int
+    granted: int
+
+
 Condition = Compare | OnLease
 Operation = Put | Delete
 

@@ -59,6 +59,11 @@ class Results:
         """The batch was not sent."""
         self._queue.requeue(batch)
 
+    def put_off(self, batch: Batch, until: float) -> None:
+        """etcd did nothing of it: it is overloaded or full. What needs space is not tried again before ``until``."""
+        self._queue.requeue(batch)
+        self._queue.hold(until)
+
     def give_up(self, batch: Batch, now: float) -> list[Outcome]:
         """etcd stays unreachable, so nobody knows what became of the batch: answer what is overdue.
 

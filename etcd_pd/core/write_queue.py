@@ -29,10 +29,12 @@ class WriteQueue:
         self._releases: deque[OwnRoom] = deque()
         self._releases_since: float | None = None
         self._blocked: dict[RankRef, tuple[int, deque[OwnRoom]]] = {}  # with the epoch that turned out dead
+        self._held: deque[OwnRoom] = deque()
+        self._held_until = -math.inf
 
     def __len__(self) -> int:
         """How many rooms wait."""
-        waiting = len(self._queue) + len(self._releases)
+        waiting = len(self._queue) + len(self._releases) + len(self._held)
         if not self._blocked:
             return waiting
         return waiting + sum(len(rooms) for _, rooms in self._blocked.values())
@@ -61,6 +63,10 @@ class WriteQueue:
         rooms.append(own)
         self._blocked[own.rank] = (max(avoid, dead_epoch), rooms)
 
+    def hold(self, until: float) -> None:
+        """etcd has no space: whatever needs some waits until then, deletions go on."""
+        self._held_until = until
+
     def release_now(self) -> None:
         """Somebody waits for a release."""
         self._releases_since = -math.inf
@@ -74,6 +80,7 @@ class WriteQueue:
     def take(self, now: float) -> Batch | None:
         """The next batch, None where nothing can be written now."""
         self._unblock()
+        self._sort_held(now)
         if self._releases and self._releases_are_due(now):
             self._queue.extend(self._releases)
             self._releases.clear()
@@ -107,6 +114,14 @@ class WriteQueue:
         self._add_releases(rooms, compares)
         return Batch(rooms, guards, creates) if rooms else None
 
+    def _sort_held(self, now: float) -> None:
+        if now < self._held_until:
+            self._held.extend(own for own in self._queue if own.needs_space)
+            self._queue = deque(own for own in self._queue if not own.needs_space)
+        elif self._held:
+            self._queue.extendleft(reversed(self._held))
+            self._held.clear()
+
     def _add_releases(self, rooms: list[OwnRoom], compares: int) -> None:
         """Fill a transaction up with what may ride on it."""
         while rooms and self._releases and len(rooms) < self._limit and compares < MAX_TXN_OPS:
@@ -133,7 +148,7 @@ class WriteQueue:
     def take_late(self, now: float) -> list[OwnRoom]:
         """Take the registrations out whose deadline has passed, but for failures that nobody is answered by."""
         late: list[OwnRoom] = []
-        for queue in (self._queue, *(rooms for _, rooms in self._blocked.values())):
+        for queue in (self._queue, self._held, *(rooms for _, rooms in self._blocked.values())):
             over = {own: None for own in queue if own.state is State.CREATING and own.deadline <= now and own.waiters}
             if over:
                 kept = [own for own in queue if own not in over]
@@ -146,6 +161,7 @@ class WriteQueue:
         """A rank is gone: only what it released is still to be written."""
         self._blocked.pop(rank, None)
         self._queue = deque(own for own in self._queue if own.rank != rank or own.state is State.RELEASING)
+        self._held = deque(own for own in self._held if own.rank != rank)
 
     # --- how much at once
 

@@ -32,14 +32,6 @@ class Member:
         return bool(self.client_urls)
 
 
-@dataclass(frozen=True)
-class LeaseTimes:
-    """A lease's whole seconds: left (0 in the last one), and granted; granted is 0 where the lease is gone."""
-
-    left: int
-    granted: int
-
-
 class EtcdAdmin(EtcdStore):
     """An :class:`EtcdStore` that also looks at the cluster, and changes members, roles and users.
 
@@ -82,12 +74,6 @@ class EtcdAdmin(EtcdStore):
         """Ids of all leases, of this cell and others."""
         found = await self._calls.repeat("leases", "Lease", "LeaseLeases", rpc.LeaseLeasesRequest())
         return [lease.ID for lease in found.leases]
-
-    async def lease_times(self, lease_id: int) -> LeaseTimes:
-        """What a lease was granted, and what it has left."""
-        request = rpc.LeaseTimeToLiveRequest(ID=lease_id)
-        found = await self._calls.repeat("timetolive", "Lease", "LeaseTimeToLive", request)
-        return LeaseTimes(max(int(found.TTL), 0), int(found.grantedTTL))
 
     # --- roles and users
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from ..core.records import Condition, LeaseGrant, Listing, MemberStatus, Operation, TxnResult, WatchResponse
+from ..core.records import Condition, LeaseGrant, LeaseTimes, Listing, MemberStatus, Operation, TxnResult, WatchResponse
 from ..errors import StoreError, StoreRejected
 
 
@@ -52,8 +52,8 @@ class Store(Protocol):
     async def revoke(self, lease_id: int) -> None:
         """End a lease and delete its keys; one that is gone already is no error."""
 
-    async def time_to_live(self, lease_id: int) -> int:
-        """Whole seconds left, 0 in the last one and where the lease is gone."""
+    async def lease_times(self, lease_id: int) -> LeaseTimes:
+        """What a lease was granted, and what it has left."""
 
     async def auth_enabled(self) -> bool:
         """Whether users and roles hold. StoreRejected: they do, and these credentials may not ask."""

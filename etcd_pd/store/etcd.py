@@ -14,6 +14,7 @@ from ..core.records import (
     Header,
     KeyValue,
     LeaseGrant,
+    LeaseTimes,
     Listing,
     MemberStatus,
     Operation,
@@ -128,11 +129,11 @@ class EtcdStore:
         except LeaseNotFound:
             pass
 
-    async def time_to_live(self, lease_id: int) -> int:
-        """Whole seconds left, 0 in the last one and where the lease is gone."""
+    async def lease_times(self, lease_id: int) -> LeaseTimes:
+        """What a lease was granted, and what it has left."""
         request = rpc.LeaseTimeToLiveRequest(ID=lease_id)
-        response = await self._calls.repeat("timetolive", "Lease", "LeaseTimeToLive", request)
-        return max(int(response.TTL), 0)
+        found = await self._calls.repeat("timetolive", "Lease", "LeaseTimeToLive", request)
+        return LeaseTimes(max(int(found.TTL), 0), int(found.grantedTTL))
 
     # --- health
 

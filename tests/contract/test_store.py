@@ -13,7 +13,18 @@ import pytest
 import pytest_asyncio
 
 from etcd_pd.config import EtcdSettings
-from etcd_pd.core.records import MAX_TXN_OPS, Compare, Delete, Event, KeyValue, OnLease, Operation, Put, WatchResponse
+from etcd_pd.core.records import (
+    MAX_TXN_OPS,
+    Compare,
+    Delete,
+    Event,
+    KeyValue,
+    LeaseTimes,
+    OnLease,
+    Operation,
+    Put,
+    WatchResponse,
+)
 from etcd_pd.errors import LeaseNotFound, StoreError, StoreRejected, StoreTimeout, StoreUnavailable
 from etcd_pd.store import etcd as etcd_store
 from etcd_pd.store.base import Store, Watch
@@ -300,7 +311,7 @@ class TestLeases:
         assert short.ttl >= 2, "etcd grants no shorter one"
         assert long.ttl == 60
         assert short.lease_id and short.lease_id != long.lease_id
-        assert 55 <= await subject.store.time_to_live(long.lease_id) <= 60
+        assert 55 <= (await subject.store.lease_times(long.lease_id)).left <= 60
 
     async def test_too_long_a_lease_is_refused(self, subject: Subject) -> None:
         with pytest.raises(StoreRejected):
@@ -318,7 +329,7 @@ class TestLeases:
         await subject.store.revoke(lease)
         assert await subject.names() == ["free"]
         assert await subject.store.keep_alive(lease) == 0
-        assert await subject.store.time_to_live(lease) == 0
+        assert await subject.store.lease_times(lease) == LeaseTimes(0, 0)
 
     async def test_it_goes_when_the_lease_expires(self, subject: Subject) -> None:
         lease = (await subject.store.grant(2)).lease_id
@@ -362,7 +373,7 @@ class TestLeases:
 
     async def test_unknown_leases_are_no_error_to_ask_for_or_to_end(self, subject: Subject) -> None:
         assert await subject.store.keep_alive(12345) == 0
-        assert await subject.store.time_to_live(12345) == 0
+        assert await subject.store.lease_times(12345) == LeaseTimes(0, 0)
         await subject.store.revoke(12345)
 
 
@@ -514,7 +525,7 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "grant": lambda store: store.grant(5),
     "keep_alive": lambda store: store.keep_alive(1),
     "revoke": lambda store: store.revoke(1),
-    "time_to_live": lambda store: store.time_to_live(1),
+    "lease_times": lambda store: store.lease_times(1),
     "status": lambda store: store.status(),
     "alarms": lambda store: store.alarms(),
 }

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from etcd_pd.core.keys import Keys, RankKey, RoomKey
 from etcd_pd.core.records import Condition, Event as Change, KeyValue, LeaseGrant, Operation, Put, TxnResult
-from etcd_pd.errors import StoreRejected, StoreTimeout, StoreUnavailable
+from etcd_pd.errors import StoreBusy, StoreTimeout, StoreUnavailable
 from etcd_pd.wire.values import RoomValue
 from tests.chaos.history import Event
 from tests.support.memory_etcd import MemoryEtcd
@@ -41,6 +41,7 @@ class Etcd(MemoryEtcd):
     Attributes:
         frozen_until, held_until, unknown_until: no answers; no watch messages; answers get lost; until then.
         full_until: nothing is written any more that needs space, until then.
+        busy_until: nothing is written any more, until then: its log is too far ahead of what it has applied.
         calls: so far.
     """
 
@@ -51,25 +52,33 @@ class Etcd(MemoryEtcd):
         self._processes = processes
         self._created: dict[tuple[str, int], dict[bytes, int]] = {}  # create_revisions of a DP rank's keys
         self.loop, self.draw, self._record, self._layout = loop, draw, record, keys
-        self.frozen_until = self.held_until = self.unknown_until = self.full_until = 0.0
+        self.frozen_until = self.held_until = self.unknown_until = 0.0
+        self.full_until = self.busy_until = 0.0
         self.calls = 0
         self._ends: dict[int, float] = {}  # when overdue leases end
         self.stores: list[Store] = []
 
     def txn(self, compares: Sequence[Condition], operations: Sequence[Operation]) -> TxnResult:
         """As etcd, whose database may be full: deletions alone are taken then."""
+        if operations:
+            self._need_time("txn")
         if any(isinstance(operation, Put) for operation in operations):
             self._need_space("txn")
         return super().txn(compares, operations)
 
     def grant(self, ttl: int) -> LeaseGrant:
         """As etcd: a lease needs space, too."""
+        self._need_time("grant")
         self._need_space("grant")
         return super().grant(ttl)
 
+    def _need_time(self, op: str) -> None:
+        if self.loop.time() < self.busy_until:
+            raise StoreBusy(op, "too many requests")
+
     def _need_space(self, op: str) -> None:
         if self.loop.time() < self.full_until:
-            raise StoreRejected(op, "mvcc: database space exceeded")
+            raise StoreBusy(op, "mvcc: database space exceeded")
 
     def expire(self) -> None:
         """Revoke what is overdue, some time after its TTL."""
@@ -193,7 +202,7 @@ class Store(MemoryStore):
     def _make_watch(self, prefix: bytes, start_revision: int, end: bytes) -> MemoryWatch:
         return Watch(self, prefix, start_revision, end, 1 + self._sim.draw.randrange(5))
 
-    async def _do(self, op: str, act: Callable[[], T]) -> T:
+    async def _do(self, op: str, act: Callable[[], T], adds: bool = False) -> T:
         """etcd does its part also while the agent that asked sleeps."""
         self._sim.calls += 1
         return await self._sim.loop.create_task(self._serve(op, act), context=AWAKE.copy())

@@ -267,6 +267,9 @@ class World:
     def _do_etcd_freezes(self, node: Node, luck: float) -> None:
         self._etcd.frozen_until = self._loop.time() + 0.1 + 8 * luck
 
+    def _do_etcd_is_busy(self, node: Node, luck: float) -> None:
+        self._etcd.busy_until = self._loop.time() + 0.1 + 2 * luck
+
     def _do_etcd_is_full(self, node: Node, luck: float) -> None:
         self._etcd.full_until = self._loop.time() + 0.1 + 3 * luck
 

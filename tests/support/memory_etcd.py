@@ -19,6 +19,7 @@ from etcd_pd.core.records import (
     Header,
     KeyValue,
     LeaseGrant,
+    LeaseTimes,
     Listing,
     OnLease,
     Operation,
@@ -118,11 +119,11 @@ class MemoryEtcd:
         lease.deadline = self._clock() + lease.ttl
         return lease.ttl
 
-    def time_to_live(self, lease_id: int) -> int:
-        """Whole seconds left, 0 where it is gone."""
+    def lease_times(self, lease_id: int) -> LeaseTimes:
+        """What it was granted, and has left."""
         self.expire()
         lease = self._leases.get(lease_id)
-        return int(lease.deadline - self._clock()) if lease else 0
+        return LeaseTimes(max(int(lease.deadline - self._clock()), 0), lease.ttl) if lease else LeaseTimes(0, 0)
 
     def revoke(self, lease_id: int) -> None:
         """End a lease with its keys, in one revision."""

@@ -15,9 +15,11 @@ from etcd_pd.core.records import (
     Event,
     Header,
     LeaseGrant,
+    LeaseTimes,
     Listing,
     MemberStatus,
     Operation,
+    Put,
     TxnResult,
     WatchResponse,
 )
@@ -37,6 +39,7 @@ class MemoryStore:
     Attributes:
         calls: every call by name, in order.
         raised: alarms, as member id and name.
+        refuse: gives the error for a call of this name, which adds to the database or does not; None: it is taken.
         version, authenticates: etcd's version, and whether users and roles hold.
     """
 
@@ -46,6 +49,7 @@ class MemoryStore:
         self.raised: list[tuple[int, str]] = []
         self.version, self.authenticates = "3.6.16", False
         self._fragment = fragment
+        self.refuse: Callable[[str, bool], StoreError | None] | None = None
         self._faults: dict[str, deque[tuple[StoreError, bool]]] = defaultdict(deque)
         self._held: dict[str, asyncio.Event] = {}
         self._watches: list[MemoryWatch] = []
@@ -77,7 +81,8 @@ class MemoryStore:
     # --- Store
 
     async def txn(self, compares: Sequence[Condition], operations: Sequence[Operation]) -> TxnResult:
-        return await self._do("txn", lambda: self.etcd.txn(compares, operations))
+        puts = any(isinstance(operation, Put) for operation in operations)
+        return await self._do("txn", lambda: self.etcd.txn(compares, operations), puts)
 
     async def read(self, keys: Sequence[bytes]) -> Listing:
         return await self._do("read", lambda: self.etcd.read(keys))
@@ -86,7 +91,7 @@ class MemoryStore:
         return await self._do("list", lambda: self.etcd.scan(prefix, end))
 
     async def grant(self, ttl: int) -> LeaseGrant:
-        return await self._do("grant", lambda: self.etcd.grant(ttl))
+        return await self._do("grant", lambda: self.etcd.grant(ttl), True)
 
     async def keep_alive(self, lease_id: int) -> int:
         return await self._do("keep_alive", lambda: self.etcd.keep_alive(lease_id))
@@ -100,8 +105,8 @@ class MemoryStore:
 
         await self._do("revoke", revoke)
 
-    async def time_to_live(self, lease_id: int) -> int:
-        return await self._do("time_to_live", lambda: self.etcd.time_to_live(lease_id))
+    async def lease_times(self, lease_id: int) -> LeaseTimes:
+        return await self._do("lease_times", lambda: self.etcd.lease_times(lease_id))
 
     async def auth_enabled(self) -> bool:
         return await self._do("auth_enabled", lambda: self.authenticates)
@@ -134,7 +139,7 @@ class MemoryStore:
         if watch in self._watches:
             self._watches.remove(watch)
 
-    async def _do(self, op: str, act: Callable[[], T]) -> T:
+    async def _do(self, op: str, act: Callable[[], T], adds: bool = False) -> T:
         self.calls.append(op)
         await asyncio.sleep(0)  # an answer never comes in the same turn of the loop
         if op in self._held:
@@ -145,6 +150,9 @@ class MemoryStore:
                 act()
                 self.publish()
             raise error
+        error_now = self.refuse(op, adds) if self.refuse else None
+        if error_now:
+            raise error_now
         try:
             return act()
         finally:

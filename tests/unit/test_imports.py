@@ -71,7 +71,7 @@ OLD = {*OLD_PLACES, *(f"{part}.py" for part in OLD_PLACES)}
 ONLY_IN: dict[str, str | tuple[str, ...]] = {
     "torch": ("reference/engine/", "sglang/torch_group.py"),
     "transformers": "reference/engine/",
-    "etcd3": "store/look.py",
+    "etcd3": "store/one_member.py",
     "grpc": "store/",
     "google": "store/etcdrpc/",
     "tenacity": "store/",
@@ -252,7 +252,7 @@ def test_a_heavy_module_has_its_place(module: str, place: str | tuple[str, ...])
 
 def test_grpc_is_imported_where_calls_are_made_and_nowhere_else() -> None:
     files = {found.file for found in ALL if found.top in ("grpc", "etcd3")}
-    modules = ("calls", "connections", "look", "papers", "refusals", "stream")
+    modules = ("calls", "connections", "one_member", "papers", "refusals", "stream")
     assert files == {f"store/{module}.py" for module in modules}
 
 

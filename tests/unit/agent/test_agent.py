@@ -29,7 +29,7 @@ from etcd_pd import (
     Topology,
 )
 from etcd_pd.core.records import Delete, Put
-from etcd_pd.errors import LeaseNotFound, StoreRejected, StoreTimeout, StoreUnavailable
+from etcd_pd.errors import LeaseNotFound, StoreBusy, StoreRejected, StoreTimeout, StoreUnavailable
 from etcd_pd.wire import messages
 from etcd_pd.wire.limits import MAX_ROOM
 from etcd_pd.wire.messages import WantedRoom
@@ -236,6 +236,43 @@ class TestUnknownOutcomes:
         assert rejected.room in (0, 1)
         assert (await world.event(prefill, Registered)).room == 1 - rejected.room
 
+    async def test_a_registration_waits_and_a_release_goes_on_when_etcd_is_full(self, world: InMemory) -> None:
+        prefill = await world.prefill()
+        await world.registered(prefill, 7)
+        full = StoreBusy("txn", "mvcc: database space exceeded")
+        world.store.refuse = lambda op, puts: full if puts else None
+        prefill.prefill.register(8)
+        prefill.prefill.release(7)
+        await until(lambda: world.room(7) is None, "the release is written")
+        assert world.room(8) is None
+        world.store.refuse = None
+        assert (await world.event(prefill, Registered)).room == 8
+
+    async def test_a_registration_is_given_up_in_time_when_etcd_stays_full(self, tmp_path: Path) -> None:
+        async with running(tmp_path, registration_timeout_seconds=0.5) as world:
+            prefill = await world.prefill()
+            world.store.refuse = lambda op, puts: StoreBusy(op, "too many requests")
+            prefill.prefill.register(8)
+            rejected = await world.event(prefill, Rejected)
+            assert isinstance(rejected.error, etcd_pd.RegistrationTimeout)
+
+    async def test_a_deadline_is_kept_when_leases_cannot_be_revoked(self, tmp_path: Path) -> None:
+        async with running(tmp_path, registration_timeout_seconds=0.5, bucket_max_rooms=1) as world:
+            prefill = await world.prefill()
+            for room in range(5):
+                await world.registered(prefill, room)
+            revoking = world.store.hold("revoke")
+            for room in range(5):
+                prefill.prefill.release(room)
+            await until(
+                lambda: world.store.calls.count("revoke") == 4, "all are being revoked but the one that takes rooms"
+            )
+            world.store.refuse = lambda op, puts: StoreBusy(op, "full") if puts else None
+            prefill.prefill.register(9)
+            rejected = await world.event(prefill, Rejected)
+            assert isinstance(rejected.error, etcd_pd.RegistrationTimeout) and not revoking.is_set()
+            revoking.set()
+
     async def test_a_failure_arrives_and_one_line_says_why_it_is_late_when_etcd_is_full(
         self, world: InMemory, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -243,7 +280,7 @@ class TestUnknownOutcomes:
         await world.registered(prefill, 7)
         await world.event(client, Resolved)
         for _ in range(3):
-            world.store.fail("txn", StoreRejected("txn", "mvcc: database space exceeded"))
+            world.store.fail("txn", StoreBusy("txn", "mvcc: database space exceeded"))
         prefill.prefill.fail(7, "out of memory")
         ended = await world.event(client, Ended)
         assert isinstance(ended.error, etcd_pd.RoomFailed) and ended.error.reason == "out of memory"

@@ -31,7 +31,7 @@ class Desk:
     def step(self, local: LocalRank) -> Write | Blocked:
         return self.claims.next_step(local, self.listing(), self.lease)
 
-    def write(self, local: LocalRank, step: Write | Blocked) -> str | None:
+    def write(self, local: LocalRank, step: Write | Blocked) -> Blocked | None:
         assert isinstance(step, Write)
         done = self.etcd.txn(step.conditions, step.operations)
         return self.claims.finish(local, step, done.header.revision if done.succeeded else 0, self.lease)
@@ -82,19 +82,19 @@ def test_a_new_agent_takes_over_when_the_engine_names_its_key(desk: Desk) -> Non
 
 def test_a_claim_is_blocked_when_another_process_has_the_rank(desk: Desk) -> None:
     desk.claim(rank())
-    assert desk.step(rank(port=10)) == Blocked("another process as rank 0.0.0.0")
+    assert desk.step(rank(port=10)) == Blocked("another process as rank 0.0.0.0", desk.lease)
 
 
 def test_a_claim_is_blocked_when_ranks_of_an_earlier_start_are_left(desk: Desk) -> None:
     desk.claim(rank(1))
     desk.etcd.txn([], [Delete(INFO_KEY)])
     desk.claims = Claims(KEYS, lambda: "start-2")
-    assert desk.step(rank(0, "another")) == Blocked("ranks of an earlier start")
+    assert desk.step(rank(0, "another")) == Blocked("ranks of an earlier start", desk.lease)
 
 
 def test_a_claim_is_blocked_when_another_launch_has_the_name(desk: Desk) -> None:
     desk.claim(rank())
-    assert desk.step(rank(1, "another")) == Blocked("launch launch")
+    assert desk.step(rank(1, "another")) == Blocked("launch launch", desk.lease)
 
 
 def test_waiting_is_pointless_when_the_same_launch_has_another_topology(desk: Desk) -> None:
@@ -110,7 +110,7 @@ def test_a_leftover_is_cleared_when_no_rank_stands_under_it(desk: Desk, value: b
     local = rank()
     step = desk.step(local)
     assert isinstance(step, Write) and step.purpose is Purpose.CLEAR
-    assert desk.write(local, step) == "an instance that has just ended"
+    assert desk.write(local, step) == Blocked("an instance that has just ended")
     assert desk.claim(local).incarnation == "start-1"
 
 
@@ -118,7 +118,7 @@ def test_nothing_is_written_when_another_start_was_faster(desk: Desk) -> None:
     local, rival = rank(0), rank(1)
     step = desk.step(local)
     desk.claim(rival)
-    assert desk.write(local, step) == "a start that raced with this one"
+    assert desk.write(local, step) == Blocked("a start that raced with this one")
     assert (local.key_epoch, local.incarnation) == (0, "")
     assert desk.claim(local).incarnation == rival.incarnation
 
@@ -136,7 +136,7 @@ def test_a_claim_is_not_recognised_when_the_key_is_anothers(desk: Desk) -> None:
     local = rank()
     desk.step(local)
     desk.claim(rank(port=10))
-    assert desk.step(local) == Blocked("another process as rank 0.0.0.0")
+    assert desk.step(local) == Blocked("another process as rank 0.0.0.0", desk.etcd.keys[RANK_KEY].lease)
 
 
 def test_a_withdrawal_deletes_nothing_when_another_agent_has_taken_the_rank_over(desk: Desk) -> None:
@@ -152,7 +152,7 @@ def test_an_old_agent_does_not_take_a_rank_back_when_another_has_it(desk: Desk) 
     desk.lease = desk.etcd.grant(5).lease_id
     desk.claim(rank(epoch=local.key_epoch))
     desk.lease = lease
-    assert desk.step(local) == Blocked("another process as rank 0.0.0.0")
+    assert desk.step(local) == Blocked("another process as rank 0.0.0.0", desk.etcd.keys[RANK_KEY].lease)
 
 
 def test_an_instance_says_that_it_has_ended_when_its_last_rank_leaves(desk: Desk) -> None:
@@ -187,7 +187,7 @@ def test_a_rank_begins_another_epoch_when_it_was_renounced(desk: Desk) -> None:
     before, local.key_epoch, local.renounced = local.key_epoch, 0, True
     step = desk.step(local)
     assert isinstance(step, Write) and step.purpose is Purpose.RENOUNCE
-    assert desk.write(local, step) == "its own key from before"
+    assert desk.write(local, step) == Blocked("its own key from before")
     assert desk.claim(local).key_epoch > before
 
 

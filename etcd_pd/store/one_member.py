@@ -19,7 +19,7 @@ rpc.install()
 import etcd3  # noqa: E402  (its own stubs do not load on a current protobuf: ours must stand in their place first)
 
 
-def look(settings: EtcdSettings, endpoint: str) -> MemberStatus:
+def ask_one(settings: EtcdSettings, endpoint: str) -> MemberStatus:
     """What the member at an endpoint says of itself. Blocks; asked once, of no other.
 
     Raises:
