@@ -23,6 +23,8 @@ from .settings import MemberSettings
 log = logging.getLogger(__name__)
 
 NEW, EXISTING = "new", "existing"
+#: What a directory is called that etcd cannot start from, before the time when that was found.
+UNUSABLE = "member.without-wal"
 #: Pause between attempts, seconds: as long as etcd wants members to be connected before it lets another one in.
 PAUSE_SECONDS = 1.0
 
@@ -46,7 +48,7 @@ async def prepare(settings: MemberSettings) -> str:
         ClusterLost: there are none, and the cluster was formed before.
         MembersDiffer: the running cluster has other members than the configured ones.
     """
-    if (Path(settings.data_dir) / "member").is_dir():
+    if _has_log(Path(settings.data_dir) / "member"):
         state, why = EXISTING, "its data is here"
     elif len(settings.peers) == 1:
         if _formed(settings):
@@ -57,6 +59,22 @@ async def prepare(settings: MemberSettings) -> str:
     log.info("member=%s state=%s: %s", settings.member, state, why)
     _write(settings, state)
     return state
+
+
+def _has_log(data: Path) -> bool:
+    """Whether etcd can start from what is there. What it cannot start from is put aside, or it would not start at all.
+
+    A database without a write-ahead log is what a full disk leaves of a first start.
+    """
+    try:
+        if any(name.endswith(".wal") for name in os.listdir(data / "wal")):
+            return True
+    except FileNotFoundError:
+        pass  # any other error is one: what cannot be looked at may well be a log
+    if data.is_dir():
+        aside = data.rename(data.with_name(f"{UNUSABLE}-{time.time():.0f}"))
+        log.warning("%s has no write-ahead log: etcd cannot start from it, so it is now %s", data, aside)
+    return False
 
 
 async def _join(settings: MemberSettings) -> tuple[str, str]:

@@ -41,6 +41,29 @@ def test_a_member_that_lost_its_volume_joins_again_and_nothing_is_lost(tmp_path:
         assert _get(cell, b"/kept", cell.endpoints[2]) == b"here"
 
 
+def test_a_database_without_a_log_is_put_aside_when_the_first_start_failed(tmp_path: Path, _docker: None) -> None:
+    with Cell(tmp_path, 1) as cell:
+        leftover = cell.data("etcd-0") / "member" / "snap" / "db"
+        leftover.parent.mkdir(parents=True)
+        leftover.write_bytes(b"half a page")
+        assert cell.prepare("etcd-0") == "new"
+        cell.start("etcd-0")
+        assert list(cell.member_ids()) == ["etcd-0"]
+        (kept,) = cell.data("etcd-0").glob("member.without-wal-*/snap/db")
+        assert kept.read_bytes() == b"half a page"
+        assert cell.prepare("etcd-0") == "existing"
+
+
+def test_data_is_left_alone_when_its_log_cannot_be_looked_at(tmp_path: Path, _docker: None) -> None:
+    with Cell(tmp_path, 1) as cell:
+        member = cell.data("etcd-0") / "member"
+        member.mkdir(parents=True)
+        (member / "wal").write_text("no directory: root may read all others")
+        with pytest.raises(NotADirectoryError):
+            cell.prepare("etcd-0")
+        assert (member / "wal").exists()
+
+
 def test_without_an_answer_a_formed_cluster_is_waited_for_and_never_started_anew(tmp_path: Path, _docker: None) -> None:
     with Cell(tmp_path, 3) as cell:
         cell.formed.write_text("1")
