@@ -60,6 +60,11 @@ class EtcdStore:
         """The endpoint in use."""
         return self._calls.connections.endpoint
 
+    @property
+    def authentications(self) -> int:
+        """Tokens asked for so far."""
+        return self._calls.authentications
+
     async def close(self) -> None:
         """Close all channels and end all streams."""
         await self._keepalive.close()

@@ -44,13 +44,14 @@ class Names:
 
     Args:
         resolve: asks for them; the system, unless a test has other names.
+        clock: seconds.
 
     Attributes:
         lookups: so far.
     """
 
-    def __init__(self, resolve: Resolve = ask_system) -> None:
-        self._resolve = resolve
+    def __init__(self, resolve: Resolve = ask_system, clock: Callable[[], float] = time.monotonic) -> None:
+        self._resolve, self._clock = resolve, clock
         self._names: dict[str, _Name] = {}
         self.lookups = 0
 
@@ -63,7 +64,7 @@ class Names:
         if is_address(host):
             return [host]
         name = self._names.setdefault(host, _Name())
-        now = time.monotonic()
+        now = self._clock()
         if name.doubted and now >= name.next_at:
             name.next_at = now + _jittered(name.pause)
             name.pause = min(2 * name.pause, LONGEST_PAUSE)
@@ -77,7 +78,7 @@ class Names:
         name = self._names.get(host)
         if name and not name.doubted:
             name.doubted = True
-            name.next_at = max(name.next_at, time.monotonic() + random.uniform(0.0, FIRST_PAUSE))
+            name.next_at = max(name.next_at, self._clock() + random.uniform(0.0, FIRST_PAUSE))
 
     def trust(self, host: str) -> None:
         """Somebody answered there: the next failure is a new one."""

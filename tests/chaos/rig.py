@@ -15,11 +15,11 @@ from types import TracebackType
 from etcd_pd.reference.local.probe import agent_answers
 from etcd_pd.reference.local.process import Process
 from tests.support.etcdctl import EtcdCtl
+from tests.support.proxy import Proxies, Proxy
 from tests.support.waiting import wait_until
 
 from . import auditor
 from .history import Event, Recorder, read
-from .proxy import Proxies, Proxy
 from .witness import Witness
 from .workload import Engine, Timetable
 

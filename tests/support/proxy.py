@@ -30,9 +30,9 @@ class Proxies:
         self._thread.join()
         self._loop.close()
 
-    def add(self, target: str) -> Proxy:
-        """A proxy to an endpoint, ``http://HOST:PORT``."""
-        proxy = Proxy(self, target)
+    def add(self, target: str, host: str = "127.0.0.1", port: int = 0) -> Proxy:
+        """A proxy to an endpoint, ``http://HOST:PORT``, at an address of its own."""
+        proxy = Proxy(self, target, host, port)
         self.call(proxy.open)
         self._proxies.append(proxy)
         return proxy
@@ -58,8 +58,8 @@ class Proxy:
         target: where it leads; new connections follow a change.
     """
 
-    def __init__(self, proxies: Proxies, target: str) -> None:
-        self._proxies = proxies
+    def __init__(self, proxies: Proxies, target: str, host: str, port: int) -> None:
+        self._proxies, self._address = proxies, (host, port)
         self.target = target
         self.endpoint = ""
         self._to_server, self._to_client = asyncio.Event(), asyncio.Event()
@@ -69,8 +69,8 @@ class Proxy:
         """Begin to listen."""
         self._to_server.set()
         self._to_client.set()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.endpoint = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._serve, *self._address)
+        self.endpoint = f"http://{self._address[0]}:{self._server.sockets[0].getsockname()[1]}"
 
     async def close(self) -> None:
         """Drop everything."""
@@ -96,6 +96,10 @@ class Proxy:
             self._to_client.set()
 
         self._proxies.call(act)
+
+    def vanish(self) -> None:
+        """Nobody listens there any more, and old connections end."""
+        self._proxies.call(self.close)
 
     def lead_to(self, target: str) -> None:
         """Lead to another server from now on; old connections end."""
