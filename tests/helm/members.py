@@ -26,6 +26,8 @@ from tests.helm.secrets import MemoryApi, tls_settings
 from tests.support.etcd_server import _LABEL, _owner, image
 from tests.support.ports import free_port
 
+#: A name in every member's certificate that is nowhere its address.
+SERVER_NAME = "etcd.cell.test"
 USERS = ("root", "prefill", "decode")
 
 
@@ -171,7 +173,7 @@ class Cell:
         settings = CertSettings(
             authority_secret="ca",
             server_secret="etcd",
-            server_names=tuple(self._hosts.values()),
+            server_names=(*self._hosts.values(), SERVER_NAME),
             client_secrets=tuple(f"{user}={user}" for user in USERS),
         )
         for name in keep_certificates(settings, api):

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from importlib.resources import files
 from pathlib import Path
@@ -17,12 +18,15 @@ from click.testing import CliRunner
 from etcd_pd import Rank, Registered, Rejected, Resolved, Topology
 from etcd_pd.cli.app import cli
 from etcd_pd.config import EtcdSettings
+from etcd_pd.errors import StoreUnavailable
 from etcd_pd.kubernetes.authority import Identity, Pair, issue
 from etcd_pd.kubernetes.roles import initialize
 from etcd_pd.kubernetes.settings import InitSettings
 from etcd_pd.reference.local.embedded import BINARY_VARIABLE, EmbeddedEtcd
-from tests.helm.members import Cell
+from etcd_pd.store.etcd import EtcdStore
+from tests.helm.members import SERVER_NAME, Cell
 from tests.support.agents import AgentProcess, announce, wait_for
+from tests.support.proxy import Proxies
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.every_etcd]
@@ -64,6 +68,35 @@ def test_a_room_travels_over_tls_between_two_roles(cell: Cell) -> None:
         decode.decode.want("prefill-0", 7)
         prefill.prefill.register(7)
         assert wait_for(decode, Resolved).assignment.dp_rank == 0
+
+
+def test_an_agent_goes_on_when_its_certificate_is_away_while_it_connects_again(cell: Cell) -> None:
+    with agent(cell, "prefill") as near, near.client() as client:
+        announce(client)
+        for name in ("tls.crt", "tls.key"):
+            (cell.directory / "prefill" / name).rename(cell.directory / name)
+        cell.stop("etcd-0")
+        cell.start("etcd-0")
+        client.prefill.register(7)
+        assert wait_for(client, Registered).room == 7
+        assert "cannot read" in near.log
+        for name in ("tls.crt", "tls.key"):
+            (cell.directory / name).rename(cell.directory / "prefill" / name)
+
+
+def test_etcd_is_known_by_its_name_when_its_address_is_not_in_its_certificate(cell: Cell) -> None:
+    port = int(cell.endpoints[0].rpartition(":")[2])
+
+    async def read(server_name: str) -> None:
+        settings = replace(cell.settings("prefill", (f"https://127.0.0.9:{port}",)), server_name=server_name)
+        async with EtcdStore(settings) as store:
+            await store.read([f"{ROOT}/v1/x".encode()])
+
+    with Proxies() as proxies:
+        proxies.add(cell.endpoints[0], "127.0.0.9", port)
+        asyncio.run(read(SERVER_NAME))
+        with pytest.raises(StoreUnavailable):
+            asyncio.run(read(""))
 
 
 def test_an_agent_warns_when_users_can_pass_by_the_roles_of_its_etcd(monkeypatch: pytest.MonkeyPatch) -> None:
