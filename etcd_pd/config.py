@@ -58,6 +58,11 @@ class EtcdSettings:
     server_name: str = _option(
         "", "name in etcd's certificate, where it is not that of the endpoint", name="etcd_server_name"
     )
+    spread: bool = _option(
+        True,
+        "spread the agents of a cell evenly over etcd's members, also at client URLs that these advertise",
+        name="etcd_spread",
+    )
     request_timeout_seconds: float = _option(
         1.5, "longest wait for one etcd answer before another endpoint is tried", name="etcd_request_timeout_seconds"
     )

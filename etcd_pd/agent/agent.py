@@ -34,6 +34,7 @@ from .ranks import Ranks
 from .registrar import Registrar
 from .server import Server
 from .session import Session
+from .spread import Spread
 from .stats import SUMMARY_SECONDS, Stats
 from .wants import Wants
 from .watcher import Watcher
@@ -83,6 +84,7 @@ class Agent:
         written = (self._is_dead, self._pushes.deliver, self.watcher.note_revision)
         self.registrar = Registrar(store, self.book, self.pool, self.view, *written, self.stats)
         connections = self.server.connections
+        self._spread = Spread(store, self._keys, settings.agent_id)
         self._histories = Histories(store, self._keys.agent(settings.agent_id), self._on_history_lost)
         self.ranks = Ranks(self.view, self.book, self.announcer, self.registrar, self._pushes, connections)
         pushes, stats = self._pushes, self.stats
@@ -100,7 +102,7 @@ class Agent:
         self.announcer.keep(self._keys.agent(self._settings.agent_id), json.dumps({"version": 1}).encode())
         work = [asyncio.create_task(part) for part in (self.session.run(), self.watcher.run(), self.registrar.run())]
         work += [asyncio.create_task(self._report()), asyncio.create_task(self._give_signs())]
-        work.append(asyncio.create_task(self.etcd_health.run(self.watcher.synced)))
+        work += [asyncio.create_task(part.run(self.watcher.synced)) for part in (self.etcd_health, self._spread)]
         stopped = asyncio.create_task(stop.wait())
         try:
             done, _ = await asyncio.wait([*work, stopped], return_when=asyncio.FIRST_COMPLETED)

@@ -6,11 +6,13 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
+from ..core.records import WatchResponse
 from ..core.watch import Changes, Relist, Reopen, Snapshot, WatchMachine, WatchState
 from ..errors import StoreError
 from ..store.base import Store, Watch
+from .successor import Successor, open_successor
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class Watcher:
         self._store, self._prefix, self._end, self._silence = store, prefix, end, silence
         self._on_snapshot, self._on_changes, self._on_state = on_snapshot, on_changes, on_state
         self._machine = WatchMachine()
+        self._successor: Successor | None = None
         self._told = self._machine.state
         self._pause = FIRST_PAUSE
         self._heard_at = time.monotonic()
@@ -117,18 +120,52 @@ class Watcher:
             return
         self._heard_at = time.monotonic()  # before: this process may be stopped while the watch is opened
         watch = await self._store.watch(self._prefix, step.start_revision, self._end)
+        responses = aiter(watch)
+        try:
+            while not await self._read(watch, responses):
+                watch, responses = self._take_over()
+        finally:
+            if self._successor:
+                await self._successor.watch.close()
+                self._successor = None
+
+    async def _read(self, watch: Watch, responses: AsyncIterator[WatchResponse]) -> bool:
+        """Read a stream to its end; whether another one must be begun, and no successor is there."""
         minder = asyncio.create_task(self._mind(watch))
         try:
-            await self._read(watch)
+            await self._read_all(watch, responses)
+        except StoreError:
+            if not self._successor:
+                raise
+            return self._wake_up()
         finally:
             minder.cancel()
+            await asyncio.wait([minder])
             await watch.close()
+        return True
 
-    async def _read(self, watch: Watch) -> None:
-        async for response in watch:
-            if self._overslept:  # what has come meanwhile is old: begin again where the store is now
-                self._machine.disconnected()
-                self._tell(f"this process was stopped for {self.silent_seconds:.1f} s")
+    def _take_over(self) -> tuple[Watch, AsyncIterator[WatchResponse]]:
+        """Go on with the successor."""
+        assert self._successor
+        (watch, responses, learnt), self._successor = self._successor, None
+        self._heard_at = time.monotonic()
+        changes = self._machine.take_over(learnt)
+        if changes:
+            self._on_changes(changes)
+        log.info("watch runs on another connection now revision=%d", self._machine.revision)
+        return watch, responses
+
+    def _wake_up(self) -> bool:
+        """Whether this process was stopped: then what has come meanwhile is old, to be got again from where etcd is."""
+        if not self._overslept:
+            return False
+        self._machine.disconnected()
+        self._tell(f"this process was stopped for {self.silent_seconds:.1f} s")
+        return True
+
+    async def _read_all(self, watch: Watch, responses: AsyncIterator[WatchResponse]) -> None:
+        async for response in responses:
+            if self._wake_up():
                 return
             self._heard_at = time.monotonic()
             outcome = self._machine.received(response)
@@ -150,7 +187,19 @@ class Watcher:
             if self.silent_seconds >= self._silence:
                 watch.give_up(f"etcd said nothing for {self.silent_seconds:.1f} s")
                 return
+            if watch.was_left and self.state is WatchState.SYNCED and await self._succeed():
+                await watch.close()
+                return
             watch.request_progress()
+
+    async def _succeed(self) -> bool:
+        """Prepare the watch that goes on on the connection in use now; the present one is read meanwhile."""
+        opening = open_successor(self._store, self._prefix, self._end, self._machine.successor())
+        try:
+            self._successor = await asyncio.wait_for(opening, self._silence / 3)
+        except (StoreError, asyncio.TimeoutError) as exc:
+            log.debug("no watch on the other connection yet: %s", exc)
+        return self._successor is not None
 
     def _tell(self, reason: str) -> None:
         state = self._machine.state

@@ -114,6 +114,23 @@ class WatchMachine:
             self.state = WatchState.SYNCED
         return changes
 
+    def successor(self) -> WatchMachine:
+        """For another stream beside the present one, which is to resume where this one is now."""
+        other = WatchMachine()
+        other.cluster_id, other._listed = self.cluster_id, True
+        other.revision, other._highest, other._known = self.revision, self._highest, self._highest
+        return other
+
+    def take_over(self, learnt: Sequence[Changes]) -> Changes | None:
+        """The successor's stream takes the place of the present one: what it learnt that is new."""
+        self._fragments.clear()
+        events = [event for changes in learnt for event in changes.events if event.mod_revision > self.revision]
+        if not events:
+            return None
+        self.revision = events[-1].mod_revision
+        self._highest = max(self._highest, self.revision)
+        return Changes(self.revision, events)
+
     def note_revision(self, revision: int) -> None:
         """The store was at this revision: where the keys watched are quiet, nothing else would show a restored one."""
         self._highest = max(self._highest, revision)

@@ -21,6 +21,10 @@ class Watch(Protocol):
     def request_progress(self) -> None:
         """Ask etcd for a sign of life on this stream."""
 
+    @property
+    def was_left(self) -> bool:
+        """Whether the store uses another connection now: the next watch would run there."""
+
     def give_up(self, why: str) -> None:
         """It is silent for too long: end it with an error, and use another connection from now on."""
 
@@ -63,6 +67,9 @@ class Store(Protocol):
 
     async def alarms(self) -> Sequence[tuple[int, str]]:
         """Alarms that are raised, as member id and name: ``NOSPACE``, ``CORRUPT``. It costs an entry in etcd's log."""
+
+    async def settle(self, prefix: bytes, key: bytes) -> None:
+        """Go to the member of etcd that is this key's among all keys under the prefix, where it answers."""
 
     async def watch(self, prefix: bytes, start_revision: int, end: bytes = b"") -> Watch:
         """Open a watch over a prefix, where ``end`` is given only over the keys before it, from a revision on."""

@@ -85,6 +85,15 @@ class Calls:
             except TokenExpired as exc:
                 raise StoreRejected(op, str(exc)) from exc
 
+    async def call_on(self, connection: Connection, op: str, service: str, method: str, request: Any) -> Any:
+        """A call on a connection that may be another one than that in use.
+
+        Raises:
+            StoreError: etcd did not do it, or nobody knows.
+        """
+        metadata = await self._metadata(connection) if self._papers.has_secret else REQUIRE_LEADER
+        return await self._send(op, connection, service, method, request, metadata)
+
     async def open(self, op: str, service: str, method: str, convert: Callable[[Any, str], Any]) -> Stream:
         """Open a stream; ``convert`` makes of an answer, and of the endpoint that gave it, what is received.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 import grpc.aio
 
 from ..config import EtcdSettings
+from ..errors import StoreUnavailable
 from . import etcdrpc
 from .names import Names, is_address
 from .papers import Papers
@@ -67,6 +69,11 @@ class Connection:
         return self._stubs[service]
 
     @property
+    def was_left(self) -> bool:
+        """Whether another one is used now."""
+        return self._left
+
+    @property
     def is_closed(self) -> bool:
         """Whether it was left, and nothing runs on it any more."""
         return self._closing is not None and self._closing.done()
@@ -96,12 +103,16 @@ class Connections:
     Attributes:
         current: the one in use; None before the first, and after a failure until the next use.
         opened: how many so far.
+        learned: endpoints beside those given, used after them.
+        verify: whether the other end of a connection to a learned one belongs to the same cluster.
     """
 
     def __init__(self, settings: EtcdSettings, names: Names, papers: Papers) -> None:
         self._settings, self._names, self._papers = settings, names, papers
         self.current: Connection | None = None
         self.opened = 0
+        self.learned: list[str] = []
+        self.verify: Callable[[Connection], Awaitable[bool]] | None = None
         self._position = 0
         self._rounds = 0
         self._opening = asyncio.Lock()
@@ -110,7 +121,10 @@ class Connections:
     @property
     def endpoint(self) -> str:
         """The endpoint in use, or to be used next."""
-        return self._settings.endpoints[self._position]
+        if self.current:
+            return self.current.endpoint
+        endpoints = [*self._settings.endpoints, *self.learned]
+        return endpoints[self._position % len(endpoints)]
 
     async def open(self) -> Connection:
         """The connection in use, opened where there is none.
@@ -120,14 +134,35 @@ class Connections:
         """
         async with self._opening:
             if self.current is None:
-                endpoint = self.endpoint
                 try:
-                    self.current = Connection(endpoint, await self._connect(endpoint))
+                    self.current = await self._open_next()
                 except Exception:
                     self._turn()
                     raise
                 self.opened += 1
             return self.current
+
+    async def _open_next(self) -> Connection:
+        connection = await self.connect(self.endpoint)
+        if connection.endpoint in self._settings.endpoints or (self.verify and await self.verify(connection)):
+            return connection
+        await connection.close()
+        raise StoreUnavailable("connect", f"no member of this cluster answers at {connection.endpoint}")
+
+    async def connect(self, endpoint: str) -> Connection:
+        """A connection beside the one in use.
+
+        Raises:
+            StoreUnavailable: its name cannot be found, or certificates cannot be read.
+        """
+        return Connection(endpoint, await self._make_channel(endpoint))
+
+    def move(self, connection: Connection) -> None:
+        """Use another one from now on, which has answered."""
+        before, self.current = self.current, connection
+        self.opened += 1
+        if before:
+            self._leave(before)
 
     def note_answer(self, connection: Connection) -> None:
         """etcd answered on it."""
@@ -138,11 +173,14 @@ class Connections:
         """It failed somebody: use another one from now on, unless that was done already."""
         if connection is self.current:
             self.current = None
-            self._left = {left for left in self._left if not left.is_closed}
-            self._left.add(connection)
             self._names.doubt(_host(connection.endpoint))
             self._turn()
-            connection.leave()
+            self._leave(connection)
+
+    def _leave(self, connection: Connection) -> None:
+        self._left = {left for left in self._left if not left.is_closed}
+        self._left.add(connection)
+        connection.leave()
 
     async def close(self) -> None:
         """End all of them."""
@@ -153,11 +191,11 @@ class Connections:
 
     def _turn(self) -> None:
         self._position += 1
-        if self._position == len(self._settings.endpoints):
+        if self._position >= len(self._settings.endpoints) + len(self.learned):
             self._position = 0
             self._rounds += 1  # of a host with several addresses, another is tried first each time round
 
-    async def _connect(self, endpoint: str) -> grpc.aio.Channel:
+    async def _make_channel(self, endpoint: str) -> grpc.aio.Channel:
         host, port = _host(endpoint), urlsplit(endpoint).port
         addresses = await self._names.addresses(host)
         first = self._rounds % len(addresses)

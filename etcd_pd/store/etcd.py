@@ -25,6 +25,7 @@ from . import etcdrpc as rpc
 from .calls import Calls
 from .convert import read_header, read_key_value, read_status, read_watch_response, to_compare, to_operation
 from .keepalive import KeepAlive
+from .members import Members
 from .names import Names
 from .stream import EtcdWatch
 
@@ -45,6 +46,7 @@ class EtcdStore:
     def __init__(self, settings: EtcdSettings, names: Names | None = None) -> None:
         self._settings = settings
         self._calls = Calls(settings, names)
+        self._members = Members(settings, self._calls)
         self._keepalive = KeepAlive(self._calls, settings.request_timeout_seconds)
 
     async def __aenter__(self) -> EtcdStore:
@@ -153,6 +155,11 @@ class EtcdStore:
     async def status(self) -> MemberStatus:
         """What the member at the endpoint in use says of itself; asked once, of no other."""
         return read_status(await self._calls.call("status", "Maintenance", "Status", rpc.StatusRequest()))
+
+    async def settle(self, prefix: bytes, key: bytes) -> None:
+        """Go to the member that is this key's among all keys under the prefix, where it answers."""
+        if self._settings.spread:
+            await self._members.settle(prefix, key)
 
     async def alarms(self) -> Sequence[tuple[int, str]]:
         """Alarms that are raised, as member id and name: ``NOSPACE``, ``CORRUPT``. It costs an entry in etcd's log."""

@@ -108,6 +108,11 @@ class EtcdWatch:
         """Ask etcd for a sign of life on this stream."""
         self._stream.send(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
 
+    @property
+    def was_left(self) -> bool:
+        """Whether its connection is not the one in use any more."""
+        return self._stream.connection.was_left
+
     def give_up(self, why: str) -> None:
         """It is silent for too long: end it with an error, and let the next one run elsewhere."""
         self._stream.end(StoreUnavailable("watch", why))

@@ -280,6 +280,9 @@ class World:
     def _do_leader_changes(self, node: Node, luck: float) -> None:
         self._etcd.change_leader()
 
+    def _do_store_moves(self, node: Node, luck: float) -> None:
+        node.store.move()
+
     def _do_session_revoked(self, node: Node, luck: float) -> None:
         self._etcd.end_lease(node.agent.session.lease_id)
 

@@ -69,6 +69,11 @@ class MemoryStore:
         for watch in list(self._watches):
             watch.end(StoreUnavailable("watch", "the server went down"))
 
+    def move(self) -> None:
+        """Another connection is used from now on: watches that are open run on the one before."""
+        for watch in self._watches:
+            watch.was_left = True
+
     def compact(self) -> None:
         """Forget history up to now."""
         self.etcd.compact()
@@ -122,6 +127,9 @@ class MemoryStore:
         names = tuple(name for _, name in self.raised)
         return MemberStatus(1, self.version, 1, self.etcd.header.revision, 1, 2 * used, used, False, names)
 
+    async def settle(self, prefix: bytes, key: bytes) -> None:
+        pass
+
     async def watch(self, prefix: bytes, start_revision: int, end: bytes = b"") -> MemoryWatch:
         watch = await self._do("watch", lambda: self._make_watch(prefix, start_revision, end))
         self._watches.append(watch)
@@ -165,7 +173,7 @@ class MemoryWatch:
     def __init__(self, store: MemoryStore, prefix: bytes, start_revision: int, end: bytes, fragment: int) -> None:
         self._store, self._prefix, self._end, self._fragment = store, prefix, end, fragment
         self._start = self._next = start_revision
-        self._silent = self._over = False
+        self._silent = self._over = self.was_left = False
         self._queue: asyncio.Queue[WatchResponse | StoreError] = asyncio.Queue()
         self._queue.put_nowait(WatchResponse(store.etcd.header, created=True))
         self.publish()

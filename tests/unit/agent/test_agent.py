@@ -224,6 +224,32 @@ class TestUnknownOutcomes:
             world.store._faults.clear()
             await world.registered(prefill, 7)
 
+    async def test_a_room_is_seen_and_nothing_is_stale_when_the_watch_moves_to_another_connection(
+        self, tmp_path: Path
+    ) -> None:
+        async with running(tmp_path, watch_silence_seconds=0.3) as world:
+            prefill, client = await world.prefill(), decode(world, 7)
+            states: list[str] = []
+            world.agent.watcher._on_state = lambda state: states.append(state.value)
+            (before,) = world.store._watches
+            world.store.move()
+            await until(lambda: world.store._watches and before not in world.store._watches, "another watch")
+            await world.registered(prefill, 7)
+            await world.event(client, Resolved)
+            assert states == [] and len(world.store._watches) == 1
+
+    async def test_the_watch_stays_when_none_can_be_opened_on_the_other_connection(self, tmp_path: Path) -> None:
+        async with running(tmp_path, watch_silence_seconds=0.3) as world:
+            prefill, client = await world.prefill(), decode(world, 7)
+            (before,) = world.store._watches
+            for _ in range(3):
+                world.store.fail("watch", DOWN)
+            world.store.move()
+            await until(lambda: world.store.calls.count("watch") > 3, "it was tried")
+            assert before in world.store._watches
+            await world.registered(prefill, 7)
+            await world.event(client, Resolved)
+
     async def test_a_refused_room_costs_the_others_nothing(self, world: InMemory) -> None:
         prefill = await world.prefill()
         gate = world.store.hold("txn")

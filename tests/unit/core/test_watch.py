@@ -218,6 +218,52 @@ def test_a_lagging_member_voids_nothing() -> None:
     assert machine.listed(Listing(header(31), [])) == Snapshot(31, [], void=False)
 
 
+class TestSuccessor:
+    """A second stream, begun where the first one was, which takes its place."""
+
+    def test_nothing_is_lost_and_nothing_comes_twice_when_both_streams_went_on(self) -> None:
+        machine = synced_at(7)
+        other = machine.successor()
+        assert machine.received(response(8, 8)) == Changes(8, [event(8)])
+        assert other.received(created(8)) is None and other.state.value == "stale"
+        learnt = [found for found in (other.received(response(9, 8, 9)),) if isinstance(found, Changes)]
+        assert other.state is WatchState.SYNCED
+        assert machine.take_over(learnt) == Changes(9, [event(9)])
+        assert machine.received(response(10, 9, 10)) == Changes(10, [event(10)])
+        assert machine.state is WatchState.SYNCED
+
+    def test_nothing_is_new_when_the_first_stream_was_ahead(self) -> None:
+        machine = synced_at(7)
+        other = machine.successor()
+        machine.received(response(9, 8, 9))
+        other.received(created(8))
+        learnt = other.received(response(8, 8))
+        assert isinstance(learnt, Changes)
+        assert machine.take_over([learnt]) is None
+        assert machine.revision == 9
+
+    def test_half_a_revision_of_the_first_stream_is_dropped(self) -> None:
+        machine = synced_at(7)
+        other = machine.successor()
+        machine.received(response(8, 8, fragment=True))
+        other.received(created(8))
+        learnt = other.received(response(8, 8, 8))
+        assert isinstance(learnt, Changes)
+        assert machine.take_over([learnt]) == Changes(8, [event(8), event(8)])
+        assert machine.received(response(9, 9)) == Changes(9, [event(9)])
+
+    def test_it_is_no_successor_when_its_member_lags(self) -> None:
+        machine = synced_at(7)
+        machine.received(response(9, 8, 9))
+        other = machine.successor()
+        assert isinstance(other.received(created(8)), Reopen)
+        assert machine.state is WatchState.SYNCED
+
+    def test_it_is_no_successor_when_another_cluster_answers(self) -> None:
+        other = synced_at(7).successor()
+        assert isinstance(other.received(WatchResponse(header(9, 0xC2), created=True)), Reopen)
+
+
 def test_headers_of_a_watch_are_no_clock() -> None:
     machine = synced_at(7)
     machine.received(response(20))
