@@ -56,7 +56,7 @@ class Agent:
     """
 
     def __init__(self, settings: AgentSettings, store: Store) -> None:
-        self._settings, self._store = settings, store
+        self._settings, self.store = settings, store
         self._keys = Keys(settings.root)
         self._ending = False
         self.prefill_only = settings.prefill_only

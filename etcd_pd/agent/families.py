@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..core.lease import LeaseState
 from ..core.watch import WatchState
-from ..telemetry.metrics import Metric, counter, counters, gauge, gauges, histogram, state
+from ..telemetry.metrics import Metric, counter, counters, counters_by, gauge, gauges, histogram, state
 from .etcd_health import ALARMS
 from .stats import CONFLICT
 
@@ -77,6 +77,10 @@ def _watch(agent: Agent) -> Iterator[Metric]:
     yield counter(
         "etcd_pd_watch_lists_total", "Full lists of the cell; after the first, each one a gap.", watcher.resyncs
     )
+    yield gauge("etcd_pd_watch_stale_seconds", "How long the view was not to be relied on.", watcher.stale_seconds)
+    yield counters("etcd_pd_watch_stale_total", "Times that the view became stale, by why.", "cause", watcher.causes)
+    if watcher.lag is not None:
+        yield gauge("etcd_pd_watch_lag_revisions", "Revisions written here that the view has not come to.", watcher.lag)
     if not agent.prefill_only:  # a zero would be read as an empty cell
         yield gauge("etcd_pd_cell_rooms", "Rooms in the cell.", len(agent.view.rooms))
 
@@ -100,3 +104,9 @@ def _etcd(agent: Agent) -> Iterator[Metric]:
     yield gauges("etcd_pd_etcd_database_bytes", "Size of the database's file at the member in use.", [], size)
     used: dict[tuple[str, ...], float] = {} if status is None else {(): status.db_size_in_use}
     yield gauges("etcd_pd_etcd_database_in_use_bytes", "What of that file holds data.", [], used)
+    counts = agent.store.counts
+    errors: dict[tuple[str, ...], float] = {key: count for key, count in counts.errors.items()}
+    yield counters_by("etcd_pd_etcd_errors_total", "Calls and streams that failed.", ["op", "error"], errors)
+    yield counter("etcd_pd_etcd_authentications_total", "Tokens asked of etcd.", counts.authentications)
+    yield counter("etcd_pd_etcd_connections_total", "Connections to etcd that were used.", counts.connections)
+    yield gauges("etcd_pd_etcd_endpoint", "1, with the endpoint in use.", ["endpoint"], {(agent.store.endpoint,): 1})

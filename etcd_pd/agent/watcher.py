@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
 from ..core.records import WatchResponse
@@ -36,6 +37,7 @@ class Watcher:
         synced: set once the view was whole for the first time.
         resyncs: lists so far.
         trouble: what went wrong last.
+        causes: how often the view became stale, by why.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class Watcher:
         self.synced = asyncio.Event()
         self.resyncs = 0
         self.trouble = ""
+        self.causes: Counter[str] = Counter()
+        self._stale_since, self._noted = self._heard_at, 0
 
     def __repr__(self) -> str:
         return f"<Watcher {self.state.value} revision={self._machine.revision} silent={self.silent_seconds:.1f}s>"
@@ -80,6 +84,16 @@ class Watcher:
         return time.monotonic() - self._heard_at
 
     @property
+    def stale_seconds(self) -> float:
+        """How long the view was not to be relied on, 0 while it is."""
+        return 0.0 if self.state is WatchState.SYNCED else time.monotonic() - self._stale_since
+
+    @property
+    def lag(self) -> int | None:
+        """Revisions that this agent has written, and not seen yet; None where it does not watch what it writes."""
+        return None if self._end else max(0, self._noted - self._machine.revision)
+
+    @property
     def _overslept(self) -> bool:
         """Whether this process was stopped: else a silence as long as this would have ended the watch."""
         return self.silent_seconds > 2 * self._silence
@@ -89,6 +103,7 @@ class Watcher:
 
         A watch over all of them will; until it has, a member that lags would be taken for a restored one.
         """
+        self._noted = max(self._noted, revision)
         if self._end:
             self._machine.note_revision(revision)
 
@@ -101,7 +116,7 @@ class Watcher:
                 except StoreError as exc:
                     self._machine.disconnected()
                     self.trouble = str(exc)
-                    self._tell(self.trouble)
+                    self._tell(type(exc).__name__, self.trouble)
                     await asyncio.sleep(random.uniform(self._pause / 2, self._pause))
                     self._pause = min(self._pause * 2, LONGEST_PAUSE)
         finally:
@@ -116,7 +131,7 @@ class Watcher:
                 self.resyncs += 1
                 self._on_snapshot(found)
             else:
-                self._tell(found.reason)
+                self._tell(*found)
             return
         self._heard_at = time.monotonic()  # before: this process may be stopped while the watch is opened
         watch = await self._store.watch(self._prefix, step.start_revision, self._end)
@@ -160,7 +175,7 @@ class Watcher:
         if not self._overslept:
             return False
         self._machine.disconnected()
-        self._tell(f"this process was stopped for {self.silent_seconds:.1f} s")
+        self._tell("Overslept", f"this process was stopped for {self.silent_seconds:.1f} s")
         return True
 
     async def _read_all(self, watch: Watch, responses: AsyncIterator[WatchResponse]) -> None:
@@ -170,7 +185,7 @@ class Watcher:
             self._heard_at = time.monotonic()
             outcome = self._machine.received(response)
             if isinstance(outcome, Reopen):
-                self._tell(outcome.reason)
+                self._tell(*outcome)
                 return
             self._pause = FIRST_PAUSE
             if isinstance(outcome, Changes):
@@ -178,7 +193,7 @@ class Watcher:
             if response.created and self._machine.state is not WatchState.SYNCED:
                 watch.request_progress()  # answered once the gap is closed
             if self._machine.state is not self._told:
-                self._tell("")
+                self._tell("", "")
 
     async def _mind(self, watch: Watch) -> None:
         """A frozen server ends no stream: ask for signs of life, and end the stream when none comes."""
@@ -201,7 +216,7 @@ class Watcher:
             log.debug("no watch on the other connection yet: %s", exc)
         return self._successor is not None
 
-    def _tell(self, reason: str) -> None:
+    def _tell(self, cause: str, reason: str) -> None:
         state = self._machine.state
         if state is self._told:
             return
@@ -210,5 +225,7 @@ class Watcher:
             log.info("watch synced revision=%d", self._machine.revision)
             self.synced.set()
         else:
+            self.causes[cause] += 1
+            self._stale_since = time.monotonic()
             log.warning("watch %s revision=%d: %s", state.value, self._machine.revision, reason)
         self._on_state(state)

@@ -47,8 +47,9 @@ class Changes(NamedTuple):
 
 
 class Reopen(NamedTuple):
-    """Drop this stream and ask :meth:`WatchMachine.next` again."""
+    """Drop this stream and ask :meth:`WatchMachine.next` again; ``cause`` is one of a few words."""
 
+    cause: str
     reason: str
 
 
@@ -101,12 +102,12 @@ class WatchMachine:
             return problem
         if response.compact_revision:
             self._listed = False
-            return self._stale(f"compacted up to revision {response.compact_revision}")
+            return self._stale("Compacted", f"compacted up to revision {response.compact_revision}")
         if response.created:
             if response.header.revision < self._known:
                 # a lagging member or a restored store, which would stay silent for ever: the next list shows which
                 self._listed = False
-                return self._stale(f"the store is at {response.header.revision}, behind what was read from it")
+                return self._stale("Behind", f"etcd is at {response.header.revision}, behind what was read from it")
             self._target = response.header.revision
         changes = self._complete(response)
         caught_up = self.revision >= self._target or self._is_progress(response)
@@ -177,8 +178,8 @@ class WatchMachine:
             return None
         self.cluster_id = self._highest = self._known = self._target = 0
         self._listed, self._void = False, True
-        return self._stale(f"another cluster answered ({header.cluster_id:x})")
+        return self._stale("AnotherCluster", f"another cluster answered ({header.cluster_id:x})")
 
-    def _stale(self, reason: str) -> Reopen:
+    def _stale(self, cause: str, reason: str) -> Reopen:
         self.disconnected()
-        return Reopen(reason)
+        return Reopen(cause, reason)

@@ -6,11 +6,28 @@ Every call raises :class:`~etcd_pd.errors.StoreError` or a subclass, never a dri
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..core.records import Condition, LeaseGrant, LeaseTimes, Listing, MemberStatus, Operation, TxnResult, WatchResponse
 from ..errors import StoreError, StoreRejected
+
+
+@dataclass
+class StoreCounts:
+    """What a store counts.
+
+    Attributes:
+        errors: calls and streams that failed, by operation and the error's name.
+        authentications: tokens asked for.
+        connections: connections used.
+    """
+
+    errors: Counter[tuple[str, str]] = field(default_factory=Counter)
+    authentications: int = 0
+    connections: int = 0
 
 
 class Watch(Protocol):
@@ -34,6 +51,14 @@ class Watch(Protocol):
 
 class Store(Protocol):
     """What the agent needs of etcd."""
+
+    @property
+    def counts(self) -> StoreCounts:
+        """What happened so far."""
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint in use, or to be used next."""
 
     async def txn(self, compares: Sequence[Condition], operations: Sequence[Operation]) -> TxnResult:
         """Do all operations if all compares hold, else nothing. Never repeated: a timeout leaves it unknown."""

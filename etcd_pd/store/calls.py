@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +15,14 @@ import tenacity
 from ..config import EtcdSettings
 from ..errors import StoreBusy, StoreError, StoreRejected, StoreUnavailable
 from . import etcdrpc as rpc
+from .base import StoreCounts
 from .connections import Connection, Connections
 from .names import Names
 from .papers import Papers
 from .refusals import TokenExpired, translate
 from .stream import Stream
+
+log = logging.getLogger(__name__)
 
 #: A member that has lost its leader refuses calls and ends streams. Without it, such a member goes on answering
 #: progress requests, and a watch that learns nothing more looks alive.
@@ -40,17 +43,15 @@ class Calls:
 
     Attributes:
         connections: the one in use, and those before it.
-        errors: how often each operation failed, by its name and why.
-        authentications: tokens asked for so far.
+        counts: what happened so far.
     """
 
     def __init__(self, settings: EtcdSettings, names: Names | None = None) -> None:
         self._settings = settings
         self._papers = Papers(settings)
         self.names = names or Names()
-        self.connections = Connections(settings, self.names, self._papers)
-        self.errors: Counter[tuple[str, str]] = Counter()
-        self.authentications = 0
+        self.counts = StoreCounts()
+        self.connections = Connections(settings, self.names, self._papers, self.counts)
         self._token = ""
         self._token_since = 0.0
         self._authenticating = asyncio.Lock()
@@ -114,12 +115,14 @@ class Calls:
 
     def note(self, op: str, connection: Connection, error: StoreError) -> None:
         """Count an error, and draw what follows for whoever calls next."""
-        self.errors[op, type(error).__name__] += 1
+        self.counts.errors[op, type(error).__name__] += 1
         refused = op == "watch" and isinstance(error, StoreRejected)
         if isinstance(error, TokenExpired) or (refused and self._token_is_old):
+            if self._token:
+                log.info("etcd does not take our token any more, asking for another: %s", error)
             self._token = ""
         elif isinstance(error, StoreUnavailable) and not isinstance(error, StoreBusy):
-            self.connections.leave(connection)
+            self.connections.leave(connection, str(error))
 
     async def close(self) -> None:
         """Close all connections."""
@@ -165,7 +168,7 @@ class Calls:
         return (*REQUIRE_LEADER, ("token", token))
 
     async def _authenticate(self, connection: Connection) -> str:
-        self.authentications += 1
+        self.counts.authentications += 1
         request = rpc.AuthenticateRequest(name=self._settings.username, password=self._papers.password())
         answer = await self._send("authenticate", connection, "Auth", "Authenticate", request, REQUIRE_LEADER)
         self._token_since = time.monotonic()

@@ -17,6 +17,7 @@ import grpc.aio
 from ..config import EtcdSettings
 from ..errors import StoreUnavailable
 from . import etcdrpc
+from .base import StoreCounts
 from .names import Names, is_address
 from .papers import Papers
 
@@ -99,18 +100,17 @@ class Connections:
         settings: the endpoints.
         names: where their hosts are.
         papers: certificates.
+        counts: counts those that are used.
 
     Attributes:
         current: the one in use; None before the first, and after a failure until the next use.
-        opened: how many so far.
         learned: endpoints beside those given, used after them.
         verify: whether the other end of a connection to a learned one belongs to the same cluster.
     """
 
-    def __init__(self, settings: EtcdSettings, names: Names, papers: Papers) -> None:
-        self._settings, self._names, self._papers = settings, names, papers
+    def __init__(self, settings: EtcdSettings, names: Names, papers: Papers, counts: StoreCounts) -> None:
+        self._settings, self._names, self._papers, self._counts = settings, names, papers, counts
         self.current: Connection | None = None
-        self.opened = 0
         self.learned: list[str] = []
         self.verify: Callable[[Connection], Awaitable[bool]] | None = None
         self._position = 0
@@ -139,7 +139,7 @@ class Connections:
                 except Exception:
                     self._turn()
                     raise
-                self.opened += 1
+                self._counts.connections += 1
             return self.current
 
     async def _open_next(self) -> Connection:
@@ -160,18 +160,20 @@ class Connections:
     def move(self, connection: Connection) -> None:
         """Use another one from now on, which has answered."""
         before, self.current = self.current, connection
-        self.opened += 1
+        self._counts.connections += 1
         if before:
             self._leave(before)
 
     def note_answer(self, connection: Connection) -> None:
         """etcd answered on it."""
         connection.answered = True
+        log.info("etcd answers endpoint=%s", connection.endpoint)
         self._names.trust(_host(connection.endpoint))
 
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection: Connection, why: str) -> None:
         """It failed somebody: use another one from now on, unless that was done already."""
         if connection is self.current:
+            log.log(logging.WARNING if connection.answered else logging.DEBUG, "leaving an etcd endpoint: %s", why)
             self.current = None
             self._names.doubt(_host(connection.endpoint))
             self._turn()

@@ -22,6 +22,7 @@ from ..core.records import (
 )
 from ..errors import LeaseNotFound, StoreRejected
 from . import etcdrpc as rpc
+from .base import StoreCounts
 from .calls import Calls
 from .convert import read_header, read_key_value, read_status, read_watch_response, to_compare, to_operation
 from .keepalive import KeepAlive
@@ -63,9 +64,9 @@ class EtcdStore:
         return self._calls.connections.endpoint
 
     @property
-    def authentications(self) -> int:
-        """Tokens asked for so far."""
-        return self._calls.authentications
+    def counts(self) -> StoreCounts:
+        """What happened so far."""
+        return self._calls.counts
 
     async def close(self) -> None:
         """Close all channels and end all streams."""

@@ -116,12 +116,12 @@ async def test_writes_and_watches_go_on_when_a_role_changes_and_tokens_are_signe
     await asyncio.to_thread(secured.restart_with, flag, files={"secret": os.urandom(32)})
     async with EtcdStore(settings(secured.endpoint)) as store, EtcdAdmin(settings(secured.endpoint, "root")) as admin:
         await store.txn([], [Put(b"/k", b"v", 0)])
-        before = store.authentications
+        before = store.counts.authentications
         await admin.add_role("another")
         assert (await store.txn([], [Put(b"/k", b"w", 0)])).succeeded
         await admin.add_role("one more")
         await until_synced(store)
-        assert store.authentications == before + 2
+        assert store.counts.authentications == before + 2
 
 
 async def test_a_watch_stands_again_when_a_dead_token_is_called_a_missing_permission(
@@ -145,7 +145,7 @@ async def test_what_a_role_does_not_allow_is_refused_for_good(store: EtcdStore) 
         await store.txn([], [Put(b"/other", b"", 0)])
     with pytest.raises(StoreRejected, match="permission denied"):
         await first(store, b"/other")
-    assert store.authentications == 1, "a young token is not doubted"
+    assert store.counts.authentications == 1, "a young token is not doubted"
 
 
 async def test_a_wrong_password_is_refused_and_not_shown(secured: EtcdServer) -> None:
@@ -164,4 +164,4 @@ async def test_nobody_is_refused_for_good(secured: EtcdServer) -> None:
 async def test_callers_at_once_authenticate_once(secured: EtcdServer) -> None:
     async with EtcdStore(settings(secured.endpoint)) as store:
         await asyncio.gather(*(store.read([b"/k"]) for _ in range(20)))
-        assert store.authentications == 1
+        assert store.counts.authentications == 1

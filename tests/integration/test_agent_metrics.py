@@ -73,6 +73,11 @@ def test_what_happens_is_counted(agent: AgentProcess, etcd: EtcdServer) -> None:
         assert 0 < value(found, "etcd_pd_session_lease_remaining_seconds") <= 5
         assert value(found, "etcd_pd_watch_revision") == etcd.ctl.revision()
         assert value(found, "etcd_pd_watch_silence_seconds") < 2
+        assert value(found, "etcd_pd_watch_stale_seconds") == 0
+        assert value(found, "etcd_pd_watch_lag_revisions") == 0
+        assert value(found, "etcd_pd_etcd_endpoint", endpoint=etcd.endpoint) == 1
+        assert value(found, "etcd_pd_etcd_connections_total") == 1
+        assert value(found, "etcd_pd_etcd_authentications_total") == 0
         assert value(found, "etcd_pd_engines") == 3 and value(found, "etcd_pd_waits") == 1
         assert value(found, "etcd_pd_queue_rooms") == 0
         assert value(found, "etcd_pd_build_info", version=etcd_pd.__version__) == 1
@@ -86,6 +91,10 @@ def test_an_etcd_that_is_gone_is_seen(agent: AgentProcess, etcd: EtcdServer) -> 
     wait_until(lambda: value(scrape(agent), "etcd_pd_watch_state", state="stale"), "stale")
     wait_until(lambda: value(scrape(agent), "etcd_pd_session_lease_remaining_seconds") == 0, "no time left", timeout=20)
     assert value(scrape(agent), "etcd_pd_session_state", state="live") == 0
+    found = scrape(agent)
+    assert value(found, "etcd_pd_watch_stale_seconds") > 0
+    assert value(found, "etcd_pd_watch_stale_total", cause="StoreUnavailable") == 1
+    assert value(found, "etcd_pd_etcd_errors_total", op="keepalive", error="StoreUnavailable") > 0
     assert value(scrape(agent), "etcd_pd_session_losses_total") == 0  # what became of it, only etcd can say
 
 
@@ -116,7 +125,8 @@ def test_names_follow_the_conventions(agent: AgentProcess) -> None:
         assert family.documentation.endswith("."), family.name
         assert not re.search(r"(_ms|_millis|_kb|_mb|_minutes|_percent)", family.name), family.name
         names = {label for sample in family.samples for label in sample.labels}
-        assert names <= {"outcome", "state", "instance", "dp_rank", "alarm", "le", "version"}, family.name
+        known = {"outcome", "state", "instance", "dp_rank", "alarm", "le", "version"}
+        assert names <= known | {"cause", "op", "error", "endpoint"}, family.name
         if family.type == "histogram":
             assert family.name.endswith(("_seconds", "_rooms", "_bytes")), family.name
 

@@ -24,6 +24,7 @@ from etcd_pd.core.records import (
     WatchResponse,
 )
 from etcd_pd.errors import LeaseNotFound, StoreError, StoreUnavailable
+from etcd_pd.store.base import StoreCounts
 from tests.support.memory_etcd import MemoryEtcd
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ class MemoryStore:
     def __init__(self, etcd: MemoryEtcd | None = None, fragment: int = 0) -> None:
         self.etcd = etcd or MemoryEtcd()
         self.calls: list[str] = []
+        self.counts, self.endpoint = StoreCounts(), "memory"
         self.raised: list[tuple[int, str]] = []
         self.version, self.authenticates = "3.6.16", False
         self._fragment = fragment

@@ -22,7 +22,8 @@ DOWN = StoreUnavailable("status", "nobody listens")
 
 def shown(world: InMemory) -> dict[str, float]:
     """Samples of etcd's health, by name or by alarm."""
-    samples = [s for family in families(world.agent) if "_etcd_" in family.name for s in family.samples]
+    health = ("etcd_pd_etcd_alarms", "etcd_pd_etcd_database")
+    samples = [s for family in families(world.agent) if family.name.startswith(health) for s in family.samples]
     return {sample.labels.get("alarm", sample.name): sample.value for sample in samples}
 
 
