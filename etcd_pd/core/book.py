@@ -110,7 +110,8 @@ class RoomBook:
     def _means_next_life(self, own: OwnRoom, owner: object, rank: RankRef) -> bool:
         """Whether who registers a room now can only mean its next life."""
         of_dead_epoch = own.token != 0 and not self._rooms.is_alive(own.rank, own.epoch)
-        return own.is_ending and (own.rank != rank or owner in own.owners or of_dead_epoch)
+        never_here = own.state is State.RELEASING and not own.token
+        return own.is_ending and (own.rank != rank or owner in own.owners or of_dead_epoch or never_here)
 
     def _join(self, own: OwnRoom, owner: object, rank: RankRef, sequence: int) -> list[Outcome]:
         if own.rank != rank:
@@ -154,7 +155,8 @@ class RoomBook:
         """The KV cache was handed over: delete the key. Unknown or released rooms are no error."""
         own = self._rooms.find(rank.instance, room)
         if own is None:
-            return [Durable(owner, sequence)]
+            self._release_unknown(owner, rank, room, sequence)
+            return []
         outcomes: list[Outcome] = []
         if own.later:  # what asked for the room's next life gives that up, too
             self._rooms.cancel_later(lambda later: later.said[0] == owner, "it was released before", outcomes, own)
@@ -163,6 +165,13 @@ class RoomBook:
         self._rooms.note_end(own, owner, sequence)
         self._rooms.release(own)
         return outcomes
+
+    def _release_unknown(self, owner: object, rank: RankRef, room: int, sequence: int) -> None:
+        """A predecessor of the engine may have registered it, at an agent before this one: etcd knows."""
+        if len(self._queue) < self._max_queue:  # else it is not acknowledged, and said again to the next agent
+            own = self._rooms.add(rank, room, 0.0, (owner, sequence))
+            own.state, own.goes, own.waiters, own.enders = State.RELEASING, True, (), ((owner, sequence),)
+            self._queue.push(own)
 
     def fail(self, owner: object, rank: RankRef, room: int, reason: str, sequence: int, now: float) -> list[Outcome]:
         """The room will not come: say so to those who wait for it, also where it was never registered."""

@@ -160,6 +160,9 @@ class Registrations:
 
     def finish_releasing(self, own: OwnRoom, now: float, outcomes: list[Outcome]) -> None:
         """Its key is gone."""
+        if not own.token:  # and nothing was ever known of it here: nothing is to be remembered
+            self.drop(own, outcomes)
+            return
         self._pool.removed(own.lease_id, now)
         self._retire(own, State.RELEASED, now)
         self._settle(own, outcomes)

@@ -96,6 +96,8 @@ class Results:
                     self._queue.block(missing[0], batch.guards[own.rank].epoch)
                 elif missing:
                     self._contest(missing, found, is_dead, again, outcomes)
+            elif kv is not None and self._recognise(own, kv, now):
+                again.append(own)
             elif kv is None or kv.create_revision != (own.evict_token if own.state is State.EVICTING else own.token):
                 self._finish(own, now, outcomes)
             else:
@@ -104,6 +106,17 @@ class Results:
         return outcomes
 
     # --- parts
+
+    def _recognise(self, own: OwnRoom, kv: KeyValue, now: float) -> bool:
+        """Whether a room that is released, and was never registered here, is its rank's all the same."""
+        value = RoomValue.from_json(kv.value)
+        if own.state is not State.RELEASING or own.token or not value or value.dp_rank != own.rank.dp_rank:
+            return False
+        if not self._rooms.is_alive(own.rank, value.epoch):
+            return False
+        own.epoch, own.token, own.lease_id = value.epoch, kv.create_revision, kv.lease
+        self._pool.adopted(kv.lease, now)
+        return True
 
     def _uncount(self, batch: Batch, bucket: Bucket | None, found: dict[bytes, KeyValue], now: float) -> None:
         """New rooms that do not hang on the bucket after all."""

@@ -95,6 +95,9 @@ class WriteQueue:
             if rooms and len(rooms) + len(together) > self._limit:
                 self._queue.appendleft(own)
                 break
+            if own.state is State.RELEASING and not own.token and self._guard_of(own.rank) is None:
+                self.block(own, 0)  # it is for its rank's epoch to say whether it is its own
+                continue
             if own.state is State.CREATING:
                 guard = guards.get(own.rank) or self._guard_of(own.rank)
                 if guard is None:

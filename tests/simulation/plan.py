@@ -45,6 +45,7 @@ FIXED = (
     *((SMALL, seed, 14) for seed in (201, 204, 2007, 2020)),
     *((SMALL, seed, 15) for seed in (304, 414)),
     *((SMALL, seed, 16) for seed in (6, 8)),
+    (SMALL, 1007, 16),
     *((SMALL, seed, 17) for seed in (19, 24)),
     (FULL, 1068, 14),
     *((FULL, seed, 15) for seed in (3094, 3120)),

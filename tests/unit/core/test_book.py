@@ -811,7 +811,34 @@ class TestEpochs:
         assert desk.book.count(RANK) == 0
         desk.comes_alive(RANK)
         desk.book.release(RANK, 7)
-        assert len(desk.book) == 0
+        desk.work()
+        assert len(desk.book) == 0 and len(desk.book._rooms) == 0
+
+    def test_a_room_of_a_predecessor_is_released_when_this_agent_never_knew_it(self, desk: Desk) -> None:
+        theirs = RoomValue(RANK.dp_rank, desk.guards[RANK].epoch).to_json()
+        desk.etcd.txn([], [Put(KEYS.room("p", 7), theirs, 0)])
+        desk.book.release(RANK, 7)
+        desk.work()
+        assert desk.value(7) is None and len(desk.book.durable) == 1
+
+    @pytest.mark.parametrize("owner", ["another rank", "an epoch before"])
+    def test_a_room_stands_when_who_releases_it_never_had_it(self, desk: Desk, owner: str) -> None:
+        epoch = desk.guards[RANK].epoch
+        theirs = RoomValue(OTHER.dp_rank, epoch) if owner == "another rank" else RoomValue(RANK.dp_rank, epoch - 1)
+        desk.etcd.txn([], [Put(KEYS.room("p", 7), theirs.to_json(), 0)])
+        desk.book.release(RANK, 7)
+        desk.work()
+        assert desk.value(7) == theirs and len(desk.book.durable) == 1 and len(desk.book._rooms) == 0
+
+    def test_a_release_of_an_unknown_room_waits_when_its_rank_has_no_epoch_yet(self, desk: Desk) -> None:
+        theirs = RoomValue(RANK.dp_rank, desk.guards[RANK].epoch).to_json()
+        desk.etcd.txn([], [Put(KEYS.room("p", 7), theirs, 0)])
+        guard = desk.guards.pop(RANK)
+        desk.book.release(RANK, 7)
+        assert desk.book.take(0.0) is None and desk.book.durable == []
+        desk.guards[RANK] = guard
+        desk.work()
+        assert desk.value(7) is None and len(desk.book.durable) == 1
 
     def test_when_the_process_is_gone_whoever_waits_is_told(self, desk: Desk) -> None:
         desk.guards.pop(RANK)
