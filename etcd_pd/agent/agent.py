@@ -203,6 +203,8 @@ class Agent:
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
         log.info("listed revision=%d keys=%d", snapshot.revision, len(snapshot.kvs))
+        agents = self._keys.agent("")
+        self.watcher.peers = sum(kv.key.startswith(agents) for kv in snapshot.kvs)
         if snapshot.void:
             log.error("etcd has another history: every token and epoch from before is void")
             for engine in self.server.connections:

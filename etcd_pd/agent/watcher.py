@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
 from ..core.records import WatchResponse
-from ..core.watch import Changes, Relist, Reopen, Snapshot, WatchMachine, WatchState
+from ..core.watch import Changes, Relist, Reopen, Snapshot, WatchMachine, WatchState, relist_spread
 from ..errors import StoreError
 from ..store.base import Store, Watch
 from .successor import Successor, open_successor
@@ -37,6 +37,7 @@ class Watcher:
         synced: set once the view was whole for the first time.
         resyncs: lists so far.
         trouble: what went wrong last.
+        peers: how many agents watch the cell, this one included, as far as is known.
         causes: how often the view became stale, by why.
     """
 
@@ -61,6 +62,7 @@ class Watcher:
         self.synced = asyncio.Event()
         self.resyncs = 0
         self.trouble = ""
+        self.peers = self._listed_keys = 0
         self.causes: Counter[str] = Counter()
         self._stale_since, self._noted = self._heard_at, 0
 
@@ -126,9 +128,12 @@ class Watcher:
         """One list where needed, then one stream until it ends or must be dropped."""
         step = self._machine.next()
         if isinstance(step, Relist):
+            spread = relist_spread(self.peers, self._listed_keys)
+            if spread:
+                await asyncio.sleep(random.uniform(0.0, spread))
             found = self._machine.listed(await self._store.list(self._prefix, self._end))
             if isinstance(found, Snapshot):
-                self.resyncs += 1
+                self.resyncs, self._listed_keys = self.resyncs + 1, len(found.kvs)
                 self._on_snapshot(found)
             else:
                 self._tell(*found)

@@ -12,6 +12,22 @@ from typing import NamedTuple
 
 from .records import Event, Header, KeyValue, Listing, WatchResponse
 
+#: What listing one key costs etcd, seconds of CPU: measured by ``python -m benchmarks.relist``.
+KEY_SECONDS = 2e-6
+#: Lists are spread over this at most, seconds: a view that waits for its list is stale.
+LONGEST_SPREAD = 5.0
+#: Less than this is not worth a wait, seconds.
+SHORTEST_SPREAD = 0.05
+
+
+def relist_spread(agents: int, keys: int) -> float:
+    """Over how many seconds the agents of a cell spread lists that they all need at once, as after a compaction.
+
+    As long as one core of etcd's takes for all of them, so that it still has others for what is written meanwhile.
+    """
+    spread = agents * keys * KEY_SECONDS
+    return min(spread, LONGEST_SPREAD) if spread >= SHORTEST_SPREAD else 0.0
+
 
 class WatchState(enum.Enum):
     """What a reader of the view may assume."""

@@ -173,7 +173,7 @@ class Connections:
     def leave(self, connection: Connection, why: str) -> None:
         """It failed somebody: use another one from now on, unless that was done already."""
         if connection is self.current:
-            log.log(logging.WARNING if connection.answered else logging.DEBUG, "leaving an etcd endpoint: %s", why)
+            log.log(logging.INFO if connection.answered else logging.DEBUG, "leaving an etcd endpoint: %s", why)
             self.current = None
             self._names.doubt(_host(connection.endpoint))
             self._turn()

@@ -7,7 +7,17 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from etcd_pd.core.records import Delete, Event, Header, KeyValue, Listing, Put, WatchResponse
-from etcd_pd.core.watch import Changes, Relist, Reopen, Resume, Snapshot, WatchMachine, WatchState
+from etcd_pd.core.watch import (
+    LONGEST_SPREAD,
+    Changes,
+    Relist,
+    Reopen,
+    Resume,
+    Snapshot,
+    WatchMachine,
+    WatchState,
+    relist_spread,
+)
 from tests.support.memory_etcd import MemoryEtcd
 
 CLUSTER = 0xC1
@@ -216,6 +226,12 @@ def test_a_lagging_member_voids_nothing() -> None:
     machine.next()
     machine.received(created(29))
     assert machine.listed(Listing(header(31), [])) == Snapshot(31, [], void=False)
+
+
+def test_lists_are_spread_when_many_agents_need_large_ones_and_never_for_long() -> None:
+    assert relist_spread(3, 100) == 0.0
+    assert relist_spread(20, 20_000) == 0.8
+    assert relist_spread(100, 100_000) == LONGEST_SPREAD
 
 
 class TestSuccessor:
