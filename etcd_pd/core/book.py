@@ -199,7 +199,8 @@ class RoomBook:
             if own.state is not State.RELEASING and (own.token or gone):  # what was released is deleted all the same
                 self._rooms.reject([own], RankLost(own.room, own.epoch), outcomes)
         if gone:
-            self._queue.forget(rank)
+            for own in self._queue.forget(rank):
+                self._rooms.drop(own, outcomes)
         return outcomes
 
     def expire(self, now: float) -> list[Outcome]:

@@ -160,11 +160,21 @@ class WriteQueue:
             late += over
         return late
 
-    def forget(self, rank: RankRef) -> None:
-        """A rank is gone: only what it released is still to be written."""
-        self._blocked.pop(rank, None)
-        self._queue = deque(own for own in self._queue if own.rank != rank or own.state is State.RELEASING)
+    def forget(self, rank: RankRef) -> list[OwnRoom]:
+        """A rank is gone: only what it had and released is still to be written. Releases that this makes pointless."""
+        _, blocked = self._blocked.pop(rank, (0, deque[OwnRoom]()))
+        pointless = [
+            own
+            for own in (*blocked, *self._queue, *self._releases)
+            if own.rank == rank and own.state is State.RELEASING and not own.token
+        ]
+        left = set(pointless)
+        self._queue = deque(
+            own for own in self._queue if own.rank != rank or (own.state is State.RELEASING and own not in left)
+        )
+        self._releases = deque(own for own in self._releases if own not in left)
         self._held = deque(own for own in self._held if own.rank != rank)
+        return pointless
 
     # --- how much at once
 

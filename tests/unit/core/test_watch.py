@@ -230,7 +230,7 @@ def test_a_lagging_member_voids_nothing() -> None:
 
 def test_lists_are_spread_when_many_agents_need_large_ones_and_never_for_long() -> None:
     assert relist_spread(3, 100) == 0.0
-    assert relist_spread(20, 20_000) == 0.8
+    assert 0.7 < relist_spread(20, 20_000) < 0.9
     assert relist_spread(100, 100_000) == LONGEST_SPREAD
 
 
