@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from ..config import AgentSettings
 from ..errors import ConfigError
+from ..wire.private import check_way
 from .connection import EngineConnection, Peer
 
 log = logging.getLogger(__name__)
@@ -132,6 +133,7 @@ def _make_room(path: str) -> None:
     directory = os.path.dirname(path) or "."
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
+        check_way("socket", path)
         found = os.lstat(path)
     except FileNotFoundError:
         return

@@ -14,6 +14,7 @@ from types import TracebackType
 from ..errors import AgentBusy, AgentUnavailable, ConfigError, ProtocolError
 from ..wire import messages, to_agent, to_client
 from ..wire.limits import check_heartbeat, check_int
+from ..wire.private import check_way
 from .connection import Connection
 from .decode import Decode
 from .events import (
@@ -74,7 +75,7 @@ def connect(
         queue_limit: packets and unanswered registrations that may wait before AgentBusy.
 
     Raises:
-        ConfigError: no socket path, or an argument breaks a rule.
+        ConfigError: no socket path, or one that leads through another user's directory, or an argument breaks a rule.
         AgentUnavailable: ``start_agent`` was asked for and failed.
     """
     path = socket_path or os.environ.get("ETCD_PD_SOCKET", "")
@@ -82,6 +83,7 @@ def connect(
         raise ConfigError("socket_path", "must be given, or ETCD_PD_SOCKET set")
     if heartbeat is not None:
         check_heartbeat(heartbeat)
+    check_way("socket_path", path)
     check_int("queue_limit", queue_limit, 1, 10_000_000)
     if start_agent:
         _start_agent(path)

@@ -10,8 +10,9 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from ..errors import AgentBusy
+from ..errors import AgentBusy, ConfigError
 from ..wire.messages import LISTS, MAX_PACKET, PING
+from ..wire.private import check_way
 
 #: A lost agent is looked for again after this long; an attempt on a Unix socket costs some 20 us.
 RECONNECT_SECONDS = 0.05
@@ -76,9 +77,10 @@ class Connection:
         self._next_attempt = now + RECONNECT_SECONDS
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
+            check_way("socket_path", self._path)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             sock.connect(self._path)
-        except OSError:
+        except (OSError, ConfigError):
             sock.close()
             return False
         self._socket = sock

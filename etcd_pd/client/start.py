@@ -10,6 +10,7 @@ import sys
 import time
 
 from ..errors import AgentUnavailable
+from ..wire.private import check_way, open_private
 
 #: The agent that was started here ends this long after its last client.
 IDLE_EXIT_SECONDS = 30
@@ -22,16 +23,19 @@ def start_agent(path: str) -> None:
 
     Raises:
         AgentUnavailable: it did not come up; says where its log is.
+        ConfigError: the socket's directory, lock or log belongs to another user.
+        OSError: the lock or the log is a link, or cannot be opened.
     """
     os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
-    with open(f"{path}.lock", "w") as lock:
+    check_way("socket_path", path)
+    with os.fdopen(open_private(f"{path}.lock"), "r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _answers(path):
             return
         log_path = f"{path}.log"
         command = [sys.executable, "-m", "etcd_pd", "agent", "--socket", path]
         command += ["--idle-exit-seconds", str(IDLE_EXIT_SECONDS)]
-        with open(log_path, "ab") as log:
+        with os.fdopen(open_private(log_path), "ab") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
