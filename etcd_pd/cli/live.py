@@ -18,6 +18,7 @@ from .changes import Change, follow
 from .look import LookSettings
 from .options import settings_options
 from .stopping import run_until_stopped
+from .text import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -87,7 +88,7 @@ def _as_line(change: Change) -> str:
     words.append(change.name if change.room is None else f"{change.name} {change.room}")
     if change.dp_rank is not None:
         words.append(f"dp_rank={change.dp_rank} epoch={change.epoch}")
-    return " ".join([*words, change.text]).rstrip()
+    return printable(" ".join([*words, change.text]).rstrip())
 
 
 @click.command()

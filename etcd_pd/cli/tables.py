@@ -14,12 +14,14 @@ def room_table(found: dict[str, Any]) -> RenderableType:
     title = f"{len(found['rooms'])} rooms in {found['root']} at revision {found['revision']}"
     table = plain_table(title, "instance", "room:", "dp_rank:", "epoch:", "state", "lease:", "time left:")
     for room in found["rooms"]:
-        state = f"{room['state']}: {room['reason']}" if room["reason"] else room["state"]
         left = f"{room['seconds_left']} s" if room["seconds_left"] else "expired"
-        table.add_row(
-            room["instance"], str(room["room"]), str(room["dp_rank"]), str(room["epoch"]), state, room["lease"], left
-        )
+        numbers = (str(room["room"]), str(room["dp_rank"]), str(room["epoch"]))
+        table.add_row(room["instance"], *numbers, _state(room), room["lease"], left)
     return table
+
+
+def _state(room: dict[str, Any]) -> str:
+    return f"{room['state']}: {room['reason']}" if room["reason"] else str(room["state"])
 
 
 def room_life(found: dict[str, Any]) -> RenderableType:
@@ -33,11 +35,11 @@ def room_life(found: dict[str, Any]) -> RenderableType:
 
 def _life(life: dict[str, Any]) -> RenderableType:
     table = plain_table(f"room {life['room']} of {life['instance']}", "what", "value")
-    table.add_row("state", life["state"])
+    table.add_row("state", _state(life))
     table.add_row("registered", f"at revision {life['revision']} (its fencing token)")
     table.add_row("by", f"dp_rank {life['dp_rank']}, in its epoch {life['epoch']}")
     if life["changed_revision"] != life["revision"]:
-        table.add_row(life["state"], f"at revision {life['changed_revision']} {life['reason']}".rstrip())
+        table.add_row(life["state"], f"at revision {life['changed_revision']}")
     left = f"{life['seconds_left']} s left" if life["seconds_left"] else "expired"
     table.add_row("lease", f"{life['lease']}, {left}, {life['lease_age_seconds']} s old")
     return table

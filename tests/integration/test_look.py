@@ -152,7 +152,8 @@ def test_a_room_s_life_is_told_step_by_step(cell: Cell) -> None:
     told = cell.table("room", "7")
     for shown in (
         f"revision {registered}",
-        f"revision {failed} no memory",
+        f"revision {failed}",
+        "failed: no memory",
         f"epoch {epoch}",
         f"{lease:x}",
         "dp_rank 1",
@@ -225,3 +226,19 @@ def test_an_etcd_that_does_not_answer_is_one_line_and_a_next_step(root: str) -> 
     error, step = result.output.splitlines()
     assert error.startswith("Error: list: ")
     assert step.startswith("Next: ") and "etcd-pd doctor" in step
+
+
+HOSTILE = "out of [/memory] [errno 110] \x1b[2J\x1b]0;owned\x07 \u202egnp"
+
+
+@pytest.mark.parametrize("what", [("rooms",), ("room", "7"), ("status",), ("instances",)], ids=lambda what: what[0])
+def test_what_others_wrote_is_shown_as_text_when_it_looks_like_markup(cell: Cell, what: tuple[str, ...]) -> None:
+    cell.put("prefill/p", {**INSTANCE, "policy": HOSTILE})
+    cell.put("prefill/p/ranks/0.0.0.0", {**RANK, "ip": HOSTILE})
+    lease = cell.ctl.grant(60)
+    cell.put("rooms/p/7", {"dp_rank": 0, "epoch": 5, "state": "failed", "reason": HOSTILE}, lease)
+    shown = cell.table(*what)
+    assert "\x1b" not in shown and "\x07" not in shown and "\u202e" not in shown
+    assert "Traceback" not in shown
+    if what[0] in ("rooms", "room"):
+        assert r"[/memory] [errno 110] \x1b[2J\x1b]0;owned\x07 \u202egnp" in " ".join(shown.split())

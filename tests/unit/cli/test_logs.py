@@ -55,3 +55,10 @@ def test_records_below_the_level_are_dropped(capsys: pytest.CaptureFixture[str])
 def test_unknown_levels_and_formats_are_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="must be one of"):
         LogSettings(**wrong)
+
+
+def test_a_line_stays_one_line_when_others_wrote_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(LogSettings())
+    logging.getLogger("etcd_pd.agent").warning("failed: %s", "x\n2026-01-01T00:00:00Z ERROR forged\x1b[2J")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "\x1b" not in line and line.endswith(r"x\n2026-01-01T00:00:00Z ERROR forged\x1b[2J")
