@@ -153,20 +153,17 @@ class Agent:
         await asyncio.gather(self.session.revoke(), self.registrar.close())
 
     async def _report(self) -> None:
-        """One summary line every while, for those who only have the log."""
+        """One summary line every while in which something was done or changed, for those who only have the log."""
+        last = ""
         while True:
             await asyncio.sleep(SUMMARY_SECONDS)
-            log.info(
-                "summary %s session=%s watch=%s revision=%d rooms=%d queued=%d leases=%d engines=%d",
-                self.stats.summary(),
-                self.session.state.value,
-                self.watcher.state.value,
-                self.view.revision,
-                len(self.view.rooms),
-                len(self.book),
-                len(self.pool),
-                len(self.server.connections),
+            state = (
+                f"session={self.session.state.value} watch={self.watcher.state.value} rooms={len(self.view.rooms)} "
+                f"queued={len(self.book)} leases={len(self.pool)} engines={len(self.server.connections)}"
             )
+            if self.stats.was_active or state != last:
+                log.info("summary %s %s revision=%d", self.stats.summary(), state, self.view.revision)
+            last = state
 
     async def _give_signs(self) -> None:
         """Show engines that this agent runs: a socket stays open also while its process is stopped."""

@@ -203,6 +203,7 @@ class Packets:
         engine.undurable[sequence] = None
         if engine.rank:
             now = time.monotonic()
+            self._pushes.incidents.note("RoomFailed", room, *engine.rank.ref, reason)
             self._pushes.deliver(self._book.fail(engine, engine.rank.ref, room, reason, sequence, now))
         else:
             self._pushes.deliver([Durable(engine, sequence)])

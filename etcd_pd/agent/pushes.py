@@ -17,6 +17,7 @@ from ..errors import AgentBusy, ProtocolError, RankLost, RoomConflict
 from ..wire import messages, to_client
 from ..wire.values import Assignment
 from .connection import EngineConnection
+from .incidents import Incidents
 from .stats import Stats
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ class Pushes:
         state: what a reader of the view may assume at present, and of which cluster.
         on_instances: called with the ids of changed instances before anything is said that refers to them.
         stats: what is counted.
+
+    Attributes:
+        incidents: logs rooms that went wrong.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Pushes:
     ) -> None:
         self._view, self._book, self._connections = view, book, connections
         self._state, self._on_instances, self._stats = state, on_instances, stats
+        self.incidents = Incidents()
         self._answers: list[Notice] = []  # to wants, and not sent yet
         self._asked: dict[EngineConnection, None] = {}
 
@@ -153,7 +158,8 @@ class Pushes:
         self._view.waits.forget(wait)
         engine.wants.pop(wait.id, None)
         self._stats.ended[ended.error] += 1
-        log.debug("ended room=%d instance=%s %s", wait.room, wait.instance, ended)
+        dp_rank = ended.dp_rank if ended.dp_rank >= 0 else None
+        self.incidents.note(ended.error, wait.room, wait.instance, dp_rank, ended.reason)
         engine.push([ended.encode()])
 
     def send_view(self, engine: EngineConnection) -> None:
@@ -207,8 +213,10 @@ class Pushes:
             self.send_drained(engine)
 
     def _reject(self, engine: EngineConnection, outcome: Rejected) -> None:
-        self._stats.rejected[type(outcome.error).__name__] += 1
-        log.debug("rejected room=%d: %s", outcome.room, outcome.error)
+        kind = type(outcome.error).__name__
+        self._stats.rejected[kind] += 1
+        instance, dp_rank = engine.rank.ref if engine.rank else ("unknown", None)
+        self.incidents.note(kind, outcome.room, instance, dp_rank, str(outcome.error))
         engine.push([_rejection(outcome)])
 
     def send_drained(self, engine: EngineConnection) -> None:

@@ -52,6 +52,16 @@ class Stats:
         self.batch_rooms.observe(len(batch.rooms))
         self.register_seconds.observe_each([now - own.asked_at for own in batch.rooms if own.state is State.CREATING])
 
+    @property
+    def was_active(self) -> bool:
+        """Whether anything was counted since the last :meth:`summary`."""
+        last = self._last or Stats()
+        return self._totals() != last._totals()
+
+    def _totals(self) -> tuple[int, ...]:
+        rooms = (self.registered, self.rejected.total(), self.wanted, self.resolved, self.ended.total())
+        return (*rooms, self.protocol_errors, self.internal_errors)
+
     def summary(self) -> str:
         """``registered=3 conflicts=0 ...`` since the last call, and the latencies' quantiles in milliseconds."""
         before = self._last or Stats()
@@ -79,6 +89,7 @@ class Stats:
             resolved=self.resolved,
             ended=self.ended.copy(),
             protocol_errors=self.protocol_errors,
+            internal_errors=self.internal_errors,
             register_seconds=self.register_seconds.copy(),
             resolve_seconds=self.resolve_seconds.copy(),
         )

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .text import printable
+from .printable import printable
 
 #: Width of what is written to a file or a pipe: tables there shall not be cut to a terminal's usual 80 columns.
 _WIDTH = 160

@@ -17,8 +17,8 @@ from .board import Board
 from .changes import Change, follow
 from .look import LookSettings
 from .options import settings_options
+from .printable import printable
 from .stopping import run_until_stopped
-from .text import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

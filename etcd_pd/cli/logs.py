@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from ..errors import ConfigError
-from .text import printable
+from .printable import printable
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")

@@ -313,6 +313,34 @@ class TestUnknownOutcomes:
         assert caplog.text.count("database space exceeded") == 1
 
 
+class TestLog:
+    async def test_an_idle_agent_is_silent_when_nothing_changes(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("etcd_pd.agent.agent.SUMMARY_SECONDS", 0.02)
+        caplog.set_level("INFO")
+        async with running(tmp_path) as world:
+            prefill = await world.prefill()
+            await world.registered(prefill, 7)
+            await until(lambda: "summary registered=1" in caplog.text, "what was done is summed up")
+            await until(lambda: "engines=1" in caplog.text.splitlines()[-1], "and the last change")
+            looks = world.store.calls.count("keep_alive")
+            lines = caplog.text.count("summary")
+            await until(lambda: world.store.calls.count("keep_alive") > looks, "some time passed")
+            assert caplog.text.count("summary") <= lines + 1
+
+    async def test_a_failed_room_leaves_a_line_at_both_ends_with_its_reason(
+        self, world: InMemory, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        prefill, client = await world.prefill(), decode(world, 7)
+        await world.registered(prefill, 7)
+        await world.event(client, Resolved)
+        prefill.prefill.fail(7, "out of memory")
+        await world.event(client, Ended)
+        lines = [record.getMessage() for record in caplog.records if record.name.endswith("incidents")]
+        assert lines == ["RoomFailed room=7 instance=p dp_rank=0: out of memory"], "one agent has both ends here"
+
+
 class TestLeases:
     async def test_a_revoked_session_means_a_new_epoch(self, world: InMemory) -> None:
         prefill = await world.prefill()
