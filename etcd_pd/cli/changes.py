@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.keys import AgentKey, DecodeKey, Keys, PrefillKey, RankKey, RoomKey
 from ..core.records import Event, KeyValue
@@ -39,6 +39,10 @@ class Change(NamedTuple):
     dp_rank: int | None = None
     epoch: int = 0
     text: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """As an object; the room is text, as its 64 bits are more than the numbers of jq and JavaScript hold."""
+        return {**self._asdict(), "room": None if self.room is None else str(self.room)}
 
 
 class Chronicle:

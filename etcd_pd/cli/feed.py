@@ -78,7 +78,7 @@ class Feed:
                 state = self._state
                 if fresh:
                     seen = fresh[-1][0]
-            shown = [{"number": number, "at": at, **change._asdict()} for number, at, change in fresh]
+            shown = [{"number": number, "at": at, **change.as_json()} for number, at, change in fresh]
             writer.write(f'data: {{"state": {state}, "changes": {json.dumps(shown)}}}\n\n'.encode())
             await writer.drain()
             async with self._tick:

@@ -79,7 +79,7 @@ async def _watch(settings: LookSettings, wanted: Callable[[Change], bool], every
 
 
 def _as_json(change: Change) -> str:
-    return json.dumps(change._asdict())
+    return json.dumps(change.as_json())
 
 
 def _as_line(change: Change) -> str:

@@ -46,7 +46,7 @@ async def find_room(store: EtcdAdmin, root: str, room: int) -> dict[str, Any]:
     if not found:  # what is left of an instance that is gone
         listing = await store.list(keys.rooms())
         found = [kv for kv in listing.kvs if isinstance(key := keys.parse(kv.key), RoomKey) and key.room == room]
-    return {"root": root, "room": room, "lives": await _rooms(store, keys, found, ranks.kvs)}
+    return {"root": root, "room": str(room), "lives": await _rooms(store, keys, found, ranks.kvs)}
 
 
 async def describe_cell(store: EtcdAdmin, settings: EtcdSettings, root: str) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _room(key: RoomKey, kv: KeyValue, lease: LeaseTimes | None, epochs: set[tupl
         state = value.state
     return {
         "instance": key.instance,
-        "room": key.room,
+        "room": str(key.room),  # 64 bits: more than the numbers of jq and JavaScript hold
         "dp_rank": value.dp_rank if value else None,
         "epoch": value.epoch if value else None,
         "state": state,

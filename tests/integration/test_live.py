@@ -88,7 +88,7 @@ def test_watch_filters_and_speaks_json(endpoint: str, root: str) -> None:
             "what": "registered",
             "kind": "room",
             "name": "p",
-            "room": 7,
+            "room": "7",
             "dp_rank": 1,
             "epoch": 5,
             "text": "",
@@ -96,7 +96,7 @@ def test_watch_filters_and_speaks_json(endpoint: str, root: str) -> None:
         ctl.put(f"{root}/v1/prefill/p/ranks/1.0.0.0", json.dumps(RANK))
         ctl.put(f"{root}/v1/rooms/p/8", assigned(5))
         ctl.put(f"{root}/v1/rooms/q/7", assigned(5))
-        assert (found := watch.object())["name"] == "q" and found["room"] == 7
+        assert (found := watch.object())["name"] == "q" and found["room"] == "7"
 
 
 @pytest.mark.integration

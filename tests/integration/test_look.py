@@ -68,7 +68,7 @@ def test_rooms_show_rank_state_lease_and_time_left(cell: Cell) -> None:
     assert room.pop("seconds_left") + room.pop("lease_age_seconds") == 100
     assert room == {
         "instance": "p",
-        "room": 2**63 - 1,
+        "room": str(2**63 - 1),
         "dp_rank": 1,
         "epoch": epoch,
         "state": "assigned",
@@ -88,7 +88,7 @@ def test_rooms_tell_failed_lost_and_unreadable_ones(cell: Cell) -> None:
     cell.put("rooms/p/3", "garbage")
     cell.put("rooms/p/not-a-room", {})
     rooms = cell.show("rooms")["rooms"]
-    assert [(room["room"], room["state"]) for room in rooms] == [(1, "failed"), (2, "lost"), (3, "unreadable")]
+    assert [(room["room"], room["state"]) for room in rooms] == [("1", "failed"), ("2", "lost"), ("3", "unreadable")]
     assert "failed: out of memory" in cell.table("rooms")
     assert rooms[0]["seconds_left"] == 0
 
@@ -127,7 +127,7 @@ def test_rooms_are_filtered_by_instance_rank_state_and_age(cell: Cell) -> None:
     cell.put("rooms/q/3", {"dp_rank": 1, "epoch": 1, "state": "failed", "reason": "no"}, lease)
 
     def shown(*filters: str) -> list[int]:
-        return [room["room"] for room in cell.show("rooms", *filters)["rooms"]]
+        return [int(room["room"]) for room in cell.show("rooms", *filters)["rooms"]]
 
     assert shown() == [1, 2, 3]
     assert shown("--instance", "p") == [1, 2]
