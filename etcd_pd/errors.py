@@ -216,7 +216,9 @@ class PrefillLost(ResolveError):
     """
 
     def __init__(self, instance: str, room: int, dp_rank: int, epoch: int) -> None:
-        super().__init__(instance, room, f"prefill dp_rank {dp_rank} (epoch {epoch}) is gone")
+        who = f"dp_rank {dp_rank}" if dp_rank >= 0 else "instance"
+        of = f" (epoch {epoch})" if epoch else ""
+        super().__init__(instance, room, f"the prefill {who}{of} is gone")
         self.dp_rank = dp_rank
         self.epoch = epoch
 

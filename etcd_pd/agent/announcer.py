@@ -190,9 +190,9 @@ class Announcer:
                 return
             except StoreError as exc:
                 if isinstance(exc, StoreRejected) and str(exc) != refusal:  # once, not once an attempt
-                    log.warning("etcd refuses to announce instance=%s rank=%s: %s", local.instance, local.rank, exc)
+                    log.warning("etcd refuses to announce instance=%s rank=%s: %s", local.instance, local.name, exc)
                     refusal = str(exc)
-                log.debug("rank %s/%s not announced yet: %s", local.instance, local.rank, exc)
+                log.debug("rank %s/%s not announced yet: %s", local.instance, local.name, exc)
                 patience.reset()
             else:
                 if blocked is None:
@@ -204,7 +204,7 @@ class Announcer:
             await asyncio.sleep(random.uniform(LOOK_AGAIN / 2, LOOK_AGAIN))
 
     def _refuse(self, local: LocalRank, error: InstanceConflict) -> None:
-        log.error("announcement refused instance=%s rank=%s: %s", local.instance, local.rank, error)
+        log.error("announcement refused instance=%s rank=%s: %s", local.instance, local.name, error)
         if local in self._ranks:
             self._ranks.remove(local)
         self._on_refused(local, error)
@@ -224,7 +224,7 @@ class Announcer:
         if blocked is None:
             log.info(
                 "rank announced instance=%s rank=%s incarnation=%s epoch=%d lease=%x",
-                *(local.instance, local.rank, local.incarnation, local.key_epoch, lease_id),
+                *(local.instance, local.name, local.incarnation, local.key_epoch, lease_id),
             )
         return blocked
 
@@ -240,7 +240,7 @@ class Announcer:
             await self._until_done(lambda: self._recover(local))
         if local.key_epoch:
             await self._until_done(lambda: self._store.txn(*self._claims.withdraw(local)))
-            log.info("rank withdrawn instance=%s rank=%s epoch=%d", local.instance, local.rank, local.key_epoch)
+            log.info("rank withdrawn instance=%s rank=%s epoch=%d", local.instance, local.name, local.key_epoch)
         if local.incarnation:
             await self._until_done(lambda: self._end_instance(local))
 

@@ -70,14 +70,14 @@ class Ranks:
         if engine.rank:
             engine.rank.drained = False  # it asks, perhaps again: it is answered
         if engine.rank and not engine.rank.draining:
-            log.info("draining instance=%s rank=%s", engine.rank.instance, engine.rank.rank)
+            log.info("draining instance=%s rank=%s", engine.rank.instance, engine.rank.name)
             self._announcer.drain(engine.rank)
         self._pushes.send_drained(engine)
 
     def leave(self, engine: EngineConnection) -> None:
         """The engine is gone."""
         if engine.rank and engine.rank.linger:
-            log.info("lingering instance=%s rank=%s", engine.rank.instance, engine.rank.rank)
+            log.info("lingering instance=%s rank=%s", engine.rank.instance, engine.rank.name)
             self.lingering.add(engine.rank)
         elif engine.rank:
             self._withdraw(engine.rank)
@@ -132,7 +132,7 @@ class Ranks:
             self._pushes.deliver(self._book.end_rank(local.ref, gone=False))
             if engine:
                 engine.send(to_client.RankEnded(local.known_epoch, "the rank's key vanished from etcd").encode())
-            log.warning("epoch ended instance=%s rank=%s epoch=%d", local.instance, local.rank, local.known_epoch)
+            log.warning("epoch ended instance=%s rank=%s epoch=%d", local.instance, local.name, local.known_epoch)
             local.known_epoch = 0
         if epoch and local.known_epoch != epoch:
             local.known_epoch = epoch

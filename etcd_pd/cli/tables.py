@@ -83,7 +83,7 @@ def instance_tables(found: dict[str, Any]) -> RenderableType:
             prefill.add_row(name, policy, "none", "", instance["state"])
         for rank in instance["ranks"]:
             rooms = [str(rank["rooms"])] if counted else []
-            prefill.add_row(name, policy, rank["rank"], str(rank["epoch"]), rank["state"], rank["address"], *rooms)
+            prefill.add_row(name, policy, rank["name"], str(rank["epoch"]), rank["state"], rank["address"], *rooms)
             name = policy = ""
     others = plain_table("decode instances and agents", "kind", "id", "address", "session lease:", "time left:")
     for kind, entries in (("decode", found["decode"]), ("agent", found["agents"])):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.keys import AgentKey, DecodeKey, Keys, PrefillKey, RankKey, RoomKey
 from ..core.records import MAX_TXN_OPS
-from ..wire.values import ASSIGNED, FAILED, InstanceInfo, RankEndpoint, RoomValue
+from ..wire.values import ASSIGNED, FAILED, InstanceInfo, Rank, RankEndpoint, RoomValue, Topology
 from .etcd_view import describe_etcd
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ async def list_instances(store: EtcdAdmin, root: str) -> dict[str, Any]:
     """Prefill instances with their ranks, decode instances and agents."""
     keys = Keys(root)
     prefill: dict[str, dict[str, Any]] = {}
+    topologies: dict[str, Topology] = {}
     decode: list[dict[str, Any]] = []
     agents: list[dict[str, Any]] = []
     listings = await asyncio.gather(
@@ -85,12 +86,17 @@ async def list_instances(store: EtcdAdmin, root: str) -> dict[str, Any]:
     for kv in (kv for listing in listings for kv in listing.kvs):
         match keys.parse(kv.key):
             case PrefillKey(instance):
-                prefill[instance] = {**_prefill(instance, kv), "ranks": prefill.get(instance, {}).get("ranks", [])}
+                info = InstanceInfo.from_json(kv.value)
+                topologies[instance] = info.topology if info else Topology()
+                prefill[instance] = {
+                    **_prefill(instance, info, kv),
+                    "ranks": prefill.get(instance, {}).get("ranks", []),
+                }
             case RankKey(instance, rank):
                 endpoint = RankEndpoint.from_json(rank, kv.value, kv.create_revision)
                 # etcd lists an instance before its ranks; a rank without one is left over and dies with its lease
                 prefill.setdefault(instance, {"id": instance, "state": "gone", "ranks": []})
-                prefill[instance]["ranks"].append(_rank(str(rank), kv, endpoint))
+                prefill[instance]["ranks"].append(_rank(rank, topologies.get(instance), kv, endpoint))
             case DecodeKey(instance):
                 decode.append({**_fields(kv), "id": instance, "lease": f"{kv.lease:x}"})
             case AgentKey(agent):
@@ -127,8 +133,7 @@ def _room(key: RoomKey, kv: KeyValue, lease: LeaseTimes | None, epochs: set[tupl
     }
 
 
-def _prefill(instance: str, kv: KeyValue) -> dict[str, Any]:
-    info = InstanceInfo.from_json(kv.value)
+def _prefill(instance: str, info: InstanceInfo | None, kv: KeyValue) -> dict[str, Any]:
     if info is None:
         return {"id": instance, "state": UNREADABLE}
     return {
@@ -142,9 +147,10 @@ def _prefill(instance: str, kv: KeyValue) -> dict[str, Any]:
     }
 
 
-def _rank(rank: str, kv: KeyValue, endpoint: RankEndpoint | None) -> dict[str, Any]:
+def _rank(rank: Rank, topology: Topology | None, kv: KeyValue, endpoint: RankEndpoint | None) -> dict[str, Any]:
     return {
-        "rank": rank,
+        "rank": str(rank),
+        "name": rank.name(topology or Topology()),
         "epoch": kv.create_revision,
         "state": endpoint.state if endpoint else UNREADABLE,
         "address": f"{endpoint.ip}:{endpoint.port}" if endpoint else "",

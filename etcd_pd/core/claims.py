@@ -69,6 +69,11 @@ class LocalRank:
         self.ref = RankRef(self.instance, self.rank.dp)
 
     @property
+    def name(self) -> str:
+        """The rank, as people call it."""
+        return self.rank.name(self.info.topology)
+
+    @property
     def incarnation(self) -> str:
         """The start of the instance that it belongs to, empty before etcd decided."""
         return self.endpoint.incarnation
@@ -138,7 +143,7 @@ class Claims:
             assert info_kv is not None
             return Write(Purpose.CLEAR, abandoned(info_kv), [Delete(info_kv.key)], local.endpoint)
         if rank_kv is not None and not self._is_ours(local, rank_kv, lease_id):
-            return Blocked(f"another process as rank {local.rank}", rank_kv.lease)
+            return Blocked(f"another process as rank {local.name}", rank_kv.lease)
         local.unsure_since = local.unsure_since or listing.header.revision
         endpoint = replace(local.endpoint, incarnation=info.incarnation)
         conditions: list[Condition] = [

@@ -50,6 +50,12 @@ class Rank(NamedTuple):
     def __str__(self) -> str:
         return f"{self.dp}.{self.cp}.{self.tp}.{self.pp}"
 
+    def name(self, topology: Topology) -> str:
+        """As people call it: the DP rank, with its place in every other dimension that has several (``2/tp1``)."""
+        places = {"cp": self.cp, "tp": self.tp, "pp": self.pp}
+        named = [f"{name}{place}" for name, place in places.items() if place or getattr(topology, name) > 1]
+        return "/".join([str(self.dp), *named])
+
 
 def check_rank(rank: object, topology: Topology) -> Rank:
     """Return ``rank`` if it is a place in the topology: one index, or up to four, none beyond its dimension.

@@ -109,7 +109,7 @@ def test_instances_show_ranks_with_epochs_and_states(cell: Cell) -> None:
     assert found["decode"][0]["address"] == "10.0.0.2:31001"
     assert found["agents"][0]["id"] == "a"
     table = cell.table("instances")
-    for shown in ("0.0.0.0", "draining", "10.0.0.2:31001"):
+    for shown in (" 0 ", "draining", "10.0.0.2:31001"):
         assert shown in table
 
 
@@ -192,7 +192,7 @@ def test_status_shows_members_alarms_leases_and_the_cell(cell: Cell, endpoint: s
     assert found["rooms"] == {"assigned": 2, "failed": 0, "lost": 1, "unreadable": 0}
     assert found["agents"][0]["id"] == "a" and 90 < found["agents"][0]["seconds_left"] <= 100
     told = cell.table("status")
-    for shown in ("leader", server.version, "1.0.0.0", "2 assigned, 1 lost", f"{lease:x}"):
+    for shown in ("leader", server.version, " 1 ", "2 assigned, 1 lost", f"{lease:x}"):
         assert shown in told
 
 

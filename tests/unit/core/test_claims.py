@@ -82,7 +82,7 @@ def test_a_new_agent_takes_over_when_the_engine_names_its_key(desk: Desk) -> Non
 
 def test_a_claim_is_blocked_when_another_process_has_the_rank(desk: Desk) -> None:
     desk.claim(rank())
-    assert desk.step(rank(port=10)) == Blocked("another process as rank 0.0.0.0", desk.lease)
+    assert desk.step(rank(port=10)) == Blocked("another process as rank 0", desk.lease)
 
 
 def test_a_claim_is_blocked_when_ranks_of_an_earlier_start_are_left(desk: Desk) -> None:
@@ -136,7 +136,7 @@ def test_a_claim_is_not_recognised_when_the_key_is_anothers(desk: Desk) -> None:
     local = rank()
     desk.step(local)
     desk.claim(rank(port=10))
-    assert desk.step(local) == Blocked("another process as rank 0.0.0.0", desk.etcd.keys[RANK_KEY].lease)
+    assert desk.step(local) == Blocked("another process as rank 0", desk.etcd.keys[RANK_KEY].lease)
 
 
 def test_a_withdrawal_deletes_nothing_when_another_agent_has_taken_the_rank_over(desk: Desk) -> None:
@@ -152,7 +152,7 @@ def test_an_old_agent_does_not_take_a_rank_back_when_another_has_it(desk: Desk) 
     desk.lease = desk.etcd.grant(5).lease_id
     desk.claim(rank(epoch=local.key_epoch))
     desk.lease = lease
-    assert desk.step(local) == Blocked("another process as rank 0.0.0.0", desk.etcd.keys[RANK_KEY].lease)
+    assert desk.step(local) == Blocked("another process as rank 0", desk.etcd.keys[RANK_KEY].lease)
 
 
 def test_an_instance_says_that_it_has_ended_when_its_last_rank_leaves(desk: Desk) -> None:

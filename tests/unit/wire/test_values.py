@@ -160,3 +160,16 @@ def test_a_rank_s_processes_come_in_order() -> None:
 
 def test_the_size_of_a_rank_is_that_of_its_other_dimensions() -> None:
     assert Topology(dp=8, cp=2, tp=4, pp=3).endpoints_per_rank == 24
+
+
+@pytest.mark.parametrize(
+    ("rank", "topology", "name"),
+    [
+        (Rank(2), Topology(dp=4), "2"),
+        (Rank(2), Topology(dp=4, tp=2), "2/tp0"),
+        (Rank(0, 1, 0, 3), Topology(dp=1, cp=2, tp=2, pp=4), "0/cp1/tp0/pp3"),
+        (Rank(1, 0, 1), Topology(dp=2), "1/tp1"),
+    ],
+)
+def test_a_rank_is_named_by_the_dimensions_that_have_several(rank: Rank, topology: Topology, name: str) -> None:
+    assert rank.name(topology) == name
