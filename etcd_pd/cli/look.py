@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..config import AgentSettings, EtcdSettings
+from ..core.keys import Keys, prefix_end
+from ..errors import StoreRejected
 from ..wire.limits import MAX_PARALLEL, MAX_ROOM
 from .options import settings_options
 from .views import ROOM_STATES
@@ -137,13 +139,27 @@ def _show(
     from ..store.admin import EtcdAdmin
     from .console import make_console
 
-    async def look() -> dict[str, Any]:
+    async def look() -> tuple[dict[str, Any], list[str] | None]:
         async with EtcdAdmin(settings.etcd) as store:
-            return await read(store)
+            return await read(store), await _other_cells(store, settings.root)
 
-    found = asyncio.run(look())
+    found, others = asyncio.run(look())
     if settings.output == "json":
         click.echo(json.dumps(found, indent=2))
     else:
         make_console().print(render(found))
+    if others is not None:
+        known = f"; etcd holds the cells {', '.join(others)}" if others else ", and no other cell in this etcd"
+        click.echo(f"etcd-pd: nothing is under --root {settings.root}{known}", err=True)
     return found
+
+
+async def _other_cells(store: EtcdAdmin, root: str) -> list[str] | None:
+    """The cells that there are where this one is not; None where it is, or these credentials may not look."""
+    prefix = Keys(root).prefix
+    if await store.first_key(prefix, prefix_end(prefix)):
+        return None
+    try:
+        return await store.cells()
+    except StoreRejected:
+        return None

@@ -118,6 +118,15 @@ class Keys:
         return AgentKey(parts[0]) if kind == "agents" else None
 
 
+def root_of(key: bytes) -> str | None:
+    """The root of the cell that a key belongs to; None where it is of no cell."""
+    try:
+        root = key.partition(b"/v1/")[0].decode()
+    except UnicodeDecodeError:
+        return None
+    return root if Keys(root).parse(key) else None
+
+
 def prefix_end(prefix: bytes) -> bytes:
     """End of the range that holds every key starting with ``prefix`` (etcd's own rule; 0xff bytes carry over)."""
     trimmed = prefix.rstrip(b"\xff")

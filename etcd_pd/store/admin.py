@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..config import EtcdSettings
-from ..core.keys import prefix_end
+from ..core.keys import Keys, prefix_end, root_of
 from ..errors import StoreRejected
 from . import etcdrpc
 from .etcd import EtcdStore
 
 rpc = etcdrpc
 
+#: How many keys are looked at in search of cells: beside those, etcd may hold any number of others.
+MOST_LOOKS = 1000
 #: What etcd says where something is there already.
 _EXISTS = ("already exists", "already granted")
 _MISSING = "not found"
@@ -67,6 +69,34 @@ class EtcdAdmin(EtcdStore):
         """Let a member in that is about to start; one that is in already is no error."""
         request = rpc.MemberAddRequest(peerURLs=[peer_url])
         await self._unless("member add", "Cluster", "MemberAdd", request, "Peer URLs already exists")
+
+    # --- cells
+
+    async def first_key(self, start: bytes, end: bytes = b"\0") -> bytes:
+        """The first key from ``start`` on, before ``end`` (by default, of all there are); empty where there is none."""
+        request = rpc.RangeRequest(key=start, range_end=end, limit=1, keys_only=True)
+        found = (await self._calls.repeat("first key", "KV", "Range", request)).kvs
+        return bytes(found[0].key) if found else b""
+
+    async def cells(self) -> list[str]:
+        """The roots of the cells in this etcd, as far as a thousand looks find them.
+
+        Raises:
+            StoreRejected: these credentials may not look beyond their own.
+        """
+        roots: list[str] = []
+        start = b"\0"
+        for _ in range(MOST_LOOKS):
+            key = await self.first_key(start)
+            if not key:
+                break
+            root = root_of(key)
+            if root is None:
+                start = key + b"\0"
+            else:
+                roots.append(root)
+                start = prefix_end(Keys(root).prefix)
+        return roots
 
     # --- leases
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from etcd_pd.cli.app import cli
 from etcd_pd.reference.local.embedded import EmbeddedEtcd
-from tests.support.etcd_server import EtcdCluster
+from tests.support.etcd_server import EtcdCluster, EtcdServer
 from tests.support.etcdctl import EtcdCtl
 
 INSTANCE = {
@@ -46,7 +46,7 @@ class Cell:
         """The command's JSON."""
         result = CliRunner().invoke(cli, [*what, *self._flags, "--output", "json"])
         assert result.exit_code == 0, result.output
-        found: dict[str, Any] = json.loads(result.output)
+        found: dict[str, Any] = json.loads(result.stdout)
         return found
 
     def table(self, *what: str) -> str:
@@ -213,7 +213,7 @@ def test_status_tells_leader_followers_and_who_does_not_answer(etcd_cluster: Etc
     flags = ["--etcd", up[0].endpoint, "--root", root, "--etcd-request-timeout-seconds", "3", "--output", "json"]
     result = CliRunner().invoke(cli, ["status", *flags])
     assert result.exit_code == 0, result.output
-    members = {member["name"]: member for member in json.loads(result.output)["etcd"]["members"]}
+    members = {member["name"]: member for member in json.loads(result.stdout)["etcd"]["members"]}
     assert len(members) == 3
     assert "error" in members[down.name]
     assert [name for name, member in members.items() if member.get("leader")] == [etcd_cluster.leader(up).name]
@@ -242,3 +242,21 @@ def test_what_others_wrote_is_shown_as_text_when_it_looks_like_markup(cell: Cell
     assert "Traceback" not in shown
     if what[0] in ("rooms", "room"):
         assert r"[/memory] [errno 110] \x1b[2J\x1b]0;owned\x07 \u202egnp" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("what", [("status",), ("instances",), ("rooms",), ("room", "7")], ids=lambda what: what[0])
+def test_the_cells_that_there_are_are_named_when_the_root_is_wrong(
+    cell: Cell, endpoint: str, root: str, what: tuple[str, ...]
+) -> None:
+    cell.put("prefill/p", INSTANCE)
+    EtcdCtl(endpoint).put("/somebody/elses/v1/key", "x")
+    result = CliRunner().invoke(cli, [*what, "--etcd", endpoint, "--root", "/mistyped", "--output", "json"])
+    assert "nothing is under --root /mistyped; etcd holds the cells " in result.stderr
+    assert root in result.stderr and "/somebody" not in result.stderr
+    json.loads(result.stdout)
+
+
+def test_an_empty_etcd_is_no_error_when_nothing_has_begun(fresh_etcd: EtcdServer) -> None:
+    result = CliRunner().invoke(cli, ["status", "--etcd", fresh_etcd.endpoint])
+    assert result.exit_code == 0
+    assert "nothing is under --root /etcd_pd/default, and no other cell in this etcd" in result.stderr
