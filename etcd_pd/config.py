@@ -18,6 +18,8 @@ from .wire.limits import check_int, check_name, check_seconds
 
 #: How a lease's time is divided, as in etcd's own client: keepalives are sent every third of the granted TTL.
 KEEPALIVES_PER_TTL = 3
+#: Hosts that are this machine.
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 #: etcd grants no shorter lease with default election settings (ceil(1.5 x 1 s election timeout)).
 MIN_TTL_SECONDS = 2
 
@@ -95,6 +97,12 @@ class EtcdSettings:
     def tls(self) -> bool:
         """Whether the endpoints speak TLS."""
         return self.endpoints[0].startswith("https://")
+
+    @property
+    def shows_secrets(self) -> bool:
+        """Whether a password or a token leaves this machine unencrypted."""
+        secret = bool(self.username or self.token_file)
+        return secret and not self.tls and any(urlsplit(url).hostname not in LOOPBACK for url in self.endpoints)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ def run(settings: AgentSettings) -> int:
 
 async def _run(settings: AgentSettings) -> int:
     log.info("agent starting %s", " ".join(f"{name}={value}" for name, value in describe(settings).items()))
+    if settings.etcd.shows_secrets:
+        log.warning("etcd's password or token goes over the network unencrypted: use https:// endpoints")
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

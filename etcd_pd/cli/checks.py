@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..client.visit import visit
+from ..config import LOOPBACK
 from ..core.keys import Keys
 from ..core.records import UPGRADE, Compare, Put, is_outdated
 from ..errors import AgentUnavailable, ConfigError, EtcdPDError, LeaseNotFound, StoreError, StoreRejected
@@ -36,7 +37,6 @@ PATIENCE_SECONDS = 5.0
 CERTIFICATE_DAYS = 7
 #: TTL of the lease that is tried, seconds.
 LEASE_SECONDS = 10
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True)

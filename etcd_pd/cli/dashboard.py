@@ -7,13 +7,12 @@ from importlib.resources import files
 
 import click
 
-from ..config import split_address
+from ..config import LOOPBACK, split_address
 from ..errors import ConfigError
 from .look import CellSettings
 from .options import settings_options
 from .stopping import run_until_stopped
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 #: The page holds all of itself, and asks nobody but its own server.
 POLICY = (
     "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "

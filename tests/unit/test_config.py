@@ -135,3 +135,34 @@ def test_a_metrics_address_has_a_host_and_a_port(listen: str) -> None:
         AgentSettings(metrics_listen=listen)
     assert AgentSettings(metrics_listen="").metrics_listen == ""
     assert AgentSettings(metrics_listen="[::1]:0").metrics_listen == "[::1]:0"
+
+
+@pytest.mark.parametrize(
+    ("settings", "shows"),
+    [
+        ({"endpoints": ("http://etcd:2379",), "username": "u", "password": "p"}, True),
+        ({"endpoints": ("http://127.0.0.1:2379", "http://etcd:2379"), "username": "u", "password": "p"}, True),
+        ({"endpoints": ("http://[::1]:2379",), "username": "u", "password": "p"}, False),
+        ({"endpoints": ("https://etcd:2379",), "username": "u", "password": "p"}, False),
+        ({"endpoints": ("http://etcd:2379",)}, False),
+    ],
+)
+def test_a_password_that_leaves_the_machine_in_clear_is_known(settings: dict[str, Any], shows: bool) -> None:
+    assert EtcdSettings(**settings).shows_secrets is shows
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"username": "u", "password": "p", "password_file": __file__}, "etcd_password_file"),
+        ({"username": "u"}, "etcd_username"),
+        ({"password_file": __file__}, "etcd_username"),
+        ({"username": "u", "password": "p", "token_file": __file__}, "etcd_token_file"),
+        ({"token_file": "/none"}, "etcd_token_file"),
+        ({"server_name": "etcd"}, "etcd_server_name"),
+    ],
+)
+def test_secrets_and_names_that_do_not_fit_are_refused(settings: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        EtcdSettings(**settings)
+    assert caught.value.field == field
