@@ -73,8 +73,8 @@ class Stream:
         await asyncio.wait([self._reader])
 
     async def _outgoing(self) -> AsyncIterator[Any]:
-        while True:
-            yield await self._requests.get()
+        while (request := await self._requests.get()) is not None:
+            yield request
 
     async def _read(self) -> None:
         with self.connection as connection:
@@ -89,6 +89,7 @@ class Stream:
             except asyncio.CancelledError:  # by the call: nobody cancels this task
                 error = StoreUnavailable(self._op, "closed")
             self._call.cancel()
+            self._requests.put_nowait(None)  # grpc's own task waits for the next request, whether the call lives or not
             self._answers.put_nowait(self._error or error)
             if not self._closed:
                 self._on_ended(connection, self._error or error)

@@ -636,6 +636,22 @@ class TestPausedServer:
             await store.revoke(lease)
 
 
+@pytest.mark.integration
+@pytest.mark.every_etcd
+async def test_nothing_is_left_of_a_watch_when_its_server_has_ended(fresh_etcd: EtcdServer) -> None:
+    async with EtcdStore(EtcdSettings(endpoints=(fresh_etcd.endpoint,), request_timeout_seconds=0.5)) as store:
+        reader = Reader(await store.watch(b"/", 1))
+        assert (await reader.response()).created
+        await asyncio.to_thread(fresh_etcd.stop)
+        with pytest.raises(StoreUnavailable):
+            await reader.response()
+        await reader.watch.close()
+        end = asyncio.get_running_loop().time() + PATIENCE
+        while len(asyncio.all_tasks()) > 1:
+            assert asyncio.get_running_loop().time() < end, asyncio.all_tasks()
+            await asyncio.sleep(0.01)
+
+
 def _answer_with_garbage(listener: socket.socket) -> Callable[[], None]:
     """Serve what is no HTTP/2 on a socket; the returned function ends that."""
 
