@@ -45,7 +45,8 @@ def doctor(settings: DoctorSettings, instance: str, fix_hints: bool) -> None:
     check_name("--instance", instance)
     agent = check_agent(settings.socket_path)
     findings = [agent, *asyncio.run(check_etcd(settings.etcd, settings.root, instance))]
-    findings.append(check_round_trip(settings.socket_path, agent))
+    roles = next(finding for finding in findings if finding.check == "roles")
+    findings.append(check_round_trip(settings.socket_path, agent, roles))
     if settings.output == "json":
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:

@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from ..client import Client, connect
 from ..client.events import Announced, Drained, Refused, Registered, Rejected
@@ -26,7 +27,7 @@ PORT = 9
 
 def run(
     prefill_socket: str,
-    decode_socket: str,
+    decode_socket: str | None,
     timeout: float = TIMEOUT_SECONDS,
     say: Callable[[str], None] = print,
 ) -> list[float]:
@@ -34,7 +35,7 @@ def run(
 
     Args:
         prefill_socket: of the agent that registers.
-        decode_socket: of the agent that resolves; it may be the same.
+        decode_socket: of the agent that resolves; it may be the same. None: rooms are only registered.
         timeout: seconds that each step may take.
         say: called for each room.
 
@@ -42,7 +43,7 @@ def run(
         EtcdPDError: a room was refused, or did not arrive.
     """
     instance = f"round-trip-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-    with connect(prefill_socket) as prefill, connect(decode_socket) as decode:
+    with connect(prefill_socket) as prefill, connect(decode_socket) if decode_socket else nullcontext() as decode:
         prefill.prefill.announce(
             instance,
             rank=Rank(1),
@@ -59,17 +60,19 @@ def run(
         return seconds
 
 
-def _one(prefill: Client, decode: Client, instance: str, timeout: float, say: Callable[[str], None]) -> float:
+def _one(prefill: Client, decode: Client | None, instance: str, timeout: float, say: Callable[[str], None]) -> float:
     room = random.randint(0, MAX_ROOM)
     started = time.monotonic()
     prefill.prefill.register(room)
     _wait(prefill, Registered, timeout)
-    found = decode.decode.resolve(instance, room, timeout=timeout)
+    if decode:
+        found = decode.decode.resolve(instance, room, timeout=timeout)
+        if found.dp_rank != 1:
+            raise EtcdPDError(f"room {room} resolved to dp_rank {found.dp_rank}, not 1")
     seconds = time.monotonic() - started
-    if found.dp_rank != 1:
-        raise EtcdPDError(f"room {room} resolved to dp_rank {found.dp_rank}, not 1")
-    say(f"room={room} dp_rank={found.dp_rank} revision={found.revision} milliseconds={seconds * 1000:.1f}")
-    decode.decode.done(instance, room)
+    if decode:
+        say(f"room={room} dp_rank={found.dp_rank} revision={found.revision} milliseconds={seconds * 1000:.1f}")
+        decode.decode.done(instance, room)
     prefill.prefill.release(room)
     return seconds
 

@@ -70,6 +70,15 @@ def test_a_healthy_node_passes_and_keeps_nothing_of_it(etcd: EtcdServer, root: s
         assert doctor(*flags).output.startswith("ok   agent socket: ")
 
 
+def test_an_agent_of_prefill_engines_alone_is_asked_for_its_half(etcd: EtcdServer, root: str) -> None:
+    with AgentProcess(etcd.endpoint, root, "prefill-0", "--prefill-only") as agent:
+        wait_until(lambda: not check("ready", agent.socket_path), "the agent has seen etcd")
+        result = doctor("--etcd", etcd.endpoint, "--root", root, "--socket", agent.socket_path, "--output", "json")
+        assert result.exit_code == 0, result.output
+        found = findings(result)["register and resolve"]
+        assert found["status"] == "ok" and "10 rooms registered by an agent that resolves none" in found["text"]
+
+
 def test_without_an_agent_etcd_is_checked_all_the_same(etcd: EtcdServer, root: str, tmp_path: Path) -> None:
     flags = ("--etcd", etcd.endpoint, "--root", root, "--socket", str(tmp_path / "none.sock"))
     result = doctor(*flags, "--output", "json")

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from etcd_pd import Rank, Registered, Rejected, Resolved, Topology
 from etcd_pd.cli.app import cli
+from etcd_pd.client.health import check
 from etcd_pd.config import EtcdSettings
 from etcd_pd.errors import StoreUnavailable
 from etcd_pd.kubernetes.authority import Identity, Pair, issue
@@ -222,9 +223,13 @@ class TestPasswords:
         assert done.exit_code == 0, done.output
         members = json.loads(done.output)["etcd"]["members"]
         assert [member["leader"] for member in members] == [True], members
-        found = json.loads(CliRunner().invoke(cli, ["doctor", *flags, "--socket", "/none"]).output)
-        looked_at = {finding["check"]: finding["status"] for finding in found}
-        assert [looked_at[check] for check in ("quorum", "roles", "lease")] == ["ok"] * 3, found
+        with AgentProcess(plain.endpoints[0], ROOT, user, f"--etcd-username={user}") as agent:
+            wait_until(lambda: not check("ready", agent.socket_path), "the agent has seen etcd")
+            done = CliRunner().invoke(cli, ["doctor", *flags, "--socket", agent.socket_path])
+        assert done.exit_code == 0, done.output
+        looked_at = {finding["check"]: finding["status"] for finding in json.loads(done.output)}
+        assert [looked_at[name] for name in ("quorum", "roles", "lease")] == ["ok"] * 3, looked_at
+        assert looked_at["register and resolve"] == ("ok" if user == "prefill" else "skip")
 
     def test_a_wrong_one_is_named_and_not_logged(
         self, plain: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
