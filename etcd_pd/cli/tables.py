@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.text import Text
 
 from .console import plain_table
+from .printable import printable
+from .verdict import WRONG
 
 
 def room_table(found: dict[str, Any]) -> RenderableType:
@@ -46,9 +49,21 @@ def _life(life: dict[str, Any]) -> RenderableType:
 
 
 def status_tables(found: dict[str, Any]) -> RenderableType:
-    """etcd, then the cell."""
+    """What is wrong, then etcd, then the cell."""
     rooms = ", ".join(f"{count} {state}" for state, count in found["rooms"].items() if count) or "none"
-    return Group(_members(found["etcd"]), instance_tables(found), f"rooms: {rooms}\n")
+    return Group(_verdict(found["problems"]), _members(found["etcd"]), instance_tables(found), f"rooms: {rooms}\n")
+
+
+def _verdict(problems: list[dict[str, Any]]) -> RenderableType:
+    """A line for each problem, with the runbook's heading for it."""
+    if not problems:
+        return Text("nothing is wrong, as far as etcd shows\n", style="green")
+    lines = Text()
+    for problem in problems:
+        style = "bold red" if problem["severity"] == WRONG else "yellow"
+        lines.append(printable(f"{problem['severity']}: {problem['text']}"), style=style)
+        lines.append(f"  (docs/runbook.md, {problem['runbook']})\n")
+    return lines
 
 
 def _members(etcd: dict[str, Any]) -> RenderableType:

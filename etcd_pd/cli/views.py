@@ -12,6 +12,7 @@ from ..core.keys import AgentKey, DecodeKey, Keys, PrefillKey, RankKey, RoomKey
 from ..core.records import MAX_TXN_OPS
 from ..wire.values import ASSIGNED, FAILED, InstanceInfo, Rank, RankEndpoint, RoomValue, Topology
 from .etcd_view import describe_etcd
+from .verdict import judge
 
 if TYPE_CHECKING:
     from ..config import EtcdSettings
@@ -59,7 +60,8 @@ async def describe_cell(store: EtcdAdmin, settings: EtcdSettings, root: str) -> 
         for rank in instance["ranks"]:
             rank["rooms"] = held[instance["id"], int(rank["rank"].partition(".")[0])]
     states = Counter(room["state"] for room in rooms["rooms"])
-    return {**cell, "etcd": etcd, "rooms": {state: states[state] for state in ROOM_STATES}}
+    found = {**cell, "etcd": etcd, "rooms": {state: states[state] for state in ROOM_STATES}}
+    return {"problems": [problem._asdict() for problem in judge(found)], **found}
 
 
 async def _rooms(
@@ -142,6 +144,7 @@ def _prefill(instance: str, info: InstanceInfo | None, kv: KeyValue) -> dict[str
         "incarnation": info.incarnation,
         "addresses": list(info.addresses),
         "dp_size": info.topology.dp,
+        "processes": info.topology.dp * info.topology.endpoints_per_rank,
         "policy": info.policy,
         "lease": f"{kv.lease:x}",
     }

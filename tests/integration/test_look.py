@@ -191,7 +191,11 @@ def test_status_shows_members_alarms_leases_and_the_cell(cell: Cell, endpoint: s
     assert found["prefill"][0]["ranks"][0]["rooms"] == 2
     assert found["rooms"] == {"assigned": 2, "failed": 0, "lost": 1, "unreadable": 0}
     assert found["agents"][0]["id"] == "a" and 90 < found["agents"][0]["seconds_left"] <= 100
+    assert [problem["severity"] for problem in found["problems"]] == ["wrong", "degraded"]
     told = cell.table("status")
+    assert told.startswith("wrong: prefill p: 1 of 2 rank processes: 0 missing  (docs/runbook.md, EtcdPd")
+        "wrong: prefill p: 1 of 2 rank processes: 0 missing  (docs/runbook.md, EtcdPdRoomsNotResolved)"
+    )
     for shown in ("leader", server.version, " 1 ", "2 assigned, 1 lost", f"{lease:x}"):
         assert shown in told
 
