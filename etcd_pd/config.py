@@ -132,7 +132,8 @@ class AgentSettings:
     socket_mode: int = _option(0o600, "mode of the socket, 0600 or 0660", octal=True)
     allowed_uids: tuple[int, ...] = _option((), "users beside its own whose processes the agent serves")
     metrics_listen: str = _option(
-        "127.0.0.1:9479", "HOST:PORT that answers Prometheus at /metrics; port 0: any, see the log; empty: none"
+        "127.0.0.1:9479",
+        "HOST:PORT that answers Prometheus at /metrics; host *: IPv4 and IPv6; port 0: any, see the log; empty: none",
     )
 
     def __post_init__(self) -> None:

@@ -19,6 +19,9 @@ class Answer(NamedTuple):
     headers: tuple[str, ...] = ()
 
 
+#: A host that means every address.
+EVERYWHERE = "*"
+
 #: Writes server-sent events until the client has gone, which is an OSError.
 Stream = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
@@ -33,7 +36,7 @@ async def serve(
     """Serve on this event loop.
 
     Args:
-        host, port: where; port 0: any.
+        host, port: where; host ``*``: at every address, of IPv4 and IPv6; port 0: any.
         answers: by path, what makes the answer.
         streams: by path, what writes events.
         hosts: where not empty, the only names in a request's Host: a stranger's page cannot reach a loopback address
@@ -62,8 +65,15 @@ async def serve(
 
     # Bound and listening before the loop has it: uvloop says nothing where listen() fails, as it does when another
     # process listens on the port after this one's bind().
-    listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    return await asyncio.start_server(talk, sock=listener, limit=http_limits.HEADER_BYTES)
+    return await asyncio.start_server(talk, sock=_listen(host, port), limit=http_limits.HEADER_BYTES)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket; ``*`` means every address of IPv4 and IPv6, as far as the machine has them."""
+    if host == EVERYWHERE and socket.has_dualstack_ipv6():
+        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    host = "0.0.0.0" if host == EVERYWHERE else host
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
 
 
 def _path(request: bytes, hosts: Collection[str]) -> str:

@@ -26,7 +26,7 @@ env:
     value: "true"
   {{- end }}
   - name: ETCD_PD_METRICS_LISTEN
-    value: {{ ternary (printf "0.0.0.0:%d" (int .metrics)) "127.0.0.1:0" (gt (int .metrics) 0) }}
+    value: {{ ternary (printf "*:%d" (int .metrics)) "127.0.0.1:0" (gt (int .metrics) 0) | quote }}
 {{- if .metrics }}
 ports:
   - name: metrics

@@ -17,6 +17,7 @@ from hypothesis import given, strategies as st
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from etcd_pd.telemetry import http as plain_http
 from etcd_pd.telemetry.metrics import Histogram, counters, gauge, histogram, histograms, latencies, render, serve, state
 
 
@@ -171,3 +172,17 @@ def test_an_address_that_is_taken_after_bind_is_a_warning(
     assert "no metrics at 127.0.0.1:0: Address already in use" in caplog.text
     for one in faster:
         one.close()
+
+
+@pytest.mark.asyncio
+async def test_metrics_are_served_at_every_address_when_the_host_is_a_star() -> None:
+    server = await plain_http.serve("*", 0, {"/metrics": lambda: plain_http.Answer("text/plain", b"here")})
+    port = server.sockets[0].getsockname()[1]
+    families = ["127.0.0.1", "::1"] if socket.has_dualstack_ipv6() else ["127.0.0.1"]
+    for host in families:
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+        assert (await reader.read()).endswith(b"here")
+        writer.close()
+    server.close()
+    await server.wait_closed()
