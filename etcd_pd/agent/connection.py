@@ -85,7 +85,7 @@ class EngineConnection:
         self._queued_bytes = 0
         self._lost_pushes = self._cut_off = False
         self._heartbeat = self._next_look = 0.0
-        self._heard_at = self._loop.time()
+        self._last_packet_at = self._loop.time()
         self._pidfd = _pidfd(peer.pid)
         self._loop.add_reader(sock, self._readable)
         if self._pidfd >= 0:
@@ -158,7 +158,7 @@ class EngineConnection:
             if not size:
                 self.close("its socket closed")
                 return
-            self._heard_at = self._loop.time()
+            self._last_packet_at = self._loop.time()
             self.received_bytes += size
             try:
                 self._on_packet(self, bytes(_BUFFER[:size]))
@@ -205,8 +205,8 @@ class EngineConnection:
             return
         now = self._loop.time()
         # for as long as the agent itself slept, nothing is known of its engines
-        self._heard_at = min(now, self._heard_at + max(0.0, now - self._next_look))
-        silent = now - self._heard_at
+        self._last_packet_at = min(now, self._last_packet_at + max(0.0, now - self._next_look))
+        silent = now - self._last_packet_at
         if silent >= self._heartbeat:
             self.close(f"no heartbeat for {silent:.1f} s")
         else:

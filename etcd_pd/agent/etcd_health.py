@@ -38,7 +38,7 @@ class EtcdHealth:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._told_refusal = False
+        self._reported_refusal = False
         self._known_version = ""
         self.alarms: Counter[str] | None = None
         self.status: MemberStatus | None = None
@@ -57,9 +57,9 @@ class EtcdHealth:
             self.status, self.alarms = await self._ask()
         except StoreRejected as exc:
             self.status = self.alarms = None
-            if not self._told_refusal:
+            if not self._reported_refusal:
                 log.info("etcd's alarms and size are not for this agent to see: %s", exc)
-            self._told_refusal = True
+            self._reported_refusal = True
         except StoreError:
             self.status = self.alarms = None
             answered = False

@@ -59,7 +59,7 @@ class Pushes:
     # --- of the view
 
     def answer(self, engine: EngineConnection, notices: Iterable[Notice]) -> None:
-        """Tell what a want has brought, once for all wants that are read together.
+        """Push what a want has brought, once for all wants that are read together.
 
         That there is no answer yet is one: the engine's revision holds for the want.
         """
@@ -69,7 +69,7 @@ class Pushes:
         self._asked[engine] = None
 
     def flush(self) -> None:
-        """Tell what answer() holds back: nothing that is said next may overtake it."""
+        """Push what answer() holds back: nothing that is said next may overtake it."""
         if self._asked:
             self._answer_all()
 
@@ -191,7 +191,7 @@ class Pushes:
     # --- of registrations
 
     def deliver(self, outcomes: list[Outcome]) -> None:
-        """Tell engines what became of their rooms, and those that drain when the last one has ended."""
+        """Notify engines of what became of their rooms, and those that drain when the last one has ended."""
         registered: dict[EngineConnection, list[tuple[int, int, int, int, int]]] = {}
         ended: dict[EngineConnection, None] = {}
         for outcome in outcomes:

@@ -103,7 +103,7 @@ class Ranks:
         self._ended(local)
 
     def instances_changed(self, ids: list[str]) -> None:
-        """Tell of these instances whoever knows them, and their ranks of their epochs."""
+        """Notify of these instances whoever knows them, and their ranks of their epochs."""
         for id in ids:
             self._announcer.instance_changed(id)
             for local in self.lingering.of(id):
@@ -119,7 +119,7 @@ class Ranks:
         self._registrar.kick()
 
     def _send_epoch(self, engine: EngineConnection | None, local: LocalRank) -> None:
-        """Tell a rank when its epoch ended or began, as the view shows it; None while nobody speaks for it."""
+        """Notify a rank when its epoch ended or began, as the view shows it; None while nobody speaks for it."""
         if not local.lease_id or not self._view.revision:
             return
         instance = self._view.instances.get(local.instance)

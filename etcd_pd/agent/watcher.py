@@ -56,15 +56,15 @@ class Watcher:
         self._on_snapshot, self._on_changes, self._on_state = on_snapshot, on_changes, on_state
         self._machine = WatchMachine()
         self._successor: Successor | None = None
-        self._told = self._machine.state
+        self._reported = self._machine.state
         self._pause = FIRST_PAUSE
-        self._heard_at = time.monotonic()
+        self._answered_at = time.monotonic()
         self.synced = asyncio.Event()
         self.resyncs = 0
         self.trouble = ""
         self.peers = self._listed_keys = 0
         self.causes: Counter[str] = Counter()
-        self._stale_since, self._noted = self._heard_at, 0
+        self._stale_since, self._noted = self._answered_at, 0
 
     def __repr__(self) -> str:
         return f"<Watcher {self.state.value} revision={self._machine.revision} silent={self.silent_seconds:.1f}s>"
@@ -83,7 +83,7 @@ class Watcher:
     @property
     def silent_seconds(self) -> float:
         """How long etcd has said nothing."""
-        return time.monotonic() - self._heard_at
+        return time.monotonic() - self._answered_at
 
     @property
     def stale_seconds(self) -> float:
@@ -101,7 +101,7 @@ class Watcher:
         return self.silent_seconds > 2 * self._silence
 
     def note_revision(self, revision: int) -> None:
-        """A write of this agent happened at this revision, of which a watch over some of the keys may not tell.
+        """A write of this agent happened at this revision, which a watch over some of the keys may never show.
 
         A watch over all of them will; until it has, a member that lags would be taken for a restored one.
         """
@@ -118,7 +118,7 @@ class Watcher:
                 except StoreError as exc:
                     self._machine.disconnected()
                     self.trouble = str(exc)
-                    self._tell(type(exc).__name__, self.trouble)
+                    self._report(type(exc).__name__, self.trouble)
                     await asyncio.sleep(random.uniform(self._pause / 2, self._pause))
                     self._pause = min(self._pause * 2, LONGEST_PAUSE)
         finally:
@@ -136,9 +136,9 @@ class Watcher:
                 self.resyncs, self._listed_keys = self.resyncs + 1, len(found.kvs)
                 self._on_snapshot(found)
             else:
-                self._tell(*found)
+                self._report(*found)
             return
-        self._heard_at = time.monotonic()  # before: this process may be stopped while the watch is opened
+        self._answered_at = time.monotonic()  # before: this process may be stopped while the watch is opened
         watch = await self._store.watch(self._prefix, step.start_revision, self._end)
         responses = aiter(watch)
         try:
@@ -168,7 +168,7 @@ class Watcher:
         """Go on with the successor."""
         assert self._successor
         (watch, responses, learnt), self._successor = self._successor, None
-        self._heard_at = time.monotonic()
+        self._answered_at = time.monotonic()
         changes = self._machine.take_over(learnt)
         if changes:
             self._on_changes(changes)
@@ -180,25 +180,25 @@ class Watcher:
         if not self._overslept:
             return False
         self._machine.disconnected()
-        self._tell("Overslept", f"this process was stopped for {self.silent_seconds:.1f} s")
+        self._report("Overslept", f"this process was stopped for {self.silent_seconds:.1f} s")
         return True
 
     async def _read_all(self, watch: Watch, responses: AsyncIterator[WatchResponse]) -> None:
         async for response in responses:
             if self._wake_up():
                 return
-            self._heard_at = time.monotonic()
+            self._answered_at = time.monotonic()
             outcome = self._machine.received(response)
             if isinstance(outcome, Reopen):
-                self._tell(*outcome)
+                self._report(*outcome)
                 return
             self._pause = FIRST_PAUSE
             if isinstance(outcome, Changes):
                 self._on_changes(outcome)
             if response.created and self._machine.state is not WatchState.SYNCED:
                 watch.request_progress()  # answered once the gap is closed
-            if self._machine.state is not self._told:
-                self._tell("", "")
+            if self._machine.state is not self._reported:
+                self._report("", "")
 
     async def _mind(self, watch: Watch) -> None:
         """A frozen server ends no stream: ask for signs of life, and end the stream when none comes."""
@@ -221,11 +221,11 @@ class Watcher:
             log.debug("no watch on the other connection yet: %s", exc)
         return self._successor is not None
 
-    def _tell(self, cause: str, reason: str) -> None:
+    def _report(self, cause: str, reason: str) -> None:
         state = self._machine.state
-        if state is self._told:
+        if state is self._reported:
             return
-        self._told = state
+        self._reported = state
         if state is WatchState.SYNCED:
             log.info("watch synced revision=%d", self._machine.revision)
             self.synced.set()

@@ -35,7 +35,7 @@ async def describe_etcd(store: EtcdAdmin, settings: EtcdSettings) -> dict[str, A
 async def ask_members(settings: EtcdSettings, members: list[Member]) -> dict[int, MemberStatus | str]:
     """What each member says, by its id, or why it could not be asked.
 
-    First the endpoints given, then whoever did not answer there, at the URLs that it tells its clients.
+    First the endpoints given, then whoever did not answer there, at the URLs that it advertises.
     """
     found: dict[int, MemberStatus | str] = {}
     for answer in await asyncio.gather(*(ask(settings, endpoint) for endpoint in settings.endpoints)):

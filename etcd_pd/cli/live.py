@@ -134,7 +134,7 @@ async def _top(settings: LookSettings, interval: float, count: int) -> None:
 
 
 async def _listen(board: Board, queue: asyncio.Queue[list[Change]], seconds: float) -> None:
-    """Tell the board what happens for so long."""
+    """Give the board what happens for so long."""
     ends = time.monotonic() + seconds
     while (left := ends - time.monotonic()) > 0:
         with suppress(asyncio.TimeoutError):

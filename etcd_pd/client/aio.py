@@ -68,7 +68,7 @@ class AsyncClient:
     async def _run(self) -> None:
         try:
             while True:
-                await self._news()
+                await self._wait_for_events()
                 self._answer()
         except AgentUnavailable as exc:  # another protocol version: it will not get better
             self._fail_all(exc)
@@ -82,7 +82,7 @@ class AsyncClient:
         except ProtocolError as exc:  # the next connection says everything again, so nobody is left waiting
             log.warning("reconnecting to the agent: %s", exc)
 
-    async def _news(self) -> None:
+    async def _wait_for_events(self) -> None:
         """Wait until the socket is readable, or for a tick."""
         loop = asyncio.get_running_loop()
         descriptor = self.sync.fileno()

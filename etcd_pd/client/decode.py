@@ -310,7 +310,7 @@ class Decode:
         self._say_done(want.id)
 
     def _say_done(self, id: int) -> None:
-        """Tell the agent to forget a wait, now or when the queue towards it has room again."""
+        """Ask the agent to forget a wait, now or when the queue towards it has room again."""
         self._undone.append(id)
         while self._undone:
             id = self._undone.pop()  # before sending: a connection that turns out to be lost clears the rest

@@ -155,7 +155,7 @@ class Prefill:
             self._intents.end(room, None, connected=self._connection.connected)
 
     def fail(self, room: int, reason: str) -> None:
-        """Tell those who wait for the room that it will not come, whether it was registered or not.
+        """Notify those who wait for the room that it will not come, whether it was registered or not.
 
         Raises:
             ConfigError: not a room, or the reason is too long.

@@ -126,7 +126,7 @@ class DecodeSide:
     # --- events
 
     def on_event(self, event: DecodeEvent) -> None:
-        """News from the agent."""
+        """Events from the agent."""
         if isinstance(event, Described):
             self._described.add(event.name)
             self._check_used(event.name, event.instance)

@@ -99,7 +99,7 @@ class PrefillSide:
                 log.warning("etcd_pd: the end of room %s is left to its lease: %s", room, exc)
 
     def on_event(self, event: PrefillEvent) -> None:
-        """News from the agent."""
+        """Events from the agent."""
         if isinstance(event, Rejected):
             self._fail(event.room, str(event.error))
         elif isinstance(event, RankEnded):

@@ -88,7 +88,7 @@ class DecodeLoop:
         self._id_of: dict[int, int] = {}
         self._queue: deque[_Task] = deque()
         self._fetching = 0
-        self._met: set[str] = set()  # prefill instances that the front was told of, by the address in requests
+        self._met: set[str] = set()  # prefill instances that the front knows of, by the address in requests
         self._next_expiry = 0.0
         if spec.dp_rank == 0:
             registry.decode.announce(settings.instance_id, address=f"{settings.host}:{settings.port}")
@@ -282,7 +282,7 @@ class DecodeLoop:
             self._report(generation)
 
     def _report(self, generation: Generation, meta: dict[str, Any] | None = None) -> None:
-        """Tell the front what is new, and let go of a request that has ended."""
+        """Notify the front of what is new, and let go of a request that has ended."""
         self._link.send(generation.take(meta or {}))
         if generation.finished:
             task = self._tasks[generation.work.id]

@@ -19,11 +19,11 @@ class Replies:
     """What ranks answer to the prompts of one request."""
 
     def __init__(self) -> None:
-        self._news: asyncio.Queue[tuple[int, Update | RequestFailed]] = asyncio.Queue()
+        self._updates: asyncio.Queue[tuple[int, Update | RequestFailed]] = asyncio.Queue()
 
-    def put(self, index: int, news: Update | RequestFailed) -> None:
+    def put(self, index: int, update: Update | RequestFailed) -> None:
         """Something happened to the prompt at ``index``."""
-        self._news.put_nowait((index, news))
+        self._updates.put_nowait((index, update))
 
     async def next(self) -> tuple[int, Update]:
         """The next update and the place of its prompt.
@@ -31,10 +31,10 @@ class Replies:
         Raises:
             RequestFailed: a prompt ended without a result.
         """
-        index, news = await self._news.get()
-        if isinstance(news, RequestFailed):
-            raise news
-        return index, news
+        index, update = await self._updates.get()
+        if isinstance(update, RequestFailed):
+            raise update
+        return index, update
 
 
 class _Ticket:

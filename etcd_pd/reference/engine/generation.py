@@ -30,7 +30,7 @@ class Generation:
         self._stream = TextStream(tokenizer, sampling.stop)
         self._count = 0
         self._finish_reason: dict[str, Any] | None = None
-        self._news: tuple[list[int], list[str], list[float]] = [], [], []
+        self._unsent: tuple[list[int], list[str], list[float]] = [], [], []
         #: The token that the model continues from.
         self.last_token = -1
 
@@ -52,7 +52,7 @@ class Generation:
 
     def push(self, token: int, token_logprob: float) -> None:
         """Take the next token."""
-        tokens, texts, logprobs = self._news
+        tokens, texts, logprobs = self._unsent
         most = self.work.sampling.max_new_tokens
         if most == 0:
             self._finish_reason = {"type": "length", "length": 0}
@@ -76,8 +76,8 @@ class Generation:
 
     def take(self, meta: dict[str, Any]) -> Update:
         """What is new since the last call, as a message to the front."""
-        tokens, texts, logprobs = self._news
-        self._news = [], [], []
+        tokens, texts, logprobs = self._unsent
+        self._unsent = [], [], []
         return Update(
             id=self.work.id,
             token_ids=tokens,

@@ -1,4 +1,4 @@
-"""Run one instance until it is told to stop."""
+"""Run one instance until it is asked to stop."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ async def _serve(
 
 
 async def _before(stopped: asyncio.Future[str | None], work: Coroutine[Any, Any, _Result]) -> _Result | None:
-    """The result of ``work``, None where the instance was told to stop before it was done."""
+    """The result of ``work``, None where the instance was asked to stop before it was done."""
     task = asyncio.create_task(work)
     either: list[asyncio.Future[Any]] = [task, stopped]
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)

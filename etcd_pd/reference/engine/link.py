@@ -60,7 +60,7 @@ class Link:
                 return
 
     def send(self, message: ToFront) -> None:
-        """Tell the front."""
+        """Notify the front."""
         self.socket.send(encode(message))
 
     def fail(self, id: int, error: RequestFailed) -> None:

@@ -304,7 +304,7 @@ class PrefillLoop:
         elif isinstance(message, Cancel):
             self._early_asks.pop(message.room, None)
             if task is not None and task.asker == peer:
-                # it does not want to hear of the room any more
+                # it does not want the room any more
                 task.asker = None
                 reason = f"decode gave room {message.room} up: {message.reason}"
                 self._fail(task, RequestFailed(500, "DecodeCancelled", reason, room=message.room))
@@ -368,12 +368,12 @@ class PrefillLoop:
     # --- ends without a result
 
     def _fail(self, task: _Task, error: RequestFailed) -> None:
-        """End a request and tell those who wait for its room."""
+        """End a request and notify those who wait for its room."""
         if task.registers:
             try:
                 self.registry.prefill.fail(task.work.room, str(error)[:500])
             except NotAnnounced:
-                _log.debug("nobody to tell of room=%d", task.work.room)
+                _log.debug("nobody to notify of room=%d", task.work.room)
         self._end(task, error)
 
     def _end(self, task: _Task, error: RequestFailed) -> None:

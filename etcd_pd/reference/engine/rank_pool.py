@@ -50,7 +50,7 @@ from .settings import EngineSettings, PrefillSettings
 
 _log = logging.getLogger(__name__)
 
-#: How long a rank that was told to stop may take before it is killed.
+#: How long a rank that was asked to stop may take before it is killed.
 _STOP_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 
@@ -158,7 +158,7 @@ class RankPool:
         await asyncio.to_thread(stop_fork_server)
 
     async def _join(self, rank: RankProcess) -> None:
-        # one that is still loading the model has not heard that it is to stop
+        # one that is still loading the model does not know that it is to stop
         deadline = time.monotonic() + (_STOP_SECONDS if rank.ready else 0)
         while rank.process.is_alive() and time.monotonic() < deadline:
             await asyncio.sleep(_POLL_SECONDS)

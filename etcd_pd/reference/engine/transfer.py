@@ -153,7 +153,7 @@ class KVServer:
         return self._send(peer, _encode(answer), data)
 
     def refuse(self, peer: bytes, room: int, kind: str, message: str) -> None:
-        """Tell a peer that there will be none. A peer that is gone does not learn it."""
+        """Notify a peer that there will be none. A peer that is gone does not learn it."""
         self._send(peer, _encode(Refusal(room=room, kind=kind, message=message)))
 
     def close(self) -> None:
