@@ -306,7 +306,7 @@ class TestRead:
 
 
 class TestLeases:
-    async def test_what_is_granted_is_told(self, subject: Subject) -> None:
+    async def test_the_granted_ttl_is_returned_when_it_differs_from_what_was_asked(self, subject: Subject) -> None:
         short, long = await subject.store.grant(1), await subject.store.grant(60)
         assert short.ttl >= 2, "etcd grants no shorter one"
         assert long.ttl == 60
@@ -378,7 +378,7 @@ class TestLeases:
 
 
 class TestWatch:
-    async def test_it_hears_what_happens_from_its_revision_on(self, subject: Subject) -> None:
+    async def test_events_from_its_start_revision_on_arrive_when_keys_change(self, subject: Subject) -> None:
         await subject.put("before")
         start = await subject.put("k", b"1") + 1
         reader = await watching(subject, start)
@@ -390,14 +390,14 @@ class TestWatch:
         assert (second.key, second.kv, second.mod_revision) == (subject.key("k"), None, start + 1)
         await reader.watch.close()
 
-    async def test_it_hears_what_happened_before_it_began(self, subject: Subject) -> None:
+    async def test_earlier_events_arrive_when_the_watch_starts_at_their_revision(self, subject: Subject) -> None:
         start = await subject.put("a")
         await subject.put("b")
         reader = await watching(subject, start)
         assert [event.key for event in await reader.events(2)] == [subject.key("a"), subject.key("b")]
         await reader.watch.close()
 
-    async def test_it_hears_of_nothing_else(self, subject: Subject) -> None:
+    async def test_no_event_arrives_when_another_prefix_changes(self, subject: Subject) -> None:
         start = await subject.put("a")
         reader = await watching(subject, start + 1)
         await subject.store.txn([], [Put(f"{subject.root}0".encode(), b"", 0)])
@@ -425,7 +425,7 @@ class TestWatch:
         assert [event.key for event in await reader.events(40)] == [op.key for op in operations] * 2
         await reader.watch.close()
 
-    async def test_a_lease_s_end_is_heard_as_deletions(self, subject: Subject) -> None:
+    async def test_deletions_arrive_when_a_lease_ends(self, subject: Subject) -> None:
         lease = (await subject.store.grant(60)).lease_id
         await subject.put("a", lease=lease)
         start = await subject.put("b", lease=lease) + 1
@@ -499,7 +499,7 @@ class TestWatch:
 
 
 class TestHealth:
-    async def test_a_member_tells_its_size_and_alarms(self, subject: Subject) -> None:
+    async def test_size_and_alarms_are_returned_when_a_member_is_asked_for_its_status(self, subject: Subject) -> None:
         await subject.put("a")
         status = await subject.store.status()
         assert 0 < status.db_size_in_use <= status.db_size
@@ -507,7 +507,7 @@ class TestHealth:
         assert status.alarms == () and await subject.store.alarms() == []
 
     @pytest.mark.parametrize("name", ["NOSPACE", "CORRUPT"])
-    async def test_an_alarm_is_told_while_it_is_raised(self, subject: Subject, name: str) -> None:
+    async def test_an_alarm_is_listed_when_it_is_raised_and_no_longer(self, subject: Subject, name: str) -> None:
         subject.alarm(name, True)
         try:
             status = await subject.store.status()

@@ -174,7 +174,7 @@ def test_certificates_are_looked_after_and_left_alone_while_they_are_good(cell: 
     assert cell.api.store.data(f"{RELEASE}-etcd-pd-prefill-tls") == before
 
 
-def test_decode_is_told_when_a_prefill_pod_is_deleted(cell: Cell) -> None:
+def test_decode_is_notified_when_a_prefill_pod_is_deleted(cell: Cell) -> None:
     victim, decode = cell.find("prefill-1"), cell.find("decode-0")
     url, room = f"http://{decode.ip}:30000", random.randint(0, MAX_ROOM)
     body = generation("Whom do I wait for?", bootstrap_host=victim.ip, bootstrap_port=8998, bootstrap_room=room)
@@ -253,7 +253,7 @@ def test_the_dashboard_asks_for_metrics_that_are_there(cell: Cell) -> None:
     assert asked and asked <= there
 
 
-def test_etcd_down_turns_no_pod_not_ready_and_the_agents_logs_tell_what_broke(cell: Cell) -> None:
+def test_no_pod_turns_not_ready_and_the_logs_say_what_broke_when_etcd_is_down(cell: Cell) -> None:
     others, before = cell.others, cell.kubectl_logs()
     probed, restarts = {pod: pod.probed for pod in others}, {pod: pod.restarts for pod in others}
     for member in cell.members:

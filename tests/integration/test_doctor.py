@@ -96,7 +96,7 @@ def test_hints_are_shown_when_asked_for(tmp_path: Path) -> None:
     assert "-> start one: etcd-pd agent" in hinted and "-> nothing to connect to" in hinted
 
 
-def test_a_socket_that_nobody_serves_is_told_from_none(tmp_path: Path) -> None:
+def test_a_socket_that_nobody_serves_is_distinguished_when_its_file_is_there(tmp_path: Path) -> None:
     path, plain = tmp_path / "dead.sock", tmp_path / "plain"
     plain.write_text("")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
@@ -123,7 +123,7 @@ def test_an_etcd_that_is_frozen_is_found_out(etcd: EtcdServer, root: str) -> Non
     assert {found[name]["status"] for name in ("tls", "quorum", "alarms", "roles", "lease")} == {"skip"}
 
 
-def test_tls_and_roles_are_told(tmp_path: Path, _docker: None) -> None:
+def test_tls_and_roles_are_found_when_etcd_has_them(tmp_path: Path, _docker: None) -> None:
     root = "/etcd_pd/prod/cell"
     with Cell(tmp_path, 1) as cell:
         cell.prepare("etcd-0")

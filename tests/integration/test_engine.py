@@ -257,7 +257,7 @@ def test_completions_and_chat(stack: Stack) -> None:
     assert chunks[-2]["choices"][0]["finish_reason"] == "length"
 
 
-def test_bad_input_is_told_by_both_sides_at_once(stack: Stack) -> None:
+def test_both_sides_refuse_at_once_when_input_is_bad(stack: Stack) -> None:
     started = time.monotonic()
     answers = stack.send_all(
         {"text": "x", "bootstrap_room": -1},
@@ -417,7 +417,7 @@ async def kill_while_busy(prefill: InstanceProcess, decode: InstanceProcess) -> 
                 instance.stop(signal.SIGKILL)
 
 
-def test_told_to_stop_while_starting(tmp_path: Path, model_path: str) -> None:
+def test_an_engine_ends_when_it_is_stopped_while_starting(tmp_path: Path, model_path: str) -> None:
     for seconds in (0.3, 3.0):
         instance = InstanceProcess("prefill", tmp_path, dp_size=2, model_path=model_path)
         instance.start()

@@ -55,7 +55,7 @@ class TestFollow:
             client.decode.follow(ADDRESS)
             assert wait_for(client, Described) == Described(ADDRESS, None)
 
-    def test_each_change_is_told(self, agent: AgentProcess) -> None:
+    def test_an_event_arrives_when_anything_of_the_instance_changes(self, agent: AgentProcess) -> None:
         with agent.client() as follower, agent.client() as engine, agent.client() as other:
             look = self.follower(follower)
             follower.decode.follow(ADDRESS)
@@ -125,7 +125,9 @@ class TestLinger:
             value = json.loads(etcd.ctl.get_prefix(f"{root}/v1/prefill/prefill-0/ranks/")[0].value)
             assert value["port"] == 9999
 
-    def test_its_end_meanwhile_is_told_to_the_successor(self, agent: AgentProcess, etcd: EtcdServer, root: str) -> None:
+    def test_the_successor_is_notified_when_the_rank_ended_meanwhile(
+        self, agent: AgentProcess, etcd: EtcdServer, root: str
+    ) -> None:
         first = agent.client()
         epoch = announce(first, linger=30).epoch
         first.detach()

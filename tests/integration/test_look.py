@@ -82,7 +82,7 @@ def test_rooms_show_rank_state_lease_and_time_left(cell: Cell) -> None:
         assert shown in table
 
 
-def test_rooms_tell_failed_lost_and_unreadable_ones(cell: Cell) -> None:
+def test_rooms_have_their_states_when_they_are_failed_lost_or_unreadable(cell: Cell) -> None:
     cell.put("rooms/p/1", {"dp_rank": 0, "epoch": 5, "state": "failed", "reason": "out of memory"})
     cell.put("rooms/p/2", {"dp_rank": 0, "epoch": 999_999, "state": "assigned"})
     cell.put("rooms/p/3", "garbage")
@@ -139,7 +139,7 @@ def test_rooms_are_filtered_by_instance_rank_state_and_age(cell: Cell) -> None:
     assert shown("--instance", "nobody") == []
 
 
-def test_a_room_s_life_is_told_step_by_step(cell: Cell) -> None:
+def test_a_room_s_life_is_shown_step_by_step_when_it_is_looked_up(cell: Cell) -> None:
     cell.put("prefill/p", INSTANCE)
     epoch = cell.put("prefill/p/ranks/1.0.0.0", RANK)
     lease = cell.ctl.grant(100)
@@ -207,7 +207,7 @@ def test_status_shows_alarms(cell: Cell) -> None:
         cell.ctl.alarm("CORRUPT", active=False)
 
 
-def test_status_tells_leader_followers_and_who_does_not_answer(etcd_cluster: EtcdCluster, root: str) -> None:
+def test_status_names_leader_and_silent_members_when_one_is_down(etcd_cluster: EtcdCluster, root: str) -> None:
     down = etcd_cluster.followers()[0]
     up = etcd_cluster.others(down)
     down.kill()

@@ -47,7 +47,7 @@ def test_a_room_is_recorded_from_its_key_to_its_deletion(endpoint: str, root: st
     assert set(asyncio.run(observe()).rooms) == {2, 2**63 - 1}
 
 
-def test_a_lease_that_is_gone_is_told_from_one_that_lives(endpoint: str) -> None:
+def test_a_lease_that_is_gone_is_distinguished_when_another_lives(endpoint: str) -> None:
     ctl = EtcdCtl(endpoint)
     lease = ctl.grant(60)
 

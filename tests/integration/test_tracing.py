@@ -49,7 +49,7 @@ def ask(body: dict[str, Any], *instances: InstanceProcess) -> list[int]:
     return asyncio.run(run())
 
 
-def test_without_a_router_s_trace_each_side_starts_its_own_and_failures_are_told(
+def test_each_side_starts_a_trace_with_its_failures_when_the_router_has_none(
     tmp_path: Path, model_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with collector() as collected:

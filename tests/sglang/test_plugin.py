@@ -91,7 +91,7 @@ def test_with_the_variable_every_hook_is_applied_and_only_the_client_is_imported
 
 
 @pytest.mark.parametrize("target", [point.target for point in plugin.HOOK_POINTS if "__init__" not in point.target])
-def test_a_release_without_a_hook_point_is_left_alone_and_told_once(sglang: Sglang, target: str) -> None:
+def test_a_release_is_left_alone_and_logged_once_when_it_lacks_a_hook_point(sglang: Sglang, target: str) -> None:
     peer = sglang.start(ETCD_PD_ENABLE="1")
     peer("remove", name=target)
     assert peer("load_plugins") == []

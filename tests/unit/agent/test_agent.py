@@ -76,7 +76,7 @@ class TestTheWay:
             assert isinstance(ended.error, RoomFailed)
             assert (ended.error.room, ended.error.reason) == (room, f"reason {room}")
 
-    async def test_an_engine_s_end_is_news_at_once(self, world: InMemory) -> None:
+    async def test_who_waits_is_notified_at_once_when_an_engine_ends(self, world: InMemory) -> None:
         prefill, other = await world.prefill(0), await world.prefill(1)
         client = decode(world, 77, 78)
         await world.registered(prefill, 77)
@@ -393,7 +393,7 @@ class TestLeases:
 
 
 class TestWatch:
-    async def test_what_happened_while_it_was_away_is_heard(self, world: InMemory) -> None:
+    async def test_events_of_the_meantime_arrive_when_the_agent_is_back(self, world: InMemory) -> None:
         prefill = await world.prefill()
         client = decode(world, 7)
         await until(lambda: client.decode.poll() == [] and client.decode.revision, "the agent has looked at the want")
@@ -591,7 +591,7 @@ class TestLots:
 
 
 class TestBounds:
-    async def test_a_slow_engine_is_told_that_it_lost_pushes_and_asks_again(
+    async def test_a_slow_engine_asks_again_when_it_lost_pushes(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with running(tmp_path, push_queue_max_bytes=65_536) as world:
@@ -691,7 +691,9 @@ class TestInFlight:
 
 
 class TestPrefillOnly:
-    async def test_rooms_are_registered_and_not_heard_of(self, tmp_path: Path) -> None:
+    async def test_rooms_are_registered_and_no_event_arrives_when_the_agent_serves_prefill_alone(
+        self, tmp_path: Path
+    ) -> None:
         async with running(tmp_path, prefill_only=True) as world:
             prefill = await world.prefill()
             found = await world.registered(prefill, 7)
@@ -820,7 +822,7 @@ class TestGroups:
             assert (admitted.room, admitted.revision, admitted.instance) == (7, token, "p")
             assert [error.room for error in client.decode.admit(client.decode.revision).failed] == [7]
 
-    async def test_no_revision_is_told_ahead_of_what_ended_at_it(self, world: InMemory) -> None:
+    async def test_no_revision_is_pushed_ahead_when_something_ended_at_it(self, world: InMemory) -> None:
         """One list resolves a room and ends another: a rank that has heard half of it does not vouch for the whole."""
         prefill, other = await world.prefill(0), await world.prefill(1)
         await world.registered(other, 8)

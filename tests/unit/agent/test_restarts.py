@@ -57,7 +57,9 @@ async def test_what_could_not_be_written_is_said_to_the_next_agent(tmp_path: Pat
 
 
 @pytest.mark.parametrize("named", [None, 0])
-async def test_decode_is_told_when_its_rank_died_while_its_agent_was_away(tmp_path: Path, named: int | None) -> None:
+async def test_decode_is_notified_when_its_rank_died_while_its_agent_was_away(
+    tmp_path: Path, named: int | None
+) -> None:
     async with running(tmp_path, agent_id="decode") as world:
         prefill = await world.prefill()
         await world.registered(prefill, 7)
@@ -121,7 +123,7 @@ async def test_following_is_answered_when_the_view_is_whole_and_not_before(tmp_p
         await next_world.store.close()
 
 
-async def test_a_client_of_an_older_protocol_is_told_what_to_upgrade(world: InMemory) -> None:
+async def test_a_client_is_refused_with_what_to_upgrade_when_its_protocol_is_older(world: InMemory) -> None:
     for theirs, what in ((2, "engine's image"), (99, "upgrade the agent")):
         sock = raw(world.settings.socket_path)
         sock.send(packet_of(messages.HELLO, {"protocol": theirs, "heartbeat": None}))

@@ -17,7 +17,7 @@ def words(summary: str) -> dict[str, str]:
     return dict(word.split("=") for word in summary.split())
 
 
-def test_a_summary_tells_what_was_added_since_the_last() -> None:
+def test_a_summary_counts_what_was_added_when_another_came_before() -> None:
     stats = Stats()
     stats.registered, stats.resolved, stats.wanted = 5, 4, 6
     stats.rejected.update(["RoomConflict", "RoomConflict", "RankLost"])
@@ -30,7 +30,7 @@ def test_a_summary_tells_what_was_added_since_the_last() -> None:
     assert (second["registered"], second["conflicts"], second["failed"]) == ("1", "0", "0")
 
 
-def test_a_summary_tells_the_quantiles_of_its_own_interval() -> None:
+def test_a_summary_has_the_quantiles_of_its_own_interval_when_another_came_before() -> None:
     stats = Stats()
     assert words(stats.summary())["register_p50_ms"] == "-"
     stats.register_seconds.observe(1.0, times=1000)

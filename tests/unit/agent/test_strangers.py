@@ -116,7 +116,7 @@ class TestHostilePackets:
             await until(lambda: is_closed(sock), "it is closed")
 
     @pytest.mark.asyncio
-    async def test_another_version_is_told_so(self, world: InMemory) -> None:
+    async def test_a_client_is_refused_when_its_version_is_another(self, world: InMemory) -> None:
         with raw(world.settings.socket_path) as sock:
             sock.send(packet(b"H", protocol=99, heartbeat=None))
             answer = await until(lambda: heard(sock), "an answer")

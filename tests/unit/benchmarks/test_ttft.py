@@ -142,7 +142,7 @@ def test_the_parameters_are_what_a_pass_makes_of_them(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "model.json").read_text())["source"] == "a test"
 
 
-def test_the_engine_is_told_scaled_costs() -> None:
+def test_the_engine_gets_scaled_costs_when_time_is_scaled() -> None:
     model = CostModel(3.0, 0.8)
     environ = engine_environ(model, time_scale=4.0)
     rates = [float(environ[f"ETCD_PD_EMULATED_{name}_TOKENS_PER_SECOND"]) for name in ("PREFILL", "SHARED")]

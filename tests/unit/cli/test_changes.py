@@ -72,7 +72,7 @@ def test_instances_and_agents_come_and_go() -> None:
     ]
 
 
-def test_what_happened_while_nobody_looked_is_told_by_the_next_snapshot() -> None:
+def test_the_next_snapshot_shows_changes_when_nobody_looked_meanwhile() -> None:
     chronicle = Chronicle("/cell")
     chronicle.snapshot(10, [kv("rooms/p/1", assigned(), 3), kv("rooms/p/2", assigned(), 4), kv(RANK_KEY, RANK, 5)])
     told = chronicle.snapshot(

@@ -71,7 +71,7 @@ class TestOpening:
         client.prefill.poll()
         assert not agent.has_visitor()
 
-    def test_its_descriptor_is_readable_when_there_is_news(self, client: Client, engine: FakeEngineSocket) -> None:
+    def test_its_descriptor_is_readable_when_an_event_waits(self, client: Client, engine: FakeEngineSocket) -> None:
         poller = select.poll()
         poller.register(client.fileno(), select.POLLIN)
         assert poller.poll(0) == []
@@ -112,7 +112,7 @@ class TestArguments:
 
 
 class TestFullSocket:
-    def test_packets_queue_then_the_caller_is_told_and_nothing_is_lost(
+    def test_packets_queue_and_then_the_caller_is_refused_when_the_socket_is_full(
         self, agent: FakeAgent, socket_path: str
     ) -> None:
         with etcd_pd.connect(socket_path, queue_limit=50) as client:
@@ -144,9 +144,7 @@ class TestFullSocket:
             client.prefill.poll()
             client.prefill.register(3)
 
-    def test_a_wait_that_nobody_could_be_told_to_forget_is_forgotten_later(
-        self, agent: FakeAgent, socket_path: str
-    ) -> None:
+    def test_a_wait_is_forgotten_later_when_the_queue_was_full(self, agent: FakeAgent, socket_path: str) -> None:
         with etcd_pd.connect(socket_path, queue_limit=1) as client:
             client.decode.want("p", 1)
             engine = agent.accept()

@@ -179,7 +179,7 @@ class TestAnswers:
         with pytest.raises(PrefillLost):
             client.decode.resolve_nowait("p", 77)
 
-    def test_a_new_agent_is_told_what_the_wait_was_answered(
+    def test_a_new_agent_learns_the_answer_when_the_wait_had_one(
         self, agent: FakeAgent, client: Client, engine: FakeEngineSocket
     ) -> None:
         """It may have been away while the rank died: it confirms that epoch, or ends the wait."""
@@ -203,7 +203,7 @@ class TestAnswers:
         assert (event.error.room, event.error.epoch) == (78, 40)
         assert client.decode.peek("host:1", 77) is not None
 
-    def test_the_same_answer_again_is_no_news(self, client: Client, engine: FakeEngineSocket) -> None:
+    def test_no_event_arrives_when_the_same_answer_comes_again(self, client: Client, engine: FakeEngineSocket) -> None:
         [id] = wanted(client, engine, 77)
         engine.resolved([answer(id, 101)], 101)
         engine.resolved([answer(id, 101)], 102)
@@ -261,7 +261,7 @@ class TestDeadlines:
             client.decode.resolve_nowait("p", 77)
         assert client.decode.poll() == []
 
-    def test_the_agent_is_told(self, client: Client, engine: FakeEngineSocket) -> None:
+    def test_the_agent_is_notified_when_a_wait_times_out(self, client: Client, engine: FakeEngineSocket) -> None:
         client.decode.want("p", 77, timeout=0.05)
         [want] = engine.wants()
         wait_until(client.decode.poll, "its end")
@@ -294,7 +294,9 @@ class TestDeadlines:
 
 
 class TestDone:
-    def test_the_agent_is_told_and_nothing_is_kept(self, client: Client, engine: FakeEngineSocket) -> None:
+    def test_the_agent_is_notified_and_nothing_is_kept_when_a_wait_is_done(
+        self, client: Client, engine: FakeEngineSocket
+    ) -> None:
         [id] = wanted(client, engine, 77)
         client.decode.done("p", 77)
         assert engine.packets() == [messages.encode_done(id)]
@@ -392,7 +394,9 @@ class TestAdmission:
         assert client.decode.admit(105).admitted == [], "each once"
         assert [a.room for a in client.decode.admit(110).admitted] == [1]
 
-    def test_two_ranks_that_heard_in_another_order_admit_the_same(self, agent: FakeAgent, socket_path: str) -> None:
+    def test_two_ranks_admit_the_same_when_events_came_in_another_order(
+        self, agent: FakeAgent, socket_path: str
+    ) -> None:
 
         admissions = []
         for order in ((0, 1, 2), (2, 1, 0)):

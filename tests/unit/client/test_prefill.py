@@ -78,7 +78,7 @@ class TestAnnounce:
             "linger": 2.5,
         }
 
-    def test_a_new_epoch_is_news(self, client: Client, announced: FakeEngineSocket) -> None:
+    def test_an_event_arrives_when_the_epoch_is_new(self, client: Client, announced: FakeEngineSocket) -> None:
         assert client.prefill.epoch == 42
         announced.say(messages.RANK_ENDED, epoch=42, reason="why")
         announced.announced(77)
@@ -260,7 +260,9 @@ class TestEndingRooms:
         client.prefill.release(1)
         assert announced.packets() == [messages.encode_room(messages.RELEASE, 1, 2)]
 
-    def test_a_room_released_before_its_answer_is_no_news(self, client: Client, announced: FakeEngineSocket) -> None:
+    def test_no_event_arrives_when_a_room_was_released_before_its_answer(
+        self, client: Client, announced: FakeEngineSocket
+    ) -> None:
         client.prefill.register(1)
         client.prefill.release(1)
         announced.registered((1, 101, 7))
@@ -280,7 +282,9 @@ class TestEndingRooms:
 
 
 class TestDrain:
-    def test_no_new_rooms_and_news_when_the_last_one_ended(self, client: Client, announced: FakeEngineSocket) -> None:
+    def test_new_rooms_are_refused_and_an_event_says_when_the_last_one_ended(
+        self, client: Client, announced: FakeEngineSocket
+    ) -> None:
         client.prefill.drain()
         assert announced.kinds() == messages.DRAIN
         with pytest.raises(RankDraining) as caught:

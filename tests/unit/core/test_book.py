@@ -166,7 +166,7 @@ class TestRegister:
         [outcome] = desk.book.register(2, RANK, 77, 0.0)
         assert outcome[:5] == first._replace(owner=2)[:5]
 
-    def test_another_rank_of_this_agent_is_told_who_holds_the_room(self, desk: Desk) -> None:
+    def test_the_holder_is_named_when_another_rank_of_this_agent_has_the_room(self, desk: Desk) -> None:
         registered(desk, 77)
         [outcome] = desk.book.register("x", OTHER, 77, 0.0)
         assert isinstance(outcome, Rejected) and isinstance(outcome.error, RoomConflict)
@@ -840,7 +840,7 @@ class TestEpochs:
         desk.work()
         assert desk.value(7) is None and len(desk.book.durable) == 1
 
-    def test_when_the_process_is_gone_whoever_waits_is_told(self, desk: Desk) -> None:
+    def test_whoever_waits_is_answered_when_the_process_is_gone(self, desk: Desk) -> None:
         desk.guards.pop(RANK)
         desk.book.register("e", RANK, 7, 0.0)
         assert desk.book.take(0.0) is None

@@ -132,7 +132,7 @@ class TestRegistry:
         wait, notices = cell.want(77)
         assert notices == [Resolved(wait, Assignment("p", 77, 2, epoch_of(cell, 2), revision, 0, "registry"))]
 
-    def test_the_lease_is_told(self, cell: Cell) -> None:
+    def test_the_lease_is_in_the_answer_when_a_room_resolves(self, cell: Cell) -> None:
         lease = cell.etcd.grant(60).lease_id
         cell.put(KEYS.room("p", 5), RoomValue(0, epoch_of(cell, 0)).to_json(), lease)
         cell.follow()
@@ -150,7 +150,7 @@ class TestRegistry:
         arrived = Assignment("p", 77, 2, epoch_of(cell, 2), revision, 0, "registry")
         assert cell.follow() == [WaitFailed(wait, "out of memory", revision, arrived)]
 
-    def test_a_wait_that_comes_after_the_failure_hears_what_the_room_was_before(self, cell: Cell) -> None:
+    def test_a_wait_gets_what_the_room_was_before_when_it_comes_after_the_failure(self, cell: Cell) -> None:
         """So that all ranks of a decode group can say what was when, whenever they began to wait."""
         epoch = epoch_of(cell, 2)
         registered = cell.room(77, 2, epoch)
@@ -160,7 +160,7 @@ class TestRegistry:
         arrived = Assignment("p", 77, 2, epoch, registered, 0, "registry")
         assert notices == [WaitFailed(wait, "r", failed, arrived)]
 
-    def test_a_wait_that_comes_after_the_loss_hears_when_it_was(self, cell: Cell) -> None:
+    def test_a_wait_gets_the_revision_of_the_loss_when_it_comes_after_it(self, cell: Cell) -> None:
         epoch = epoch_of(cell, 2)
         registered = cell.room(77, 2, epoch)
         lost = cell.delete(KEYS.rank("p", Rank(2)))
@@ -619,7 +619,7 @@ class TestForget:
         cell.view.waits.forget(wait)
         assert is_at_rest(cell.view)
 
-    def test_a_forgotten_wait_hears_nothing(self, cell: Cell) -> None:
+    def test_no_notice_is_made_when_the_wait_is_forgotten(self, cell: Cell) -> None:
         wait, _ = cell.want(7)
         cell.view.waits.forget(wait)
         cell.room(7, 0, epoch_of(cell, 0))

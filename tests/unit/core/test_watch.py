@@ -197,7 +197,7 @@ def test_a_list_below_what_was_seen_is_a_restored_store() -> None:
     assert machine.state is WatchState.SYNCED
 
 
-def test_a_restored_store_is_told_by_what_was_heard_of_it_elsewhere() -> None:
+def test_a_restored_store_is_recognised_when_a_later_revision_was_noted() -> None:
     machine = synced_at(7)
     machine.note_revision(30)  # the keys watched were quiet meanwhile
     machine.disconnected()
@@ -207,7 +207,7 @@ def test_a_restored_store_is_told_by_what_was_heard_of_it_elsewhere() -> None:
     assert machine.listed(Listing(header(12), [])) == Snapshot(12, [], void=True)
 
 
-def test_what_is_heard_while_an_answer_is_under_way_proves_nothing_against_it() -> None:
+def test_an_answer_is_believed_when_a_later_revision_is_noted_on_its_way() -> None:
     machine = WatchMachine()
     machine.next()
     machine.note_revision(30)

@@ -30,7 +30,7 @@ def test_the_registry_never_computes_a_rank_from_the_room() -> None:
     assert parse_row(row(load_balance_method="follow_bootstrap_room")).policy != "follow_bootstrap_room"
 
 
-def test_what_decode_is_told_is_what_prefill_said() -> None:
+def test_decode_gets_what_prefill_said_when_it_asks_for_the_route() -> None:
     rows = all_rows(2, tp=2, load_balance_method="follow_bootstrap_room", kv_layout="token", prefill_http_port=30000)
     info = server_info(instance(rows))
     assert (info["dp_size"], info["attn_tp_size"], info["follow_bootstrap_room"]) == (2, 2, True)

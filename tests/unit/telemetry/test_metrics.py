@@ -66,7 +66,7 @@ def test_many_at_once_are_counted_as_one_by_one(values: list[float]) -> None:
         assert abs(ours - theirs) <= sum(math.isclose(value, 2.0**k * 1e-4) for value in values for k in range(21))
 
 
-def test_since_tells_what_was_added() -> None:
+def test_since_counts_what_was_added_when_another_histogram_is_given() -> None:
     found = latencies()
     found.observe(1.0, times=3)
     before = found.copy()

@@ -75,7 +75,7 @@ async def until(condition: Callable[[], Any]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_decode_is_told_when_prefill_s_leg_fails_and_no_other_leg_ends() -> None:
+async def test_decode_is_notified_when_prefill_s_leg_fails_and_no_other_leg_ends() -> None:
     async with pair() as both:
         for leg in (A, B):
             both.prefill.begin(leg, "")
@@ -95,7 +95,7 @@ async def test_decode_is_told_when_prefill_s_leg_fails_and_no_other_leg_ends() -
         assert both.told == {"prefill": {}, "decode": {}}
 
 
-async def test_prefill_is_told_when_decode_s_leg_fails() -> None:
+async def test_prefill_is_notified_when_decode_s_leg_fails() -> None:
     async with pair() as both:
         both.prefill.begin(A, "")
         both.decode.begin(A, both.address)
@@ -105,7 +105,7 @@ async def test_prefill_is_told_when_decode_s_leg_fails() -> None:
         assert (failure.status, failure.type, failure.details["cause"]) == (502, "DecodeFailed", "Aborted")
 
 
-async def test_nothing_is_told_when_legs_end_well() -> None:
+async def test_no_notification_is_sent_when_legs_end_well() -> None:
     async with pair() as both:
         for leg in (A, B):
             both.prefill.begin(leg, "")

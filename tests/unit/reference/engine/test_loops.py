@@ -270,7 +270,7 @@ def test_two_decodes_do_not_get_one_room(bench: Bench) -> None:
     assert said.tokens(work.id)
 
 
-def test_when_prefill_s_client_goes_decode_hears_of_it(bench: Bench) -> None:
+def test_decode_is_notified_when_prefill_s_client_goes(bench: Bench) -> None:
     prefill, _ = bench.prefill()
     decode, said = bench.decode()
     waiting, asked = bench.work(1), bench.work(2, tokens=3000)
@@ -287,7 +287,7 @@ def test_when_prefill_s_client_goes_decode_hears_of_it(bench: Bench) -> None:
     assert not prefill.turn()
 
 
-def test_when_decode_s_client_goes_prefill_hears_of_it(bench: Bench) -> None:
+def test_prefill_is_notified_when_decode_s_client_goes(bench: Bench) -> None:
     prefill, prefill_said = bench.prefill()
     decode, said = bench.decode()
     work = bench.work(1, tokens=3000)
