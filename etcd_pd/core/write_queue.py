@@ -95,8 +95,8 @@ class WriteQueue:
             if rooms and len(rooms) + len(together) > self._limit:
                 self._queue.appendleft(own)
                 break
-            if own.state is State.RELEASING and not own.token and self._guard_of(own.rank) is None:
-                self.block(own, 0)  # it is for its rank's epoch to say whether it is its own
+            if self._waits_for_epoch(own):
+                self.block(own, 0)
                 continue
             if own.state is State.CREATING:
                 guard = guards.get(own.rank) or self._guard_of(own.rank)
@@ -129,11 +129,17 @@ class WriteQueue:
         """Fill a transaction up with what may ride on it."""
         while rooms and self._releases and len(rooms) < self._limit and compares < MAX_TXN_OPS:
             own = self._releases.popleft()
-            if own.state is not State.DROPPED:
+            if self._waits_for_epoch(own):
+                self.block(own, 0)
+            elif own.state is not State.DROPPED:
                 rooms.append(own)
                 compares += 1
         if not self._releases:
             self._releases_since = None
+
+    def _waits_for_epoch(self, own: OwnRoom) -> bool:
+        """Whether it is for its rank's epoch to say whether a room that is released is its own."""
+        return own.state is State.RELEASING and not own.token and self._guard_of(own.rank) is None
 
     def _releases_are_due(self, now: float) -> bool:
         if self._releases_since is None:

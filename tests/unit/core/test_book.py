@@ -830,6 +830,19 @@ class TestEpochs:
         desk.work()
         assert desk.value(7) == theirs and len(desk.book.durable) == 1 and len(desk.book._rooms) == 0
 
+    def test_a_release_of_an_unknown_room_rides_with_no_other_when_its_rank_has_no_epoch_yet(self) -> None:
+        desk = Desk(release_delay=1.0)
+        theirs = RoomValue(RANK.dp_rank, desk.guards[RANK].epoch).to_json()
+        desk.etcd.txn([], [Put(KEYS.room("p", 7), theirs, 0)])
+        guard = desk.guards.pop(RANK)
+        desk.book.release(RANK, 7)
+        desk.book.register("e", OTHER, 8, 0.0)
+        assert owners(desk.write(*desk.take(), 0.0), Registered) == ["e"]
+        assert desk.book.durable == [] and desk.value(7) is not None
+        desk.guards[RANK] = guard
+        desk.work(now=2.0)
+        assert desk.value(7) is None and len(desk.book.durable) == 1
+
     def test_a_release_of_an_unknown_room_waits_when_its_rank_has_no_epoch_yet(self, desk: Desk) -> None:
         theirs = RoomValue(RANK.dp_rank, desk.guards[RANK].epoch).to_json()
         desk.etcd.txn([], [Put(KEYS.room("p", 7), theirs, 0)])
