@@ -326,6 +326,9 @@ def test_with_a_token_only_those_who_have_it_are_served(make_gateway: MakeGatewa
     gateway, ask = start(make_gateway, [], "--gateway-token=secret")
     assert ask.put(row()).status_code == ask.route().status_code == ask.register(7, 0).status_code == 401
     assert healthy(gateway.port), "decode's heartbeat has no token"
+    ask.session.headers["Authorization"] = b"Bearer \xff"
+    assert ask.route().status_code == 401
+    assert "Traceback" not in gateway.log
     ask.session.headers["Authorization"] = "Bearer secret"
     assert ask.put(row()).status_code == 200
     assert "secret" not in gateway.log

@@ -61,7 +61,7 @@ class EngineWatch:
         if not url and port is None:
             return True  # nobody to ask: the ranks stay for as long as this gateway does
         try:
-            async with session.get(f"{url or f'http://127.0.0.1:{port}'}/health") as response:
+            async with session.get(f"{url or f'http://{self._settings.engine_host}:{port}'}/health") as response:
                 return response.status == 200
         except aiohttp.ClientConnectorError:
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -17,6 +17,10 @@ log = logging.getLogger(__name__)
 
 #: How long an answer to a registration waits until a query would see it, too.
 READ_BACK_SECONDS = 1.0
+#: How long a room is remembered that was asked for and is not there, seconds: decode asks again every few milliseconds.
+ASKED_SECONDS = 5.0
+#: Most of those; beyond, the one that was asked for longest ago is forgotten first.
+MOST_ASKED = 10_000
 #: Pause between attempts to take a room over from its owner, whose release takes a moment.
 TAKE_OVER_SECONDS = 0.02
 
@@ -33,6 +37,8 @@ class Rooms:
     def __init__(self, settings: GatewaySettings, ranks: Ranks, reader: aio.AsyncClient) -> None:
         self._settings, self._ranks, self._reader = settings, ranks, reader
         self._forget: deque[tuple[float, Callable[[], None]]] = deque()
+        self._asked: dict[int, float] = {}  # rooms that are not there, by when they were asked for last, that first
+        self._waiting: Counter[int] = Counter()  # queries that wait for a room
 
     async def register(self, room: int, dp_rank: int) -> None:
         """A rank took a room; returns when queries see it.
@@ -55,20 +61,50 @@ class Rooms:
         """The DP ranks of those rooms that are registered, at once or after up to ``wait`` seconds."""
         self.sweep()
         rooms = list(dict.fromkeys(rooms))
-        fresh = [room for room in rooms if self._want(room)]
-        if fresh:
-            # the agent answers in order: after this, it has looked at every room
-            await self._reader.decode.follow(self._settings.instance)
-        if wait:
-            await self._until_known(rooms, min(wait, self._settings.query_wait_max_seconds))
-        found = {room: self._known(room) for room in rooms}
-        return {room: dp_rank for room, dp_rank in found.items() if dp_rank is not None}
+        self._waiting.update(rooms)
+        try:
+            fresh = [room for room in rooms if self._want(room)]
+            if fresh:
+                self._asked |= dict.fromkeys(fresh, asyncio.get_running_loop().time())
+                # the agent answers in order: after this, it has looked at every room
+                await self._reader.decode.follow(self._settings.instance)
+            if wait:
+                await self._until_known(rooms, min(wait, self._settings.query_wait_max_seconds))
+            found = {room: dp_rank for room in rooms if (dp_rank := self._known(room)) is not None}
+        finally:
+            self._waiting -= Counter(rooms)
+        self._remember(rooms, found)
+        return found
+
+    def _remember(self, rooms: list[int], found: dict[int, int]) -> None:
+        """Keep what was asked for and is there for as long as it may be, and what is not for a moment."""
+        now = asyncio.get_running_loop().time()
+        for room in rooms:
+            was_asked = self._asked.pop(room, None) is not None
+            if room not in found:
+                self._asked[room] = now
+            elif was_asked:
+                self._later(partial(self._reader.decode.done, self._settings.instance, room))
+        self._forget_asked(now)
+
+    def _forget_asked(self, now: float) -> None:
+        """Forget rooms that are not there and that nobody asks for any more."""
+        over: list[int] = []
+        for room, at in self._asked.items():
+            if at + ASKED_SECONDS > now and len(self._asked) - len(over) <= MOST_ASKED:
+                break
+            if not self._waiting[room]:
+                over.append(room)
+        for room in over:
+            del self._asked[room]
+            self._reader.decode.done(self._settings.instance, room)
 
     def sweep(self) -> None:
         """Forget rooms that are older than the engine's bootstrap timeout: SGLang never says that one ended."""
         now = asyncio.get_running_loop().time()
         while self._forget and self._forget[0][0] <= now:
             self._forget.popleft()[1]()
+        self._forget_asked(now)
 
     async def _register(self, room: int, dp_rank: int) -> None:
         while True:
@@ -117,7 +153,6 @@ class Rooms:
         except ConfigError:
             pass
         decode.want(instance, room, timeout=self._settings.bootstrap_timeout_seconds)
-        self._later(lambda: decode.done(instance, room))
         return True
 
     def _known(self, room: int) -> int | None:

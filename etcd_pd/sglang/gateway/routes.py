@@ -175,7 +175,8 @@ def _authorised(token: str) -> Any:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("Authorization", "")
-        if token and request.path != "/health" and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        presented = given.encode(errors="surrogateescape")  # as aiohttp decodes what is no UTF-8
+        if token and request.path != "/health" and not hmac.compare_digest(presented, f"Bearer {token}".encode()):
             return web.Response(text="a bearer token is needed", status=401, headers={"WWW-Authenticate": "Bearer"})
         return await handler(request)
 

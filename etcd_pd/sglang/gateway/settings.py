@@ -25,7 +25,7 @@ class GatewaySettings:
     socket_path: str = field(
         default_factory=default_socket_path, metadata={"help": "Unix socket of the agent", "name": "socket"}
     )
-    engine_url: str = _option("", "engine's URL; empty: http://127.0.0.1 and the port that the engine registers")
+    engine_url: str = _option("", "engine's URL; empty: the host of listen, and the port that the engine registers")
     engine_health_interval_seconds: float = _option(1.0, "how often the engine's /health is asked")
     engine_health_failures: int = _option(3, "so many time-outs or refusals to serve in a row mean a dead engine")
     engine_startup_seconds: float = _option(1800.0, "how long a registered engine may take until /health answers")
@@ -57,6 +57,13 @@ class GatewaySettings:
             path = getattr(self, f"tls_{name}")
             if path and not os.access(path, os.R_OK):
                 raise ConfigError(f"gateway_{name}", f"cannot read {path!r}")
+
+    @property
+    def engine_host(self) -> str:
+        """Where the engine listens, as it is written in a URL: where the gateway does, which has its bootstrap port."""
+        host, _ = split_address("listen", self.listen)
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return f"[{host}]" if ":" in host else host
 
     @property
     def all_addresses(self) -> tuple[str, ...]:

@@ -53,3 +53,17 @@ def test_an_address_has_a_host_and_a_port() -> None:
 
 def test_the_token_is_not_shown() -> None:
     assert "secret" not in repr(GatewaySettings(instance="p", token="secret"))
+
+
+@pytest.mark.parametrize(
+    ("listen", "host"),
+    [
+        ("10.0.0.5:8998", "10.0.0.5"),
+        ("0.0.0.0:8998", "127.0.0.1"),
+        ("[::]:8998", "[::1]"),
+        ("[fd00::5]:8998", "[fd00::5]"),
+        ("prefill-0:8998", "prefill-0"),
+    ],
+)
+def test_the_engine_is_asked_where_it_listens(listen: str, host: str) -> None:
+    assert GatewaySettings(instance="p", listen=listen).engine_host == host
