@@ -9,6 +9,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 SGLANG := .venv-sglang/.ready
 HELM := build/bin/helm
+# Tests that need nothing but this machine's cores.
+PURE := tests/unit tests/simulation
 SLOW := integration or e2e or chaos or helm or bench
 
 .PHONY: help
@@ -73,8 +75,10 @@ chromium: ## a Chromium for the tests of the dashboard
 
 .PHONY: test
 test: $(READY) $(SGLANG) $(HELM) docker images chromium ## every test but the long ones (most of chaos, bench)
-	@echo "test: unit, contract, integration, e2e, helm, and three minutes of chaos"
-	@$(BIN)/python -m pytest -q -m "not (chaos or bench) or quick"
+	@echo "test: unit tests and the simulation, in two processes: two minutes"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(PURE) -m "not (chaos or bench) or quick"
+	@echo "test: contract, integration, e2e, helm, SGLang, and three minutes of chaos: a quarter of an hour"
+	@$(BIN)/python -m pytest -q $(filter-out $(PURE),$(patsubst %/,%,$(wildcard tests/*/))) -m "not (chaos or bench) or quick"
 
 .PHONY: test-unit
 test-unit: $(READY) ## tests of the pure parts

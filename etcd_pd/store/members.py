@@ -41,13 +41,15 @@ class Members:
         Raises:
             StoreError: etcd did not say who there is.
         """
-        keys = rpc.RangeRequest(key=prefix, range_end=prefix_end(prefix), keys_only=True)
         connection = self._calls.connections.current or await self._calls.connections.open()
-        found = await self._calls.call_on(connection, "settle", "KV", "Range", keys)
         listed = await self._calls.call_on(connection, "settle", "Cluster", "MemberList", rpc.MemberListRequest())
         members = {member.ID: member for member in listed.members if member.clientURLs and not member.isLearner}
+        if len(members) < 2:
+            return
+        keys = rpc.RangeRequest(key=prefix, range_end=prefix_end(prefix), keys_only=True)
+        found = await self._calls.call_on(connection, "settle", "KV", "Range", keys)
         agents = {kv.key for kv in found.kvs}
-        if len(members) < 2 or key not in agents:
+        if key not in agents:
             return
         self._key, self._cluster = key, found.header.cluster_id
         here, wanted = found.header.member_id, place(agents, sorted(members))[key]
