@@ -141,12 +141,7 @@ class WatchMachine:
     def take_over(self, learnt: Sequence[Changes]) -> Changes | None:
         """The successor's stream takes the place of the present one: what it learnt that is new."""
         self._fragments.clear()
-        events = [event for changes in learnt for event in changes.events if event.mod_revision > self.revision]
-        if not events:
-            return None
-        self.revision = events[-1].mod_revision
-        self._highest = max(self._highest, self.revision)
-        return Changes(self.revision, events)
+        return self._advance([event for changes in learnt for event in changes.events])
 
     def note_revision(self, revision: int) -> None:
         """The store was at this revision: where the keys watched are quiet, nothing else would show a restored one."""
@@ -172,7 +167,11 @@ class WatchMachine:
         if self._fragments:
             events = [*self._fragments, *events]
             self._fragments = []
-        if events[-1].mod_revision <= self.revision:
+        return self._advance(events)
+
+    def _advance(self, events: Sequence[Event]) -> Changes | None:
+        """Go on to the last of some complete revisions; what of them is new."""
+        if not events or events[-1].mod_revision <= self.revision:
             return None
         if events[0].mod_revision <= self.revision:
             events = [event for event in events if event.mod_revision > self.revision]

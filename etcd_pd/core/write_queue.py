@@ -169,18 +169,15 @@ class WriteQueue:
     def forget(self, rank: RankRef) -> list[OwnRoom]:
         """A rank is gone: only what it had and released is still to be written. Releases that this makes pointless."""
         _, blocked = self._blocked.pop(rank, (0, deque[OwnRoom]()))
-        pointless = [
-            own
-            for own in (*blocked, *self._queue, *self._releases)
-            if own.rank == rank and own.state is State.RELEASING and not own.token
-        ]
-        left = set(pointless)
-        self._queue = deque(
-            own for own in self._queue if own.rank != rank or (own.state is State.RELEASING and own not in left)
+        waiting = [*blocked, *self._queue, *self._releases]
+
+        def is_kept(own: OwnRoom) -> bool:
+            return own.rank != rank or (own.state is State.RELEASING and own.token != 0)
+
+        self._queue, self._releases, self._held = (
+            deque(filter(is_kept, rooms)) for rooms in (self._queue, self._releases, self._held)
         )
-        self._releases = deque(own for own in self._releases if own not in left)
-        self._held = deque(own for own in self._held if own.rank != rank)
-        return pointless
+        return [own for own in waiting if own.state is State.RELEASING and not is_kept(own)]
 
     # --- how much at once
 

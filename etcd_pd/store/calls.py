@@ -79,21 +79,23 @@ class Calls:
             StoreError: etcd did not do it, or nobody knows.
         """
         try:
-            return await self._once(op, service, method, request, timeout)
+            return await self.call_on(await self.connections.use(), op, service, method, request, timeout)
         except TokenExpired:
             try:
-                return await self._once(op, service, method, request, timeout)
+                return await self.call_on(await self.connections.use(), op, service, method, request, timeout)
             except TokenExpired as exc:
                 raise StoreRejected(op, str(exc)) from exc
 
-    async def call_on(self, connection: Connection, op: str, service: str, method: str, request: Any) -> Any:
+    async def call_on(
+        self, connection: Connection, op: str, service: str, method: str, request: Any, timeout: float | None = None
+    ) -> Any:
         """A call on a connection that may be another one than that in use.
 
         Raises:
             StoreError: etcd did not do it, or nobody knows.
         """
-        metadata = await self._metadata(connection) if self._papers.has_secret else REQUIRE_LEADER
-        return await self._send(op, connection, service, method, request, metadata)
+        metadata = await self._metadata(connection)
+        return await self._send(op, connection, service, method, request, metadata, timeout)
 
     async def open(self, op: str, service: str, method: str, convert: Callable[[Any, str], Any]) -> Stream:
         """Open a stream; ``convert`` makes of an answer, and of the endpoint that gave it, what is received.
@@ -101,8 +103,8 @@ class Calls:
         Raises:
             StoreError: there is no connection, or no token.
         """
-        connection = self.connections.current or await self.connections.open()
-        metadata = await self._metadata(connection) if self._papers.has_secret else REQUIRE_LEADER
+        connection = await self.connections.use()
+        metadata = await self._metadata(connection)
         endpoint = connection.endpoint
         return Stream(
             op,
@@ -127,11 +129,6 @@ class Calls:
     async def close(self) -> None:
         """Close all connections."""
         await self.connections.close()
-
-    async def _once(self, op: str, service: str, method: str, request: Any, timeout: float | None) -> Any:
-        connection = self.connections.current or await self.connections.open()
-        metadata = await self._metadata(connection) if self._papers.has_secret else REQUIRE_LEADER
-        return await self._send(op, connection, service, method, request, metadata, timeout)
 
     async def _send(
         self,
@@ -158,7 +155,9 @@ class Calls:
         return answer
 
     async def _metadata(self, connection: Connection) -> Metadata:
-        """Of a call: with the token that is given, or that the password gets."""
+        """Of a call: with the token that is given, or that the password gets, where there is either."""
+        if not self._papers.has_secret:
+            return REQUIRE_LEADER
         token = self._papers.token()
         if not token:
             async with self._authenticating:  # etcd hashes each password at great cost

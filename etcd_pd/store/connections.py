@@ -126,12 +126,15 @@ class Connections:
         endpoints = [*self._settings.endpoints, *self.learned]
         return endpoints[self._position % len(endpoints)]
 
-    async def open(self) -> Connection:
+    async def use(self) -> Connection:
         """The connection in use, opened where there is none.
 
         Raises:
             StoreUnavailable: its name cannot be found, or certificates cannot be read.
         """
+        return self.current or await self._open()
+
+    async def _open(self) -> Connection:
         async with self._opening:
             if self.current is None:
                 try:

@@ -41,7 +41,7 @@ class Members:
         Raises:
             StoreError: etcd did not say who there is.
         """
-        connection = self._calls.connections.current or await self._calls.connections.open()
+        connection = await self._calls.connections.use()
         listed = await self._calls.call_on(connection, "settle", "Cluster", "MemberList", rpc.MemberListRequest())
         members = {member.ID: member for member in listed.members if member.clientURLs and not member.isLearner}
         if len(members) < 2:

@@ -25,10 +25,11 @@ def ask_one(settings: EtcdSettings, endpoint: str) -> MemberStatus:
     Raises:
         StoreError: it does not answer, or these credentials may not ask.
     """
-    client = _connect(settings, endpoint)
+    papers = Papers(settings)
+    client = _connect(settings, endpoint, papers)
     timeout = settings.request_timeout_seconds
     try:
-        metadata = _authenticate(client, settings, timeout)
+        metadata = _authenticate(client, settings.username, papers, timeout)
         return read_status(client.maintenancestub.Status(rpc.StatusRequest(), timeout=timeout, metadata=metadata))
     except grpc.RpcError as exc:
         raise translate("status", exc.code(), exc.details() or "", endpoint) from exc
@@ -36,13 +37,12 @@ def ask_one(settings: EtcdSettings, endpoint: str) -> MemberStatus:
         client.close()
 
 
-def _connect(settings: EtcdSettings, endpoint: str) -> Any:
+def _connect(settings: EtcdSettings, endpoint: str, papers: Papers) -> Any:
     parts = urlsplit(endpoint)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     options: list[tuple[str, str | int]] = [("grpc.enable_http_proxy", 0)]
     if settings.server_name:
         options.append(("grpc.ssl_target_name_override", settings.server_name))
-    papers = Papers(settings)
     # user and password stay out of it: etcd3 sends its token only over TLS
     return etcd3.client(
         host=host,
@@ -54,12 +54,11 @@ def _connect(settings: EtcdSettings, endpoint: str) -> Any:
     )
 
 
-def _authenticate(client: Any, settings: EtcdSettings, timeout: float) -> tuple[tuple[str, str], ...]:
-    papers = Papers(settings)
+def _authenticate(client: Any, username: str, papers: Papers, timeout: float) -> tuple[tuple[str, str], ...]:
     if not papers.has_secret:
         return ()
     token = papers.token()
     if not token:
-        request = rpc.AuthenticateRequest(name=settings.username, password=papers.password())
+        request = rpc.AuthenticateRequest(name=username, password=papers.password())
         token = rpc.AuthStub(client.channel).Authenticate(request, timeout=timeout).token
     return (("token", token),)
