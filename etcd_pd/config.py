@@ -210,6 +210,11 @@ def split_address(field: str, address: str, lowest_port: int = 0) -> tuple[str, 
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
+def bracketed(host: str) -> str:
+    """A host as it stands before a port: an address of IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def _check_endpoint(endpoint: str) -> str:
     parts = urlsplit(endpoint)
     try:

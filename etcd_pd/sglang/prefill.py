@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..client import PrefillEvent, RankEnded, Refused, Rejected
+from ..config import LOOPBACK, bracketed
 from ..errors import AgentBusy, ConfigError, NotAnnounced
 from .route import parse_row
 from .scheduler_session import Session, fail_room
@@ -133,13 +134,9 @@ def _addresses(manager: Any, host: str, port: int | None) -> list[str]:
     hosts = [_outside(host, manager.local_ip)]
     if manager.bootstrap_host in ("0.0.0.0", "::") and not manager.dist_init_addr:
         hosts += [manager.local_ip, socket.gethostname()]
-    return list(dict.fromkeys([*(f"{_bracketed(h)}:{port}" for h in hosts), *given]))
+    return list(dict.fromkeys([*(f"{bracketed(h)}:{port}" for h in hosts), *given]))
 
 
 def _outside(host: str, local_ip: str) -> str:
     """A host that means the same on other machines: SGLang rewrites a wildcard to loopback for its own request."""
-    return local_ip if host in ("127.0.0.1", "::1", "localhost") and not local_ip.startswith("127.") else host
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+    return local_ip if host in LOOPBACK and not local_ip.startswith("127.") else host

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import grpc.aio
 
-from ..config import EtcdSettings
+from ..config import EtcdSettings, bracketed
 from ..errors import StoreUnavailable
 from . import etcdrpc
 from .base import StoreCounts
@@ -206,7 +206,7 @@ class Connections:
         first = self._rounds % len(addresses)
         inet6 = ":" in addresses[first]
         order = [*addresses[first:], *addresses[:first]]
-        target = [_spell(address, port) for address in order if (":" in address) is inet6]
+        target = [f"{bracketed(address)}:{port}" for address in order if (":" in address) is inet6]
         options: list[tuple[str, Any]] = list(CHANNEL_OPTIONS)
         # the time that a connection may take: calls end before it, so that it is they who say what was slow
         options.append(("grpc.min_reconnect_backoff_ms", int(2000 * self._settings.request_timeout_seconds)))
@@ -223,7 +223,3 @@ class Connections:
 
 def _host(endpoint: str) -> str:
     return urlsplit(endpoint).hostname or ""
-
-
-def _spell(address: str, port: int | None) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

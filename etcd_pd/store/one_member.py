@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import grpc
 
-from ..config import EtcdSettings
+from ..config import EtcdSettings, bracketed
 from ..core.records import MemberStatus
 from . import etcdrpc as rpc
 from .convert import read_status
@@ -39,13 +39,12 @@ def ask_one(settings: EtcdSettings, endpoint: str) -> MemberStatus:
 
 def _connect(settings: EtcdSettings, endpoint: str, papers: Papers) -> Any:
     parts = urlsplit(endpoint)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     options: list[tuple[str, str | int]] = [("grpc.enable_http_proxy", 0)]
     if settings.server_name:
         options.append(("grpc.ssl_target_name_override", settings.server_name))
     # user and password stay out of it: etcd3 sends its token only over TLS
     return etcd3.client(
-        host=host,
+        host=bracketed(parts.hostname or ""),
         port=parts.port,
         ca_cert=papers.authorities if settings.tls else None,
         cert_cert=settings.cert_file or None,

@@ -23,6 +23,7 @@ import msgspec
 import zmq
 
 from etcd_pd import ConfigError
+from etcd_pd.config import bracketed
 
 #: Longest message that a prefill rank accepts: its peers send headers only.
 _MAX_HEADER_BYTES = 65_536
@@ -129,7 +130,7 @@ class KVServer:
         if ":" in host:
             self.socket.setsockopt(zmq.IPV6, 1)
         try:
-            self.port = self.socket.bind_to_random_port(f"tcp://{_bracketed(host)}")
+            self.port = self.socket.bind_to_random_port(f"tcp://{bracketed(host)}")
         except zmq.ZMQError as error:
             self.socket.close(linger=0)
             raise ConfigError("kv_host", f"cannot listen on {host!r}: {error.strerror}") from error
@@ -189,7 +190,7 @@ class KVClient:
 
     def ask(self, ip: str, port: int, room: int) -> str:
         """Ask the rank at ``ip:port`` for a room; returns the peer's name for :meth:`ack` and :meth:`cancel`."""
-        name = f"tcp://{_bracketed(ip)}:{port}"
+        name = f"tcp://{bracketed(ip)}:{port}"
         if name not in self._peers:
             self._peers[name] = _Peer(self._connect(name))
         self._peers[name].rooms.add(room)
@@ -270,7 +271,3 @@ class _Peer:
 def _set_heartbeat(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

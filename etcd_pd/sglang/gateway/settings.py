@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...config import default_socket_path, split_address
+from ...config import bracketed, default_socket_path, split_address
 from ...errors import ConfigError
 from ...wire.limits import check_int, check_name
 
@@ -62,8 +62,7 @@ class GatewaySettings:
     def engine_host(self) -> str:
         """Where the engine listens, as it is written in a URL: where the gateway does, which has its bootstrap port."""
         host, _ = split_address("listen", self.listen)
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        return f"[{host}]" if ":" in host else host
+        return bracketed({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host))
 
     @property
     def all_addresses(self) -> tuple[str, ...]:
