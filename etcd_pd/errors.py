@@ -213,14 +213,18 @@ class PrefillLost(ResolveError):
     Attributes:
         dp_rank: the rank, -1 where the whole instance went before the rank was known.
         epoch: the epoch that ended, 0 where it was not known.
+        withdrawn: the agent at its side took it out of etcd, because its process ended, was silent or was evicted:
+            nothing of it will come. False: its keys went with its agent's session, or it is not known how they went; the
+            process itself may live and hand over what it began to.
     """
 
-    def __init__(self, instance: str, room: int, dp_rank: int, epoch: int) -> None:
+    def __init__(self, instance: str, room: int, dp_rank: int, epoch: int, withdrawn: bool = False) -> None:
         who = f"dp_rank {dp_rank}" if dp_rank >= 0 else "instance"
         of = f" (epoch {epoch})" if epoch else ""
         super().__init__(instance, room, f"the prefill {who}{of} is gone")
         self.dp_rank = dp_rank
         self.epoch = epoch
+        self.withdrawn = withdrawn
 
 
 class RoomTimeout(ResolveError, TimeoutError):

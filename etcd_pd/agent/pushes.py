@@ -146,7 +146,8 @@ class Pushes:
         if isinstance(notice, WaitFailed):
             ended = to_client.Ended(wait.id, "RoomFailed", notice.revision, notice.reason, arrived=arrived)
         else:
-            ended = to_client.Ended(wait.id, "PrefillLost", notice.revision, "", notice.dp_rank, notice.epoch, arrived)
+            rank = (notice.dp_rank, notice.epoch, arrived, notice.withdrawn)
+            ended = to_client.Ended(wait.id, "PrefillLost", notice.revision, "", *rank)
         self._end_with(wait, ended)
 
     def end_wait(self, wait: Wait, error: str) -> None:

@@ -131,7 +131,9 @@ class Ranks:
         if local.known_epoch not in (0, epoch):
             self._pushes.deliver(self._book.end_rank(local.ref, gone=False))
             if engine:
-                engine.send(to_client.RankEnded(local.known_epoch, "the rank's key vanished from etcd").encode())
+                withdrawn = self._view.end_of(*local.ref, local.known_epoch).withdrawn
+                reason = "the rank was withdrawn" if withdrawn else "the rank's key vanished from etcd"
+                engine.send(to_client.RankEnded(local.known_epoch, reason, withdrawn).encode())
             log.warning("epoch ended instance=%s rank=%s epoch=%d", local.instance, local.name, local.known_epoch)
             local.known_epoch = 0
         if epoch and local.known_epoch != epoch:

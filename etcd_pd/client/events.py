@@ -57,10 +57,18 @@ class Rejected:
 
 @dataclass(frozen=True)
 class RankEnded:
-    """The rank's epoch ended and every room registered under it is dead; Announced follows with a new epoch."""
+    """The rank's epoch ended and every room registered under it is dead; Announced follows with a new epoch.
+
+    Attributes:
+        epoch: the one that ended.
+        reason: in a sentence.
+        withdrawn: it was taken out of etcd as dead, and who waited for its rooms was notified of that. False: its keys
+            went with its agent's session, so that what it registers again may still be fetched.
+    """
 
     epoch: int
     reason: str
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True)

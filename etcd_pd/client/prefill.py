@@ -253,7 +253,7 @@ class Prefill:
     def on_rank_ended(self, packet: bytes) -> None:
         """RANK_ENDED."""
         said = to_client.RankEnded.decode(packet)
-        self._events.append(RankEnded(said.epoch, said.reason))
+        self._events.append(RankEnded(said.epoch, said.reason, said.withdrawn))
         if self._announcement is not None:
             self._announcement = replace(self._announcement, epoch=0)
         self._end_epoch()

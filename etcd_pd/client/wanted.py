@@ -60,7 +60,7 @@ class Want:
         if said.error == "RoomFailed":
             return RoomFailed(self.instance, self.room, said.reason)
         if said.error == "PrefillLost":
-            return PrefillLost(self.instance, self.room, said.dp_rank, said.epoch)
+            return PrefillLost(self.instance, self.room, said.dp_rank, said.epoch, said.withdrawn)
         if said.error == "RoomsNotWatched":
             return RoomsNotWatched(self.instance, self.room)
         return InstanceUnknown(self.instance, self.room)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..wire.values import ENDED, InstanceInfo, PrefillInstance, Rank, RankEndpoint, RoomValue
 from .keys import AgentKey, Keys, PrefillKey, RankKey
@@ -25,6 +26,7 @@ class Instance:
         info: its last word, also where the key is gone but ranks live.
         born: create_revision of its key.
         ended_for_good: the start that ``info`` belonged to is over, and that was not acted upon yet.
+        withdrawn: DP ranks of which a living agent deleted a key, and that was not acted upon yet.
     """
 
     info: InstanceInfo | None = None
@@ -33,6 +35,24 @@ class Instance:
     ended_for_good: bool = False
     endpoints: dict[Rank, RankEndpoint] = field(default_factory=dict)
     epochs: dict[int, int] = field(default_factory=dict)
+    withdrawn: set[int] = field(default_factory=set)
+
+
+class End(NamedTuple):
+    """An epoch of a DP rank is over.
+
+    Attributes:
+        dp_rank: the rank.
+        epoch: its epoch.
+        revision: at which it ended; the last list's where that is not known.
+        withdrawn: its agent deleted it, or another start took its place: its processes are gone. Else its keys went
+            with its agent's session, and they may live.
+    """
+
+    dp_rank: int
+    epoch: int
+    revision: int
+    withdrawn: bool
 
 
 class Cell:
@@ -50,7 +70,8 @@ class Cell:
         self.revision = 0
         self.floor = 0
         self.instances: dict[str, Instance] = {}
-        self._ended: dict[tuple[str, int, int], int] = {}  # by instance, DP rank and epoch: its end, the latest last
+        self._ended: dict[tuple[str, int, int], End] = {}  # by instance, DP rank and epoch, the latest last
+        self._sessions: dict[bytes, int] = {}  # the lease of each agent's key
         self._rank_keys: dict[bytes, KeyValue] = {}
         self._brought_back: dict[bytes, KeyValue] = {}  # ranks of a history that is void, if a restored etcd has them
         self._by_address: dict[str, set[str]] = {}  # ids of all that claim it
@@ -106,9 +127,9 @@ class Cell:
         lives = self.lives(id, dp_rank, epoch)
         return None if lives is None else not lives
 
-    def end_of(self, id: str, dp_rank: int, epoch: int) -> int:
-        """The revision at which an epoch ended; the last list's where that is not known."""
-        return self._ended.get((id, dp_rank, epoch), self.floor)
+    def end_of(self, id: str, dp_rank: int, epoch: int) -> End:
+        """How an epoch ended, as far as that is known."""
+        return self._ended.get((id, dp_rank, epoch)) or End(dp_rank, epoch, self.floor, withdrawn=False)
 
     def read_room(self, key: bytes) -> tuple[KeyValue | None, RoomValue | None]:
         """A room's key and what it says; None each where it is not there, or garbage."""
@@ -129,6 +150,7 @@ class Cell:
         for kv in kvs:
             (rooms if kv.key.startswith(prefix) else others)[kv.key] = kv
         self.rooms = rooms
+        self._sessions = {key: kv.lease for key, kv in others.items() if isinstance(self.keys.parse(key), AgentKey)}
         self._brought_back = {key: kv for key, kv in self._brought_back.items() if others.get(key) == kv}
         for key in self._brought_back:
             del others[key]
@@ -136,6 +158,10 @@ class Cell:
         events += [Event(kv.key, kv.mod_revision, kv) for kv in others.values()]
         stored = [self.store(event) for event in events]
         return list(dict.fromkeys(key.instance for key in stored if isinstance(key, (PrefillKey, RankKey))))
+
+    def forget_sessions(self) -> None:
+        """What vanishes now has not been withdrawn by anybody."""
+        self._sessions.clear()
 
     def bring_back(self, ranks: dict[bytes, KeyValue]) -> None:
         """etcd has another history: no end is known of it, and these ranks are dead if it has their keys unchanged."""
@@ -157,6 +183,8 @@ class Cell:
     def store(self, event: Event) -> PrefillKey | RankKey | AgentKey | None:
         """Keep what a key that is no room's holds now; what it stands for where that means anything here."""
         key, kv = self.keys.parse(event.key), event.kv
+        if isinstance(key, AgentKey):
+            self._store_session(event)
         if not isinstance(key, (PrefillKey, RankKey)):
             return key if isinstance(key, AgentKey) else None
         instance = self.instances.get(key.instance)
@@ -170,14 +198,21 @@ class Cell:
             self._brought_back.pop(event.key, None)
             if kv:
                 self._rank_keys[event.key] = kv
-            else:
-                self._rank_keys.pop(event.key, None)
+            elif (gone := self._rank_keys.pop(event.key, None)) and gone.lease in self._sessions.values():
+                instance.withdrawn.add(key.rank.dp)
             endpoint = RankEndpoint.from_json(key.rank, kv.value, kv.create_revision) if kv else None
             if endpoint:
                 instance.endpoints[key.rank] = endpoint
             else:
                 instance.endpoints.pop(key.rank, None)
         return key
+
+    def _store_session(self, event: Event) -> None:
+        """An agent's key: etcd deletes the keys of a lease in their order, so it goes before the agent's ranks."""
+        if event.kv:
+            self._sessions[event.key] = event.kv.lease
+        else:
+            self._sessions.pop(event.key, None)
 
     def _store_info(self, instance: Instance, kv: KeyValue | None) -> None:
         instance.info_key_exists = kv is not None
@@ -191,16 +226,21 @@ class Cell:
                 instance.ended_for_good = True
             instance.info, instance.born = info, kv.create_revision
 
-    def conclude(self, id: str, revision: int) -> list[tuple[int, int]]:
-        """Bring an instance's epochs and addresses up to what is stored; its (dp_rank, epoch) that ended with that."""
+    def conclude(self, id: str, revision: int) -> list[End]:
+        """Bring an instance's epochs and addresses up to what is stored; which epochs ended with that."""
         instance = self.instances[id]
         before, instance.epochs = instance.epochs, _live_epochs(instance)
         if not instance.info_key_exists and not instance.endpoints:
             instance.info = None
         self._index_addresses(id, instance)
-        lost = [(dp_rank, epoch) for dp_rank, epoch in before.items() if instance.epochs.get(dp_rank) != epoch]
-        for dp_rank, epoch in lost:
-            self._note_end((id, dp_rank, epoch), revision)
+        lost = [
+            End(dp_rank, epoch, revision, instance.ended_for_good or dp_rank in instance.withdrawn)
+            for dp_rank, epoch in before.items()
+            if instance.epochs.get(dp_rank) != epoch
+        ]
+        instance.withdrawn.clear()
+        for end in lost:
+            self._note_end(id, end)
         return lost
 
     def drop_if_empty(self, id: str) -> None:
@@ -218,8 +258,8 @@ class Cell:
         for address in addresses:
             self._by_address.setdefault(address, set()).add(id)
 
-    def _note_end(self, epoch: tuple[str, int, int], revision: int) -> None:
-        self._ended[epoch] = revision
+    def _note_end(self, id: str, end: End) -> None:
+        self._ended[id, end.dp_rank, end.epoch] = end
         if len(self._ended) > ENDED_EPOCHS:
             del self._ended[next(iter(self._ended))]
 

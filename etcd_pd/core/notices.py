@@ -79,13 +79,19 @@ class WaitFailed(NamedTuple):
 
 
 class WaitLost(NamedTuple):
-    """The rank that held the room, or the whole instance (``dp_rank`` -1), is gone; ``arrived`` as in WaitFailed."""
+    """The rank that held the room, or the whole instance (``dp_rank`` -1), is gone from etcd.
+
+    Attributes:
+        arrived: as in WaitFailed.
+        withdrawn: its processes are gone too. Else its keys went with its agent's session.
+    """
 
     wait: Wait
     dp_rank: int
     epoch: int
     revision: int
     arrived: Assignment | None = None
+    withdrawn: bool = False
 
 
 class InstanceChanged(NamedTuple):

@@ -56,6 +56,7 @@ class View(Cell):
         ranks = self.doubtful_ranks()
         answered, unanswered = self.waits.disown_unconfirmed(revision), self.waits.take_unanswered()
         self.rooms.clear()
+        self.forget_sessions()
         notices = self.apply(revision, [Event(key, revision, None) for key in list(self.instance_keys())])
         self.waits.unplace(unanswered)
         self.bring_back(ranks)
@@ -72,8 +73,8 @@ class View(Cell):
         """An instance or one of its ranks was written or deleted: say what that changes for those who wait."""
         instance, lost = self.instances[id], self.conclude(id, revision)
         yield InstanceChanged(id)
-        for dp_rank, epoch in lost:
-            yield from self.waits.lose(id, dp_rank, epoch, revision)
+        for end in lost:
+            yield from self.waits.lose(id, end)
         if instance.ended_for_good or not instance.info:
             yield from self.waits.leave(id, revision, ended=instance.ended_for_good)
         instance.ended_for_good = False

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from ..wire.values import FAILED, Assignment, RoomValue
-from .cell import Cell, Instance
+from .cell import Cell, End, Instance
 from .keys import RoomKey
 from .notices import Known, Notice, Resolved, Wait, WaitFailed, WaitLost
 from .records import KeyValue
@@ -73,7 +73,7 @@ class Waits:
         for wait in waits:
             if wait.known and not wait.ended:
                 self.forget(wait)
-                notices.append(self._lose_known(wait, wait.known, revision))
+                notices.append(_lost(wait, End(wait.known.dp_rank, wait.known.epoch, revision, withdrawn=False)))
         return notices
 
     # --- what the cell has come to say
@@ -106,11 +106,10 @@ class Waits:
             notices.extend(self._fail_assigned(key, kv))
         return notices
 
-    def lose(self, id: str, dp_rank: int, epoch: int, revision: int) -> Iterator[Notice]:
+    def lose(self, id: str, end: End) -> Iterator[Notice]:
         """An epoch of a rank has ended."""
-        for wait in self._assigned.pop((id, dp_rank), ()):
-            wait.ended = True
-            yield WaitLost(wait, dp_rank, epoch, revision)
+        for wait in self._assigned.pop((id, end.dp_rank), ()):
+            yield _lost(wait, end)
 
     def leave(self, id: str, revision: int, *, ended: bool) -> Iterator[Notice]:
         """A start of an instance has ended, or its keys are gone: the lease of its agent may have expired.
@@ -121,7 +120,7 @@ class Waits:
         for wait in [wait for wait in self._unanswered() if wait.placed == id]:
             self.forget(wait)
             if ended and wait.start:
-                yield WaitLost(wait, -1, 0, revision)
+                yield WaitLost(wait, -1, 0, revision, withdrawn=True)
                 continue
             if ended:
                 self._orphans.append((wait, id))
@@ -184,7 +183,7 @@ class Waits:
         start = (id, info.incarnation)
         if wait.start not in (None, start):  # its own start has vanished, and another one has its name
             wait.ended = True
-            yield WaitLost(wait, -1, 0, revision)
+            yield WaitLost(wait, -1, 0, revision, withdrawn=True)
             return
         wait.placed, wait.key = id, self._cell.keys.room(id, wait.room)
         if wait.named_rank is not None:
@@ -220,8 +219,7 @@ class Waits:
             return WaitFailed(wait, value.reason, room.mod_revision, arrived)
         if self._cell.epoch(wait.placed, dp_rank) == value.epoch:
             return None
-        wait.ended = True
-        return WaitLost(wait, dp_rank, value.epoch, self._lost_at(wait.placed, value, room), arrived)
+        return _lost(wait, self._end_of(wait.placed, value, room), arrived)
 
     def _answer(self, wait: Wait, room: KeyValue) -> Sequence[Notice]:
         value = RoomValue.from_json(room.value)
@@ -237,8 +235,7 @@ class Waits:
             wait.ended = True
             return [WaitFailed(wait, value.reason, room.mod_revision, assignment)]
         if instance.epochs.get(value.dp_rank) != value.epoch:
-            wait.ended = True
-            return [WaitLost(wait, value.dp_rank, value.epoch, self._lost_at(id, value, room), assignment)]
+            return [_lost(wait, self._end_of(id, value, room), assignment)]
         return [self._assign(wait, assignment)]
 
     def _assign(self, wait: Wait, assignment: Assignment) -> Resolved:
@@ -264,7 +261,7 @@ class Waits:
 
     def _confirm_one(self, wait: Wait, id: str, known: Known, lives: bool) -> Notice:
         if not lives:
-            return self._lose_known(wait, known, self._cell.end_of(id, known.dp_rank, known.epoch))
+            return _lost(wait, self._cell.end_of(id, known.dp_rank, known.epoch))
         wait.placed, wait.key = id, self._cell.keys.room(id, wait.room)
         room, value = self._cell.read_room(wait.key)
         if room and value and (value.state, value.dp_rank, value.epoch) == (FAILED, known.dp_rank, known.epoch):
@@ -272,17 +269,19 @@ class Waits:
             return WaitFailed(wait, value.reason, room.mod_revision)
         return self._assign(wait, Assignment(id, wait.room, *known, 0, "registry"))
 
-    def _lose_known(self, wait: Wait, known: Known, revision: int) -> WaitLost:
-        wait.ended = True
-        return WaitLost(wait, known.dp_rank, known.epoch, revision)
-
-    def _lost_at(self, id: str, value: RoomValue, room: KeyValue) -> int:
-        """From which revision on a room counts as lost whose epoch is over."""
-        return max(self._cell.end_of(id, value.dp_rank, value.epoch), room.mod_revision)
+    def _end_of(self, id: str, value: RoomValue, room: KeyValue) -> End:
+        """The end of a room's epoch, which the room counts as lost from; not before the room itself was written."""
+        end = self._cell.end_of(id, value.dp_rank, value.epoch)
+        return end._replace(revision=max(end.revision, room.mod_revision))
 
     def _unanswered(self) -> list[Wait]:
         """The waits that are placed and not answered yet."""
         return [wait for waits in (*self._pending.values(), *self._for_rank.values()) for wait in waits]
+
+
+def _lost(wait: Wait, end: End, arrived: Assignment | None = None) -> WaitLost:
+    wait.ended = True
+    return WaitLost(wait, end.dp_rank, end.epoch, end.revision, arrived, end.withdrawn)
 
 
 K = TypeVar("K")

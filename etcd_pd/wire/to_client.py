@@ -70,16 +70,18 @@ class Refused(Packet):
 
 @dataclass(frozen=True)
 class RankEnded(Packet):
-    """The epoch of the rank has ended."""
+    """The epoch of the rank has ended; ``withdrawn``: not with its agent's session, but by itself."""
 
     KIND = messages.RANK_ENDED
 
     epoch: int
     reason: str
+    withdrawn: bool = False
 
     def __post_init__(self) -> None:
         check_int("epoch", self.epoch, 0, MAX_REVISION)
         check_type("reason", self.reason, str)
+        check_type("withdrawn", self.withdrawn, bool)
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ class Ended(Packet):
         reason: of a RoomFailed.
         dp_rank, epoch: of a PrefillLost; -1 and 0 where all of the instance is lost.
         arrived: what the room was before, where the wait came too late for that: as a RESOLVED record without its id.
+        withdrawn: of a PrefillLost: its processes are gone, not only its keys.
     """
 
     KIND = messages.ENDED
@@ -139,6 +142,7 @@ class Ended(Packet):
     dp_rank: int = -1
     epoch: int = 0
     arrived: messages.Answer | None = None
+    withdrawn: bool = False
 
     def __post_init__(self) -> None:
         check_int("id", self.id, 0, 2**64 - 1)
@@ -147,6 +151,7 @@ class Ended(Packet):
         check_int("epoch", self.epoch, 0, MAX_REVISION)
         check_type("error", self.error, str)
         check_type("reason", self.reason, str)
+        check_type("withdrawn", self.withdrawn, bool)
         if self.arrived is not None:
             answer = messages.Answer(*self.arrived)
             for name, value in zip(answer._fields, answer, strict=True):

@@ -296,6 +296,40 @@ class TestEpochs:
         assert isinstance(notice, Resolved) and notice.wait is wait
         assert (notice.assignment.dp_rank, notice.assignment.epoch) == (1, again)
 
+    @pytest.mark.parametrize("listed", [False, True])
+    @pytest.mark.parametrize(("left", "withdrawn"), [("agent", True), ("another", False), ("nobody", False)])
+    def test_a_rank_is_withdrawn_when_its_key_went_and_the_lease_of_its_agent_stands(
+        self, left: str, withdrawn: bool, listed: bool
+    ) -> None:
+        cell = Cell()
+        session, other = (cell.etcd.grant(60).lease_id for _ in range(2))
+        cell.instance(lease=other)
+        cell.put(KEYS.agent("a"), b"{}", session)
+        epoch = cell.rank(2, lease=session)
+        cell.follow()
+        wait, _ = cell.want(77)
+        cell.room(77, 2, epoch)
+        cell.follow()
+        if left == "agent":
+            cell.delete(KEYS.rank("p", Rank(2)))
+        else:
+            cell.etcd.revoke(session)
+        if left == "another":  # the agent has a session again before anybody looks
+            cell.put(KEYS.agent("a"), b"{}", other)
+        [lost] = cell.relist() if listed else cell.follow()
+        assert isinstance(lost, WaitLost)
+        assert (lost.wait, lost.dp_rank, lost.epoch, lost.withdrawn) == (wait, 2, epoch, withdrawn)
+        assert cell.view.end_of("p", 2, epoch).withdrawn is withdrawn
+
+    def test_no_rank_is_withdrawn_when_etcd_has_another_history(self, cell: Cell) -> None:
+        session = cell.etcd.grant(60).lease_id
+        cell.put(KEYS.agent("a"), b"{}", session)
+        wait, _ = cell.want(77)
+        cell.room(77, 1, cell.rank(1, lease=session))
+        cell.follow()
+        [lost] = news(cell.view.void(0))
+        assert isinstance(lost, WaitLost) and lost.wait is wait and not lost.withdrawn
+
     def test_a_wait_is_lost_when_another_start_has_the_name_of_the_one_that_vanished(self, cell: Cell) -> None:
         wait, _ = cell.want(77)
         self.vanish(cell)
@@ -320,7 +354,7 @@ class TestEpochs:
         assert cell.follow() == []
         info = InstanceInfo("i1", "launch", ("host:8998",), Topology(dp=4), "round_robin", state=ENDED)
         revision = cell.put(KEYS.prefill("p"), info.to_json())
-        assert cell.follow() == [WaitLost(wait, -1, 0, revision)]
+        assert cell.follow() == [WaitLost(wait, -1, 0, revision, withdrawn=True)]
         assert cell.view.find("p") is None and cell.view.find("host:8998") is None
         cell.delete(KEYS.prefill("p"))
         assert cell.follow() == [] and cell.view.instances == {}

@@ -1,0 +1,14 @@
+"""A plug-in of SGLang's own kind with what its engine needs to disaggregate on a machine without a GPU.
+
+Mooncake's sender is to take page indices as the other backends do: without CUDA there is no pinned memory and no event.
+SGLang has a flag for that. With ``ENGINE_TIMES`` set, calls of the plug-in and of SGLang's own HTTP are timed (times.py).
+"""
+
+import os
+
+
+def register() -> None:
+    """SGLang calls it in each of its processes."""
+    from sglang.srt.disaggregation.mooncake.conn import MooncakeKVSender
+
+    MooncakeKVSender.supports_host_tensor_indices = False
