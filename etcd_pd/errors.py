@@ -214,8 +214,8 @@ class PrefillLost(ResolveError):
         dp_rank: the rank, -1 where the whole instance went before the rank was known.
         epoch: the epoch that ended, 0 where it was not known.
         withdrawn: the agent at its side took it out of etcd, because its process ended, was silent or was evicted:
-            nothing of it will come. False: its keys went with its agent's session, or it is not known how they went; the
-            process itself may live and hand over what it began to.
+            nothing of it will come. False: its keys went with its agent's session, or it is not known how they
+            went, and the process itself may live and hand over what it began to.
     """
 
     def __init__(self, instance: str, room: int, dp_rank: int, epoch: int, withdrawn: bool = False) -> None:

@@ -1,23 +1,44 @@
-"""The decode side of the plug-in: topology, rank addresses and rooms from the registry, and deaths as they happen."""
+"""The decode side of the plug-in: topology, rank addresses and rooms from the registry, and deaths as they happen.
+
+Where the registry cannot tell, or a room is missing in it, SGLang's own bootstrap server is asked; and nothing that
+SGLang began is ended because a key is gone, only because a rank is.
+"""
 
 from __future__ import annotations
 
 import inspect
 import logging
+import os
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..client import DecodeEvent, Described, Ended
-from ..errors import AgentBusy, ConfigError, ResolveError
-from ..wire.values import PrefillInstance, Rank
+from ..errors import AgentBusy, ConfigError, PrefillLost, ResolveError, RoomFailed, RoomTimeout
+from ..wire.values import TIMED_OUT, PrefillInstance, Rank
+from .fingerprint import differences
 from .route import is_complete, rank_info, server_info
-from .scheduler_session import Session, fail_room, now
+from .scheduler_session import Session, awaits_rank, fail_room, now
 
 log = logging.getLogger(__name__)
 
 #: Longest wait for the agent's first word on an instance: once an address, where SGLang would make an HTTP request.
 FIRST_WORD_SECONDS = 0.2
+#: How long a room may be missing in a registry that is up to date before SGLang's own server is asked too, how often
+#: that is asked then, and how often a room that went SGLang's way is looked for in the registry again.
+LOOK_SECONDS = 1.0
+
+
+@dataclass
+class _Room:
+    """A request's room: its manager, its deadline, since when it waits, and from when on it may be wanted (again)."""
+
+    manager: Any
+    deadline: float
+    since: float
+    want_at: float = 0.0
+    dp_rank: int | None = None  # where SGLang knows it
 
 
 class DecodeSide:
@@ -25,64 +46,99 @@ class DecodeSide:
 
     Args:
         session: the connection.
+
+    Attributes:
+        by_sglang: rooms whose rank SGLang's own server gave.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._managers: dict[tuple[str, int], Any] = {}  # whose room it is
+        self._rooms: dict[tuple[str, int], _Room] = {}
         self._described: set[str] = set()
         self._used: dict[str, tuple[str, Any]] = {}  # the incarnation whose topology a manager holds, by address
+        self._refused: dict[str, str] = {}  # why nothing is fetched from an address
+        self._asked_sglang: dict[str, float] = {}  # when its own server was asked last, by address
+        self._retry_at = 0.0
+        self.by_sglang = 0
+
+    def start(self, manager: Any) -> None:
+        """This process decodes: it is visible in etcd from now on."""
+        from sglang.srt.runtime_context import get_serving
+
+        serving = get_serving()
+        address = f"{manager.local_ip}:{serving.port}"
+        instance = os.environ.get("ETCD_PD_INSTANCE") or address
+        with self._session.lock:
+            try:
+                self._session.client.decode.announce(instance, address=address)
+            except (AgentBusy, ConfigError) as exc:
+                log.warning("etcd_pd: this decode is not announced: %s", exc)
+            self._session.tick()
+        log.info("etcd_pd: decode instance=%s", instance)
 
     # --- rooms
 
     def made(self, receiver: Any) -> None:
         """A request arrived: want its room now, so that its rank is there when SGLang asks."""
+        from sglang.srt.environ import envs
+
         address, room = receiver.bootstrap_addr, receiver.bootstrap_room
         with self._session.lock:
             self._follow(address)
             if type(room) is int:
-                self._managers[address, room] = receiver.kv_mgr
+                deadline = now() + float(envs.SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT.get())
+                self._rooms[address, room] = _Room(receiver.kv_mgr, deadline, now())
                 if self._instance(address):
                     self._want(address, room)
 
     def initialised(self, receiver: Any) -> None:
         """SGLang decided on a rank. Where the registry did not answer that, name it there, to learn of its death."""
-        address, room, dp_rank = (
-            receiver.bootstrap_addr,
-            receiver.bootstrap_room,
-            getattr(receiver, "prefill_dp_rank", None),
-        )
+        address, room = receiver.bootstrap_addr, receiver.bootstrap_room
+        dp_rank = getattr(receiver, "prefill_dp_rank", None)
         with self._session.lock:
-            if (address, room) not in self._managers or dp_rank is None or self._instance(address) is None:
+            known = self._rooms.get((address, room))
+            if known is None or dp_rank is None:
                 return
-            if self._dp_rank(address, room) is None:
+            known.dp_rank = dp_rank
+            if self._instance(address) and self._dp_rank(address, room) is None:
                 self._session.client.decode.done(address, room)
-                self._want(address, room, dp_rank)
+                self._want(address, room)
 
     def query(self, original: Callable[..., dict[str, int]], address: str, rooms: list[int]) -> dict[str, int]:
         """The ranks of those rooms that are registered."""
         with self._session.lock:
             self._session.tick()
-            if self._instance(address) is None:
-                unknown = True
-            else:
-                unknown = False
+            found: dict[str, int] = {}
+            if self._instance(address):
                 for room in rooms:
                     self._want(address, room)
-                found = {room: self._dp_rank(address, room) for room in rooms}
-        if unknown:  # not announced by this plug-in: without the lock, since it blocks
-            return original(address, rooms)
-        return {str(room): dp_rank for room, dp_rank in found.items() if dp_rank is not None}
+                    dp_rank = self._dp_rank(address, room)
+                    if dp_rank is not None:
+                        found[str(room)] = dp_rank
+            missing = self._due_at_sglang(address, [room for room in rooms if str(room) not in found])
+        if missing:  # without the lock, since it blocks
+            answer = original(address, missing)
+            with self._session.lock:
+                answer = {room: dp_rank for room, dp_rank in answer.items() if self._may_serve(address, dp_rank)}
+                self.by_sglang += len(answer)
+            found |= answer
+        return found
 
     def cleared(self, receiver: Any) -> None:
         """A request is over."""
         key = (receiver.bootstrap_addr, receiver.bootstrap_room)
         with self._session.lock:
-            if self._managers.pop(key, None) is not None:
-                try:
-                    self._session.client.decode.done(*key)
-                except AgentBusy:
-                    pass
+            if self._rooms.pop(key, None) is not None:
+                self._session.client.decode.done(*key)
+
+    def retry(self) -> None:
+        """Rooms that went SGLang's own way are wanted again, so that a rank's death is known again once it is back."""
+        if now() < self._retry_at:
+            return
+        self._retry_at = now() + LOOK_SECONDS
+        for (address, room), known in self._rooms.items():
+            if known.want_at and self._instance(address):
+                self._want(address, room)
 
     # --- topology
 
@@ -92,36 +148,36 @@ class DecodeSide:
             return True
         with self._session.lock:
             self._first_word(address)
-            instance = self._instance(address)
-        if instance is None:
+            instance = self._instance(address) if self._session.synced else None
+        if instance is None or not is_complete(instance):
             return bool(original(manager, address))
-        if not is_complete(instance):
+        if self._refuse(manager, address, instance):
             return False
         if not _answered(original, server_info(instance))(manager, address):
             return False
         self._used[address] = (instance.info.incarnation, manager)
         return True
 
-    def rank_endpoint(
-        self,
-        original: Callable[..., Any],
-        receiver: Any,
-        prefill_dp_rank: int,
-        prefill_cp_rank: int,
-        target_tp_rank: int,
-        target_pp_rank: int,
-    ) -> Any:
+    def rank_endpoint(self, original: Callable[..., Any], receiver: Any, place: tuple[int, int, int, int]) -> Any:
         """Where one rank hands over KV caches; None where it is not there."""
-        place = (prefill_dp_rank, prefill_cp_rank, target_tp_rank, target_pp_rank)
         with self._session.lock:
-            instance = self._instance(receiver.bootstrap_addr)
-        if instance is None:
-            return original(receiver, *place)
-        found = rank_info(instance, Rank(*map(int, place)))
-        if found is None:
-            log.error("etcd_pd: %s has no rank %s", receiver.bootstrap_addr, place)
-            return None
-        return {**found, "pp_rank": int(target_pp_rank)}
+            instance = self._instance(receiver.bootstrap_addr) if self._session.synced else None
+        found = rank_info(instance, Rank(*map(int, place))) if instance else None
+        return {**found, "pp_rank": int(place[-1])} if found else original(receiver, *place)
+
+    def _refuse(self, manager: Any, address: str, instance: PrefillInstance) -> bool:
+        """Whether that instance's KV caches are of no use here; SGLang itself would end this process for some."""
+        reason = differences(manager, instance)
+        if reason and self._refused.get(address) != reason:
+            log.error("etcd_pd: nothing is fetched from %s (%s): %s", instance.id, address, reason)
+        if not reason:
+            self._refused.pop(address, None)
+            return False
+        self._refused[address] = reason
+        for (of, room), known in self._rooms.items():
+            if of == address:
+                fail_room(known.manager, room, f"prefill {instance.id} does not fit: {reason}")
+        return True
 
     # --- events
 
@@ -131,24 +187,61 @@ class DecodeSide:
             self._described.add(event.name)
             self._check_used(event.name, event.instance)
         elif isinstance(event, Ended):
-            self._fail(event.error)
+            self._end(event.error)
 
     def _check_used(self, address: str, instance: PrefillInstance | None) -> None:
-        """An instance that is gone, or is another start: drop what SGLang remembers of it, as its heartbeat would."""
+        """Another start of an instance: drop what SGLang remembers of the one before, as its heartbeat would."""
         incarnation, manager = self._used.get(address, ("", None))
-        if manager is not None and (instance is None or instance.info.incarnation != incarnation):
-            del self._used[address]
+        if manager is not None and instance is not None and instance.info.incarnation != incarnation:
+            self._drop(address)
+
+    def _drop(self, address: str) -> None:
+        _, manager = self._used.pop(address, ("", None))
+        if manager is not None:
             manager._handle_node_failure(address)
 
-    def _fail(self, error: ResolveError) -> None:
-        manager = self._managers.get((error.instance, error.room))
-        if manager is not None:
-            fail_room(manager, error.room, str(error))
+    def _end(self, error: ResolveError) -> None:
+        """A wait has ended: by what happened to the request's rank, or only by what the registry can say of it."""
+        key = address, room = error.instance, error.room
+        known = self._rooms.get(key)
+        if known is None:
+            return
+        if isinstance(error, RoomTimeout) and awaits_rank(known.manager, room):
+            fail_room(known.manager, room, str(error))
+        elif _is_final(error):
+            fail_room(known.manager, room, str(error))
+            if isinstance(error, PrefillLost) and self._instance(address) is None:
+                self._drop(address)
+        else:
+            log.info("etcd_pd: room %d of %s goes on without the registry: %s", room, address, error)
+            self._session.client.decode.done(address, room)
+            known.want_at = now() + LOOK_SECONDS
 
     # --- parts
 
     def _instance(self, address: str) -> PrefillInstance | None:
         return self._session.client.decode.instance(address)
+
+    def _due_at_sglang(self, address: str, missing: list[int]) -> list[int]:
+        """Which of these rooms SGLang's own server is asked for now."""
+        if not missing or not (self._session.synced and self._instance(address)):
+            return missing
+        due = [room for room in missing if now() - self._since(address, room) >= LOOK_SECONDS]
+        if not due or now() < self._asked_sglang.get(address, 0.0) + LOOK_SECONDS:
+            return []
+        self._asked_sglang[address] = now()
+        return due
+
+    def _since(self, address: str, room: int) -> float:
+        known = self._rooms.get((address, room))
+        return known.since if known else 0.0
+
+    def _may_serve(self, address: str, dp_rank: int) -> bool:
+        """Whether a rank that SGLang's own server named is not known to be gone."""
+        instance = self._instance(address) if self._session.synced else None
+        if instance is None or not is_complete(instance):
+            return True
+        return any(one.rank.dp == dp_rank for one in instance.ranks)
 
     def _follow(self, address: str) -> None:
         if address not in self._described:
@@ -163,12 +256,14 @@ class DecodeSide:
         while address not in self._described and self._session.connected and now() < deadline:
             self._session.wait(deadline - now())
 
-    def _want(self, address: str, room: int, dp_rank: int | None = None) -> None:
-        from sglang.srt.environ import envs
-
-        timeout = float(envs.SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT.get())
+    def _want(self, address: str, room: int) -> None:
+        known = self._rooms.get((address, room))
+        if known is None or now() < known.want_at:
+            return
+        known.want_at = 0.0
         try:
-            self._session.client.decode.want(address, room, timeout=timeout, dp_rank=dp_rank)
+            timeout = max(known.deadline - now(), 0.001)
+            self._session.client.decode.want(address, room, timeout=timeout, dp_rank=known.dp_rank)
         except (AgentBusy, ConfigError) as exc:
             log.error("etcd_pd: room %s of %s is not waited for: %s", room, address, exc)
 
@@ -176,11 +271,18 @@ class DecodeSide:
         try:
             found = self._session.client.decode.peek(address, room)
         except (ResolveError, ConfigError):
-            return None  # it ended: its receiver has been failed
+            return None  # it ended, or is not wanted at present
         return found.dp_rank if found else None
 
 
-def _answered(function: Callable[..., bool], body: dict[str, Any]) -> Callable[..., bool]:
+def _is_final(error: ResolveError) -> bool:
+    """Whether it says of the request's rank that it will not hand over; else only that the registry cannot tell."""
+    if isinstance(error, RoomFailed):
+        return error.reason != TIMED_OUT  # the registration came too late for etcd; the rank has the request
+    return isinstance(error, PrefillLost) and error.withdrawn
+
+
+def _answered(function: Callable[..., bool], body: Mapping[str, Any]) -> Callable[..., bool]:
     """The same function, in which ``requests.get`` returns ``body``: SGLang fetches and checks in one."""
     inner: Any = inspect.unwrap(function)
     response = types.SimpleNamespace(status_code=200, text="", json=lambda: dict(body))

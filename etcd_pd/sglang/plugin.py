@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 TESTED_VERSIONS = ("0.5.23",)
 
 _CONN = "sglang.srt.disaggregation.common.conn"
+_PREFILL = "sglang.srt.disaggregation.prefill"
+_SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
 
 
 class HookPoint(NamedTuple):
@@ -45,6 +47,9 @@ HOOK_POINTS = (
     HookPoint(f"{_CONN}.CommonKVManager.try_ensure_parallel_info", "AROUND", ("self", "bootstrap_addr"), "topology"),
     HookPoint(f"{_CONN}.CommonKVSender._register_prefill_dp_rank", "AROUND", ("self",), "register_room"),
     HookPoint(f"{_CONN}.CommonKVSender.clear", "AFTER", ("self",), "sender_cleared"),
+    HookPoint(f"{_PREFILL}.PrefillBootstrapQueue.add", "AFTER", ("self", "req"), "request_queued"),
+    HookPoint(f"{_SCHEDULER}._set_or_validate_priority", "AFTER", ("self", "req"), "priority_checked"),
+    HookPoint(f"{_CONN}.CommonKVManager._start_heartbeat_checker_thread", "AFTER", ("self",), "decode_started"),
     HookPoint(
         f"{_CONN}.CommonKVReceiver.__init__",
         "AFTER",
@@ -65,7 +70,7 @@ HOOK_POINTS = (
         ("bootstrap_addr", "bootstrap_rooms"),
         "query_rooms",
     ),
-    HookPoint("sglang.srt.managers.scheduler.Scheduler.ingest_requests", "BEFORE", ("self",), "tick"),
+    HookPoint(f"{_SCHEDULER}.ingest_requests", "BEFORE", ("self",), "tick"),
 )
 
 #: What the hooks use of SGLang's objects beside the methods above.
@@ -78,6 +83,7 @@ USED_NAMES = (
     "sglang.srt.disaggregation.base.conn.KVPoll.Failed",
     "sglang.srt.environ.Envs.SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT",
     "sglang.srt.runtime_context.get_parallel",
+    "sglang.srt.runtime_context.get_serving",
 )
 
 
@@ -143,8 +149,23 @@ def announce(original: Callable[..., None], manager: Any, url: str, payload: dic
 
 def register_room(original: Callable[[Any], None], sender: Any) -> None:
     """A rank took a room."""
-    if not _session().prefill.register(sender):
-        original(sender)
+    _session().prefill.register(original, sender)
+
+
+def request_queued(result: None, queue: Any, req: Any, *args: Any, **kwargs: Any) -> None:
+    """The prefill side took a request, or refused it: then decode is to know."""
+    if getattr(req, "disagg_kv_sender", None) is None:
+        _session().prefill.refused(req.bootstrap_room, "the prefill side refused the request")
+
+
+def priority_checked(allowed: bool, scheduler: Any, req: Any) -> None:
+    """A request with a priority came where none is allowed: SGLang refuses it before it is queued."""
+    if not allowed and getattr(req, "bootstrap_room", None) is not None and _mode(scheduler) == "prefill":
+        _session().prefill.refused(req.bootstrap_room, "the prefill side refused the request's priority")
+
+
+def _mode(scheduler: Any) -> str:
+    return str(scheduler.disaggregation_mode.value)
 
 
 def sender_cleared(result: None, sender: Any) -> None:
@@ -153,6 +174,11 @@ def sender_cleared(result: None, sender: Any) -> None:
 
 
 # --- hooks on the decode side
+
+
+def decode_started(result: Any, manager: Any) -> None:
+    """A decode process is about to serve."""
+    _session().decode.start(manager)
 
 
 def receiver_made(result: None, receiver: Any, *args: Any, **kwargs: Any) -> None:
@@ -175,9 +201,17 @@ def topology(original: Callable[..., bool], manager: Any, bootstrap_addr: str) -
     return bool(_session().decode.topology(original, manager, bootstrap_addr))
 
 
-def rank_endpoint(original: Callable[..., Any], receiver: Any, *place: Any, **named: Any) -> Any:
+def rank_endpoint(
+    original: Callable[..., Any],
+    receiver: Any,
+    prefill_dp_rank: int,
+    prefill_cp_rank: int,
+    target_tp_rank: int,
+    target_pp_rank: int,
+) -> Any:
     """Decode needs a rank's address."""
-    return _session().decode.rank_endpoint(original, receiver, *place, **named)
+    place = (prefill_dp_rank, prefill_cp_rank, target_tp_rank, target_pp_rank)
+    return _session().decode.rank_endpoint(original, receiver, place)
 
 
 def query_rooms(original: Callable[..., dict[str, int]], bootstrap_addr: str, bootstrap_rooms: list[int]) -> Any:

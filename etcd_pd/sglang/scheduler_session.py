@@ -17,9 +17,9 @@ from ..errors import AgentUnavailable, ProtocolError
 
 log = logging.getLogger(__name__)
 
-#: Silence after which the agent takes the scheduler for wedged. Longer than a step that compiles or computes a large
-#: chunk; a process that ends is noticed at once in any case.
-DEFAULT_HEARTBEAT_SECONDS = 10.0
+#: Silence after which the agent takes the scheduler for wedged, seconds: as long as SGLang's own health check waits for
+#: it (sglang 0.5.23, entrypoints/http_server.py). A process that ends is noticed at once in any case.
+DEFAULT_HEARTBEAT_SECONDS = 20.0
 
 
 class Session:
@@ -43,6 +43,11 @@ class Session:
     def connected(self) -> bool:
         """Whether an agent answers."""
         return not self._useless and self.client.fileno() >= 0
+
+    @property
+    def synced(self) -> bool:
+        """Whether what the agent says of the registry is what etcd says now."""
+        return self.connected and self.client.decode.view == "synced"
 
     def renew(self) -> Client:
         """End this connection and its rank, and begin another: a connection carries one rank."""
@@ -69,6 +74,7 @@ class Session:
                 self.prefill.on_event(event)
             for decoded in decode_events:
                 self.decode.on_event(decoded)
+            self.decode.retry()
             self._note_connection()
 
     def wait(self, seconds: float) -> None:
@@ -85,9 +91,17 @@ class Session:
         if connected != self._connected:
             self._connected = connected
             if connected:
-                log.info("etcd_pd: connected to the agent")
+                log.info("etcd_pd: connected to the agent at %s; without it, %s", socket_path(), _WITHOUT)
             else:
-                log.warning("etcd_pd: no agent answers; until one does, SGLang's own bootstrap server is used")
+                log.warning("etcd_pd: no agent answers at %s; until one does, %s", socket_path(), _WITHOUT)
+
+
+_WITHOUT = "SGLang's own bootstrap server is used"
+
+
+def socket_path() -> str:
+    """Where the agent's socket is."""
+    return os.environ.get("ETCD_PD_SOCKET") or default_socket_path()
 
 
 def connect() -> Client:
@@ -97,8 +111,7 @@ def connect() -> Client:
         ConfigError, ValueError: one of them breaks a rule.
     """
     heartbeat = float(os.environ.get("ETCD_PD_HEARTBEAT_SECONDS", DEFAULT_HEARTBEAT_SECONDS))
-    path = os.environ.get("ETCD_PD_SOCKET") or default_socket_path()
-    return _client.connect(path, heartbeat=heartbeat or None)
+    return _client.connect(socket_path(), heartbeat=heartbeat or None)
 
 
 def fail_room(manager: Any, room: int, reason: str) -> None:
@@ -109,6 +122,18 @@ def fail_room(manager: Any, room: int, reason: str) -> None:
         return
     manager.record_failure(room, reason)
     manager.update_status(room, KVPoll.Failed)
+
+
+def awaits_rank(manager: Any, room: int) -> bool:
+    """Whether SGLang does not know the room's rank yet."""
+    from sglang.srt.disaggregation.base.conn import KVPoll
+
+    return bool(manager.request_status.get(room) == KVPoll.Bootstrapping)
+
+
+def switch(name: str, default: str) -> bool:
+    """An environment variable that is 0 or 1."""
+    return os.environ.get(name, default) not in ("", "0", "false")
 
 
 def now() -> float:

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -15,9 +16,10 @@ def main(directory: Path) -> None:
     torch.manual_seed(0)
     words = {"<unk>": 0, "<s>": 1, "</s>": 2, **{f"w{number}": number for number in range(3, WORDS)}}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(directory)
+    fast: Any = PreTrainedTokenizerFast
+    fast(tokenizer_object=tokenizer, **special).save_pretrained(directory)
     config = LlamaConfig(
         vocab_size=WORDS,
         hidden_size=128,
@@ -32,7 +34,8 @@ def main(directory: Path) -> None:
         tie_word_embeddings=False,
         initializer_range=0.3,
     )
-    LlamaForCausalLM(config).to(torch.float32).save_pretrained(directory)
+    model: Any = LlamaForCausalLM(config)
+    model.to(torch.float32).save_pretrained(directory)
 
 
 if __name__ == "__main__":

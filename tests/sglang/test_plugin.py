@@ -147,7 +147,8 @@ def test_a_full_dispatch(cell: Cell, etcd: EtcdServer, root: str, method: str, p
     assert [resolved(decode, room) for room in ROOMS] == [("WaitingForInput", rank) for rank in chosen]
     found = {room: value["dp_rank"] for room, value in rooms_in_etcd(etcd, root).items()}
     assert found == ({} if method == "follow_bootstrap_room" else dict(zip(ROOMS, chosen, strict=True)))
-    assert cell.server("query", address=cell.address, rooms=ROOMS) == {}, "no room was registered over HTTP"
+    copied = {str(room): rank for room, rank in found.items()}
+    wait_until(lambda: cell.server("query", address=cell.address, rooms=ROOMS) == copied, "SGLang's server knows the same")
 
 
 def test_followed_rooms_with_plain_dp_stay_what_sglang_makes_of_them(cell: Cell) -> None:
@@ -265,11 +266,23 @@ def test_a_room_that_nobody_registers_ends(cell: Cell) -> None:
     assert "before the deadline" in decode("received_failure", room=7)
 
 
-def test_topologies_that_do_not_fit_are_refused_by_sglangs_own_check(cell: Cell) -> None:
+def test_a_request_is_refused_with_what_differs_when_the_prefill_does_not_fit(cell: Cell) -> None:
+    """SGLang's own check ends the whole decode process (RuntimeError: Page size mismatch)."""
     cell.start(2, page_size=16)
     decode = cell.decode(page_size=64)
+    cell.arrive(decode, 7)
+    wait_until(lambda: decode("step")["7"][0] == "Failed", "decode fails the room")
+    assert "does not fit: page_size is 16 there and 64 here" in decode("received_failure", room=7)
+    with pytest.raises(PeerError, match="Page size mismatch"):
+        cell.sglang.decode(page_size=64)("ensure", address=cell.address)
+
+
+def test_a_pair_that_does_not_fit_is_left_to_sglangs_own_check_when_the_switch_says_warn(cell: Cell) -> None:
+    cell.start(2, page_size=16)
+    decode = cell.decode(page_size=64, environment={"ETCD_PD_FINGERPRINT": "warn"})
     with pytest.raises(PeerError, match="Page size mismatch"):
         wait_until(lambda: decode("ensure", address=cell.address), "the topology is there")
+    assert any("page_size is 16 there and 64 here" in line for line in decode("log"))
 
 
 # --- what SGLang's own server would have let through
@@ -352,8 +365,8 @@ def test_a_prefill_that_restarts_with_another_topology(cell: Cell) -> None:
         rank.kill()
     wait_until(lambda: decode("step")["7"][0] == "Failed", "the old start's room failed")
     decode("received_failure", room=7)
-    wait_until(lambda: (decode("step"), decode("known_topology", address=cell.address))[1] is None, "it was forgotten")
     cell.start(2, launch_id="launch-2")
+    wait_until(lambda: (decode("step"), decode("known_topology", address=cell.address))[1] is None, "it was forgotten")
     cell.arrive(decode, 8)
     cell.take(1, 8)
     assert resolved(decode, 8) == ("WaitingForInput", 1)

@@ -1,10 +1,8 @@
 """A plug-in of SGLang's own kind with what its engine needs to disaggregate on a machine without a GPU.
 
 Mooncake's sender is to take page indices as the other backends do: without CUDA there is no pinned memory and no event.
-SGLang has a flag for that. With ``ENGINE_TIMES`` set, calls of the plug-in and of SGLang's own HTTP are timed (times.py).
+SGLang has a flag for that.
 """
-
-import os
 
 
 def register() -> None:

@@ -1,0 +1,70 @@
+"""What a prefill must have in common with a decode: said in the instance's fingerprint, compared at decode."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from ..wire.values import PrefillInstance
+
+log = logging.getLogger(__name__)
+
+#: What of a model's configuration may differ: where it lies, who wrote it, and how its weights are kept.
+_FREE = frozenset({"_name_or_path", "transformers_version", "dtype", "torch_dtype", "quantization_config"})
+#: In these a difference is only warned of.
+_MAY_DIFFER = frozenset({"sglang"})
+
+
+def own_fingerprint(manager: Any) -> str:
+    """This process's: ``name=value`` words, which people can read in etcd."""
+    return " ".join(f"{name}={value}" for name, value in _own(manager).items() if value)
+
+
+def differences(manager: Any, instance: PrefillInstance) -> str:
+    """Why an instance's KV caches are of no use to this decode, in a sentence; empty where they are.
+
+    ``ETCD_PD_FINGERPRINT=warn`` makes a warning of what would be refused.
+    """
+    mine, theirs = _own(manager), _of(instance)
+    different = {name for name, value in theirs.items() if value and mine.get(name) and value != mine[name]}
+    said = {name: f"{name} is {theirs[name]} there and {mine[name]} here" for name in sorted(different)}
+    warned = different if os.environ.get("ETCD_PD_FINGERPRINT") == "warn" else different & _MAY_DIFFER
+    if warned:
+        log.warning("etcd_pd: prefill %s: %s", instance.id, ", ".join(said[name] for name in sorted(warned)))
+    return ", ".join(said[name] for name in sorted(different - warned))
+
+
+def _of(instance: PrefillInstance) -> dict[str, str]:
+    words = (word.partition("=") for word in instance.info.fingerprint.split())
+    said = {name: value for name, _, value in words}
+    return said | _layout(instance.info.extra)  # the gateway, and older releases, say this alone
+
+
+def _own(manager: Any) -> dict[str, str]:
+    layout = {"kv_cache_dtype": manager.kv_cache_dtype_str, "kv_layout": manager.kv_layout}
+    said = {"model": _model(manager), "sglang": version("sglang")}
+    return said | _layout({"page_size": manager.kv_args.page_size, **layout})
+
+
+def _layout(said: Mapping[str, Any]) -> dict[str, str]:
+    names = ("page_size", "kv_cache_dtype", "kv_layout")
+    return {name: str(said[name]) for name in names if said.get(name) is not None}
+
+
+def _model(manager: Any) -> str:
+    """A hash of the model's configuration; empty where it cannot be had."""
+    try:
+        from sglang.srt.utils.hf_transformers.config import get_config
+
+        args = manager.server_args
+        config = get_config(args.model_path, trust_remote_code=args.trust_remote_code, revision=args.revision)
+        fields = {name: value for name, value in config.to_dict().items() if name not in _FREE}
+    except Exception as exc:  # whatever a model's own code raises: this check is not worth a start
+        log.debug("etcd_pd: no hash of the model's configuration: %s", exc)
+        return ""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:16]
