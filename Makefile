@@ -9,8 +9,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 SGLANG := .venv-sglang/.ready
 HELM := build/bin/helm
-# Tests that need nothing but this machine's cores.
-PURE := tests/unit tests/simulation
+# Tests that do not mind a neighbour: two processes share them.
+SHARED := tests/unit tests/simulation tests/contract tests/sglang
+# SGLang's own engine needs a namespace for itself.
+ENGINE := tests/engine
 SLOW := integration or e2e or chaos or helm or bench
 
 .PHONY: help
@@ -75,10 +77,10 @@ chromium: ## a Chromium for the tests of the dashboard
 
 .PHONY: test
 test: $(READY) $(SGLANG) $(HELM) docker images chromium ## every test but the long ones (most of chaos, bench)
-	@echo "test: unit tests and the simulation, in two processes: two minutes"
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(PURE) -m "not (chaos or bench) or quick"
-	@echo "test: contract, integration, e2e, helm, SGLang, and three minutes of chaos: a quarter of an hour"
-	@$(BIN)/python -m pytest -q $(filter-out $(PURE),$(patsubst %/,%,$(wildcard tests/*/))) -m "not (chaos or bench) or quick"
+	@echo "test: unit, contract, the simulation, SGLang's classes, in two processes: five minutes"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(SHARED) -m "not (chaos or bench) or quick"
+	@echo "test: integration, e2e, helm, and three minutes of chaos: a quarter of an hour"
+	@$(BIN)/python -m pytest -q $(filter-out $(SHARED) $(ENGINE),$(patsubst %/,%,$(wildcard tests/*/))) -m "not (chaos or bench) or quick"
 
 .PHONY: test-unit
 test-unit: $(READY) ## tests of the pure parts
@@ -106,9 +108,14 @@ test-helm: $(READY) $(HELM) docker images ## the Helm chart: renders, schemas, a
 	@$(BIN)/python -m pytest -q tests/helm
 
 .PHONY: test-sglang
-test-sglang: $(READY) $(SGLANG) docker ## plug-in and gateway against SGLang's own code, side by side with its own server
-	@echo "test-sglang: against SGLang's own code"
-	@$(BIN)/python -m pytest -q tests/sglang
+test-sglang: $(READY) $(SGLANG) ## SGLang's own engine on this CPU, with and without the plug-in, while parts of etcd_pd are missing
+	@echo "test-sglang: five servers of SGLang's start (two minutes), then three minutes of requests; logs in build/sglang/logs"
+	@scripts/loopback-only $(BIN)/python -m pytest -q $(ENGINE) -m quick
+
+.PHONY: test-sglang-all
+test-sglang-all: $(READY) $(SGLANG) ## the same, with everything that takes longer
+	@echo "test-sglang-all: twenty minutes; logs in build/sglang/logs"
+	@scripts/loopback-only $(BIN)/python -m pytest -q -rP $(ENGINE)
 
 .PHONY: test-chaos
 test-chaos: $(READY) docker ## every fault, under load, judged; about a quarter of an hour

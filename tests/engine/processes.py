@@ -202,22 +202,22 @@ class Router:
 
     def __init__(self, prefill: int, decode: int, bootstrap_port: int) -> None:
         self._prefill, self._decode, self._bootstrap_port = prefill, decode, bootstrap_port
-        self._pool = ThreadPoolExecutor(32, thread_name_prefix="tqdm_monitor-router")
-
-    def request(self, number: int, room: int | None = None, **more: Any) -> dict[str, Any]:
-        """The body of both legs."""
-        place = {"bootstrap_host": "127.0.0.1", "bootstrap_port": self._bootstrap_port}
-        return body(number, **{**place, "bootstrap_room": random.getrandbits(63) if room is None else room, **more})
+        self._pool = ThreadPoolExecutor(32, thread_name_prefix="router")
 
     def send(
         self, number: int, room: int | None = None, timeout: float = 60.0, **more: Any
     ) -> tuple[Future[Answer], Future[Answer]]:
         """The answers to come of prefill and decode."""
-        request = self.request(number, room, **more)
-        return (
-            self._pool.submit(post, self._prefill, request, timeout),
-            self._pool.submit(post, self._decode, request, timeout),
-        )
+        room = random.getrandbits(63) if room is None else room
+        return self.send_prefill(number, room, timeout, **more), self.send_decode(number, room, timeout, **more)
+
+    def send_prefill(self, number: int, room: int, timeout: float = 60.0, **more: Any) -> Future[Answer]:
+        """The leg of prefill alone."""
+        return self._pool.submit(post, self._prefill, self._body(number, room, more), timeout)
+
+    def send_decode(self, number: int, room: int, timeout: float = 60.0, **more: Any) -> Future[Answer]:
+        """The leg of decode alone."""
+        return self._pool.submit(post, self._decode, self._body(number, room, more), timeout)
 
     def ask(self, number: int, room: int | None = None, timeout: float = 60.0, **more: Any) -> tuple[Answer, Answer]:
         """The answers of prefill and decode."""
@@ -227,6 +227,10 @@ class Router:
     def close(self) -> None:
         """Give back its threads."""
         self._pool.shutdown()
+
+    def _body(self, number: int, room: int, more: Mapping[str, Any]) -> dict[str, Any]:
+        place = {"bootstrap_host": "127.0.0.1", "bootstrap_port": self._bootstrap_port, "bootstrap_room": room}
+        return body(number, **{**place, **more})
 
 
 def fresh(directory: Path) -> Path:

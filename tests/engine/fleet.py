@@ -1,0 +1,123 @@
+"""A small fleet of SGLang's own engines: with and without the plug-in on either side, in one cell."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import requests
+
+from etcd_pd.reference.local.embedded import EmbeddedEtcd
+from tests.support.agents import AgentProcess
+from tests.support.etcdctl import EtcdCtl
+
+from .processes import Router, Server
+
+ROOT = "/etcd_pd/engine"
+#: Seconds until an agent's session has ended for certain: the default TTL, and what etcd adds.
+SESSION_SECONDS = 7.0
+#: By whether it has the plug-in. Ports are of the namespace that the tests have for themselves.
+PREFILL_PORT = {True: 30001, False: 30002}
+BOOTSTRAP_PORT = {True: 8998, False: 8999}
+DECODE_PORT = {True: 31001, False: 31002}
+SINGLE_PORT = 30000
+METRICS_PORT = {"prefill": 29001, "decode": 29002}
+#: Without the plug-in, replicas of plain data parallelism all register as rank 0 (SGLang 0.5.23), and decode waits for ever.
+DP_SIZE = {True: 2, False: 1}
+#: Tokens that the prefills have place for; decode has more.
+PREFILL_TOKENS = 1024
+
+
+class Fleet:
+    """etcd, an agent on each side, and engines, all running.
+
+    Attributes:
+        prefills, decodes: by whether they have the plug-in.
+        single: one server that does both, whose tokens are the right ones.
+        prefill_agent, decode_agent: of those that have it.
+        ctl: etcd's own view.
+    """
+
+    def __init__(self, home: Path, stack: ExitStack) -> None:
+        self._home, self._stack = home, stack
+        self.etcd = stack.enter_context(EmbeddedEtcd.start())
+        self.ctl = EtcdCtl(self.etcd.endpoint)
+        self.prefill_agent, self.decode_agent = (self._agent(side) for side in ("prefill", "decode"))
+        self.prefills = {plugin: self._prefill(plugin) for plugin in (True, False)}
+        self.decodes = {plugin: self._decode(plugin) for plugin in (True, False)}
+        self.single = Server("single", home, SINGLE_PORT)
+        self._routers: dict[tuple[bool, bool], Router] = {}
+
+    def start(self) -> None:
+        """Start all servers at once, and wait until they serve."""
+        servers = [*self.prefills.values(), *self.decodes.values(), self.single]
+        for server in servers:
+            self._stack.callback(server.stop)
+            server.start()
+        for server in servers:
+            server.await_healthy()
+
+    def router(self, prefill: bool = True, decode: bool = True) -> Router:
+        """One that sends to the prefill and the decode with, or without, the plug-in."""
+        if (prefill, decode) not in self._routers:
+            router = Router(PREFILL_PORT[prefill], DECODE_PORT[decode], BOOTSTRAP_PORT[prefill])
+            self._stack.callback(router.close)
+            self._routers[prefill, decode] = router
+        return self._routers[prefill, decode]
+
+    def rooms(self) -> dict[int, bytes]:
+        """Every room's key."""
+        kvs = self.ctl.get_prefix(f"{ROOT}/v1/rooms/")
+        return {int(kv.key.rpartition("/")[2]): kv.value for kv in kvs}
+
+    @contextmanager
+    def frozen_etcd(self) -> Iterator[None]:
+        """etcd is stopped meanwhile."""
+        os.kill(self.etcd.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.etcd.process.pid, signal.SIGCONT)
+
+    def resolved(self) -> float:
+        """How many waits decode's agent has answered with a rank."""
+        text = requests.get(f"http://127.0.0.1:{METRICS_PORT['decode']}/metrics", timeout=10).text
+        lines = [
+            line for line in text.splitlines() if line.startswith("etcd_pd_resolutions_total") and "Resolved" in line
+        ]
+        return sum(float(line.split()[-1]) for line in lines)
+
+    def _agent(self, side: str) -> AgentProcess:
+        metrics = f"--metrics-listen=127.0.0.1:{METRICS_PORT[side]}"
+        return self._stack.enter_context(AgentProcess(self.etcd.endpoint, ROOT, f"{side}-agent", metrics))
+
+    def _prefill(self, plugin: bool) -> Server:
+        environment = {
+            "ETCD_PD_SOCKET": self.prefill_agent.socket_path,
+            "ETCD_PD_INSTANCE": "prefill-0",
+            "ETCD_PD_ADDRESSES": f"127.0.0.1:{BOOTSTRAP_PORT[True]}",
+        }
+        return Server(
+            f"prefill-{'with' if plugin else 'without'}",
+            self._home,
+            PREFILL_PORT[plugin],
+            *("--disaggregation-mode", "prefill", "--disaggregation-transfer-backend", "mooncake"),
+            *("--disaggregation-bootstrap-port", str(BOOTSTRAP_PORT[plugin])),
+            *("--dp-size", str(DP_SIZE[plugin]), "--load-balance-method", "round_robin", "--disable-radix-cache"),
+            *("--max-total-tokens", str(PREFILL_TOKENS)),
+            environment=environment if plugin else None,
+        )
+
+    def _decode(self, plugin: bool) -> Server:
+        environment = {"ETCD_PD_SOCKET": self.decode_agent.socket_path, "ETCD_PD_INSTANCE": "decode-0"}
+        return Server(
+            f"decode-{'with' if plugin else 'without'}",
+            self._home,
+            DECODE_PORT[plugin],
+            *("--disaggregation-mode", "decode", "--disaggregation-transfer-backend", "mooncake"),
+            *("--disaggregation-decode-retraction-backup", "cpu_tensor"),
+            environment=environment if plugin else None,
+        )
