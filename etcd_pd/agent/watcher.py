@@ -13,6 +13,7 @@ from ..core.records import WatchResponse
 from ..core.watch import Changes, Relist, Reopen, Snapshot, WatchMachine, WatchState, relist_spread
 from ..errors import StoreError
 from ..store.base import Store, Watch
+from ..store.deadline import within
 from .successor import Successor, open_successor
 
 log = logging.getLogger(__name__)
@@ -216,7 +217,7 @@ class Watcher:
         """Prepare the watch that goes on on the connection in use now; the present one is read meanwhile."""
         opening = open_successor(self._store, self._prefix, self._end, self._machine.successor())
         try:
-            self._successor = await asyncio.wait_for(opening, self._silence / 3)
+            self._successor = await within(opening, self._silence / 3)
         except (StoreError, asyncio.TimeoutError) as exc:
             log.debug("no watch on the other connection yet: %s", exc)
         return self._successor is not None

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError
+from ..store.deadline import within
 from .board import Board
 from .changes import Change, follow
 from .etcd_view import describe_etcd
@@ -89,7 +90,7 @@ class Feed:
         ends = time.monotonic() + TICK_SECONDS
         while (left := ends - time.monotonic()) > 0:
             with suppress(asyncio.TimeoutError):
-                changes = await asyncio.wait_for(queue.get(), left)
+                changes = await within(queue.get(), left)
                 self._board.apply(changes, time.monotonic())
                 # wall time is for the reader alone
                 self._happened.extend((next(self._numbers), time.time(), change) for change in changes)

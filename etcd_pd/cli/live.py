@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..store.deadline import within
 from ..wire.limits import MAX_ROOM
 from .board import Board
 from .changes import Change, follow
@@ -138,7 +139,7 @@ async def _listen(board: Board, queue: asyncio.Queue[list[Change]], seconds: flo
     ends = time.monotonic() + seconds
     while (left := ends - time.monotonic()) > 0:
         with suppress(asyncio.TimeoutError):
-            board.apply(await asyncio.wait_for(queue.get(), left), time.monotonic())
+            board.apply(await within(queue.get(), left), time.monotonic())
 
 
 def _table(root: str, watch: str, rows: list[dict[str, Any]]) -> RenderableType:

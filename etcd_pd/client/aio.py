@@ -91,11 +91,12 @@ class AsyncClient:
             return
         readable = asyncio.Event()
         loop.add_reader(descriptor, readable.set)
+        # not wait_for(): with Python 3.11 it swallows a cancellation that comes together with a packet
+        tick = loop.call_later(TICK_SECONDS, readable.set)
         try:
-            await asyncio.wait_for(readable.wait(), TICK_SECONDS)
-        except asyncio.TimeoutError:
-            pass
+            await readable.wait()
         finally:
+            tick.cancel()
             loop.remove_reader(descriptor)
 
     def _fail_all(self, error: AgentUnavailable) -> None:

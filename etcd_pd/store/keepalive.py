@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import StoreError, StoreTimeout
 from . import etcdrpc as rpc
 from .calls import Calls
+from .deadline import within
 from .stream import Stream
 
 
@@ -35,7 +36,7 @@ class KeepAlive:
             stream = self._stream = await self._calls.open("keepalive", "Lease", "LeaseKeepAlive", _as_it_is)
         stream.send(rpc.LeaseKeepAliveRequest(ID=lease_id))
         try:
-            return await asyncio.wait_for(_answer(stream, lease_id), self._timeout)
+            return await within(_answer(stream, lease_id), self._timeout)
         except asyncio.TimeoutError as exc:
             await self.close()
             error = StoreTimeout("keepalive", f"{stream.connection.endpoint}: no answer in {self._timeout} s")

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from ..errors import StoreUnavailable
+from .deadline import within
 
 #: The first look-up after a failure comes within the first of these, later ones at pauses that double up to the
 #: second, seconds. All are jittered: a whole cell sees the same failure.
@@ -88,7 +89,7 @@ class Names:
     async def _look_up(self, host: str, name: _Name) -> None:
         self.lookups += 1
         try:
-            found = await asyncio.wait_for(self._resolve(host), LOOKUP_SECONDS)
+            found = await within(self._resolve(host), LOOKUP_SECONDS)
         except (OSError, asyncio.TimeoutError) as exc:
             if not name.addresses:
                 raise StoreUnavailable("connect", f"cannot find {host}: {exc!s:.200}") from exc

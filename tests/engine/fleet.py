@@ -25,7 +25,7 @@ BOOTSTRAP_PORT = {True: 8998, False: 8999}
 DECODE_PORT = {True: 31001, False: 31002}
 SINGLE_PORT = 30000
 METRICS_PORT = {"prefill": 29001, "decode": 29002}
-#: Without the plug-in, replicas of plain data parallelism all register as rank 0 (SGLang 0.5.23), and decode waits for ever.
+#: Without the plug-in, all replicas of plain data parallelism register as rank 0 (SGLang 0.5.23), and decode hangs.
 DP_SIZE = {True: 2, False: 1}
 #: Tokens that the prefills have place for; decode has more.
 PREFILL_TOKENS = 1024
@@ -68,7 +68,7 @@ class Fleet:
             self._routers[prefill, decode] = router
         return self._routers[prefill, decode]
 
-    def rooms(self) -> dict[int, bytes]:
+    def rooms(self) -> dict[int, str]:
         """Every room's key."""
         kvs = self.ctl.get_prefix(f"{ROOT}/v1/rooms/")
         return {int(kv.key.rpartition("/")[2]): kv.value for kv in kvs}

@@ -1,4 +1,4 @@
-"""Requests through SGLang's own engines end as they would without etcd_pd, or better, whatever part of it is missing."""
+"""Requests through SGLang's own engines end as they would without etcd_pd, or better, whatever of it is missing."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def test_both_sides_say_what_they_are_connected_to_when_they_have_started(fleet:
 
 def test_decode_ends_a_request_at_once_when_prefill_refuses_it_before_it_has_a_room(fleet: Fleet) -> None:
     began = time.monotonic()
-    prompt = {"text": " ".join(["w7"] * 1500)}  # more than prefill has place for
-    at_prefill, at_decode = fleet.router().ask(0, timeout=100.0, **prompt)
+    prompt = " ".join(["w7"] * 1500)  # more than prefill has place for
+    at_prefill, at_decode = fleet.router().ask(0, timeout=100.0, text=prompt)
     took = time.monotonic() - began
     assert at_prefill.status == 400, at_prefill
     assert at_decode.status == 500 and "refused the request" in at_decode.text, at_decode

@@ -148,7 +148,9 @@ def test_a_full_dispatch(cell: Cell, etcd: EtcdServer, root: str, method: str, p
     found = {room: value["dp_rank"] for room, value in rooms_in_etcd(etcd, root).items()}
     assert found == ({} if method == "follow_bootstrap_room" else dict(zip(ROOMS, chosen, strict=True)))
     copied = {str(room): rank for room, rank in found.items()}
-    wait_until(lambda: cell.server("query", address=cell.address, rooms=ROOMS) == copied, "SGLang's server knows the same")
+    wait_until(
+        lambda: cell.server("query", address=cell.address, rooms=ROOMS) == copied, "SGLang's server knows the same"
+    )
 
 
 def test_followed_rooms_with_plain_dp_stay_what_sglang_makes_of_them(cell: Cell) -> None:

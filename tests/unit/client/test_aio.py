@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -102,3 +103,29 @@ async def test_lost_says_why_when_the_room_has_ended_before(agent: FakeAgent, so
         with pytest.raises(RoomTimeout):
             await client.decode.resolve("p", 7, timeout=0.001)
         assert isinstance(await asyncio.wait_for(client.decode.lost("p", 7), 10.0), RoomTimeout)
+
+
+@pytest.mark.asyncio
+async def test_closing_ends_when_a_packet_arrives_in_the_same_moment(
+    agent: FakeAgent, socket_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    add_reader = loop.add_reader
+
+    def add(descriptor: int, callback: Callable[[], None]) -> None:
+        def read_and_close() -> None:
+            callback()
+            task.cancel()  # as close() does
+
+        add_reader(descriptor, read_and_close)
+
+    async with aio.connect(socket_path) as client:
+        assert client._task is not None
+        task = client._task
+        monkeypatch.setattr(loop, "add_reader", add)
+        await connected(client)
+        agent.accept().send(messages.DRAINED)
+        await asyncio.wait([task], timeout=2)
+        ended = task.cancelled()
+        task.cancel()
+        assert ended
