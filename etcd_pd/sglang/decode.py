@@ -6,11 +6,8 @@ SGLang began is ended because a key is gone, only because a rank is.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
-import types
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +15,7 @@ from ..client import DecodeEvent, Described, Ended
 from ..errors import AgentBusy, ConfigError, PrefillLost, ResolveError, RoomFailed, RoomTimeout
 from ..wire.values import TIMED_OUT, PrefillInstance, Rank
 from .fingerprint import differences
+from .guard import Original
 from .route import is_complete, rank_info, server_info
 from .scheduler_session import Session, awaits_rank, fail_room, now
 
@@ -104,7 +102,7 @@ class DecodeSide:
                 self._session.client.decode.done(address, room)
                 self._want(address, room)
 
-    def query(self, original: Callable[..., dict[str, int]], address: str, rooms: list[int]) -> dict[str, int]:
+    def query(self, original: Original, address: str, rooms: list[int]) -> dict[str, int]:
         """The ranks of those rooms that are registered."""
         with self._session.lock:
             self._session.tick()
@@ -142,7 +140,7 @@ class DecodeSide:
 
     # --- topology
 
-    def topology(self, original: Callable[..., bool], manager: Any, address: str) -> bool:
+    def topology(self, original: Original, manager: Any, address: str) -> bool:
         """SGLang's own fetch-and-check of an instance's topology, with the registry's answer in it."""
         if address in manager.prefill_info_table:
             return True
@@ -153,12 +151,12 @@ class DecodeSide:
             return bool(original(manager, address))
         if self._refuse(manager, address, instance):
             return False
-        if not _answered(original, server_info(instance))(manager, address):
+        if not original.call_answered(server_info(instance), manager, address):
             return False
         self._used[address] = (instance.info.incarnation, manager)
         return True
 
-    def rank_endpoint(self, original: Callable[..., Any], receiver: Any, place: tuple[int, int, int, int]) -> Any:
+    def rank_endpoint(self, original: Original, receiver: Any, place: tuple[int, int, int, int]) -> Any:
         """Where one rank hands over KV caches; None where it is not there."""
         with self._session.lock:
             instance = self._instance(receiver.bootstrap_addr) if self._session.synced else None
@@ -280,11 +278,3 @@ def _is_final(error: ResolveError) -> bool:
     if isinstance(error, RoomFailed):
         return error.reason != TIMED_OUT  # the registration came too late for etcd; the rank has the request
     return isinstance(error, PrefillLost) and error.withdrawn
-
-
-def _answered(function: Callable[..., bool], body: Mapping[str, Any]) -> Callable[..., bool]:
-    """The same function, in which ``requests.get`` returns ``body``: SGLang fetches and checks in one."""
-    inner: Any = inspect.unwrap(function)
-    response = types.SimpleNamespace(status_code=200, text="", json=lambda: dict(body))
-    names = {**inner.__globals__, "requests": types.SimpleNamespace(get=lambda *args, **kwargs: response)}
-    return types.FunctionType(inner.__code__, names, inner.__name__, inner.__defaults__, inner.__closure__)

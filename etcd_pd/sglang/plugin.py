@@ -13,8 +13,9 @@ import logging
 import os
 import pkgutil
 import uuid
-from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from .guard import Original, guard, guard_around
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,8 @@ def register() -> None:
     # SGLang's processes inherit it from the first, so that all of one start have it in common
     os.environ.setdefault("ETCD_PD_LAUNCH_ID", str(uuid.uuid4()))
     for point in HOOK_POINTS:
-        HookRegistry.register(point.target, globals()[point.hook], HookType[point.kind])
+        wrap = guard_around if point.kind == "AROUND" else guard
+        HookRegistry.register(point.target, wrap(globals()[point.hook]), HookType[point.kind])
 
 
 def enabled() -> bool:
@@ -141,13 +143,13 @@ def _resolve(name: str) -> Any:
 # --- hooks on the prefill side
 
 
-def announce(original: Callable[..., None], manager: Any, url: str, payload: dict[str, Any]) -> None:
+def announce(original: Original, manager: Any, url: str, payload: dict[str, Any]) -> None:
     """A rank registers: in etcd, and still with SGLang's own server, for decodes without the plug-in."""
     _session().prefill.announce(manager, url, payload)
     original(manager, url, payload)
 
 
-def register_room(original: Callable[[Any], None], sender: Any) -> None:
+def register_room(original: Original, sender: Any) -> None:
     """A rank took a room."""
     _session().prefill.register(original, sender)
 
@@ -196,13 +198,13 @@ def receiver_cleared(result: None, receiver: Any) -> None:
     _session().decode.cleared(receiver)
 
 
-def topology(original: Callable[..., bool], manager: Any, bootstrap_addr: str) -> bool:
+def topology(original: Original, manager: Any, bootstrap_addr: str) -> bool:
     """Decode needs an instance's topology."""
     return bool(_session().decode.topology(original, manager, bootstrap_addr))
 
 
 def rank_endpoint(
-    original: Callable[..., Any],
+    original: Original,
     receiver: Any,
     prefill_dp_rank: int,
     prefill_cp_rank: int,
@@ -214,7 +216,7 @@ def rank_endpoint(
     return _session().decode.rank_endpoint(original, receiver, place)
 
 
-def query_rooms(original: Callable[..., dict[str, int]], bootstrap_addr: str, bootstrap_rooms: list[int]) -> Any:
+def query_rooms(original: Original, bootstrap_addr: str, bootstrap_rooms: list[int]) -> Any:
     """Decode needs the ranks of rooms."""
     return _session().decode.query(original, bootstrap_addr, bootstrap_rooms)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +22,7 @@ from ..errors import (
 )
 from .copies import Copies
 from .fingerprint import own_fingerprint
+from .guard import Original
 from .route import parse_row
 from .scheduler_session import Session, fail_room, switch
 
@@ -78,9 +78,9 @@ class PrefillSide:
             except (ConfigError, AgentBusy) as exc:
                 log.error("etcd_pd: this rank is not announced: %s", exc)
                 return
-        log.info("etcd_pd: announcing instance=%s rank=%s", instance, row.rank.name)
+        log.info("etcd_pd: announcing instance=%s rank=%s", instance, row.rank.name(row.topology))
 
-    def register(self, original: Callable[[Any], None], sender: Any) -> None:
+    def register(self, original: Original, sender: Any) -> None:
         """A rank took a room: say so to the registry, and to SGLang's own server in the background."""
         room = sender.bootstrap_room
         with self._session.lock:

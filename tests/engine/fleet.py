@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -27,6 +28,8 @@ SINGLE_PORT = 30000
 METRICS_PORT = {"prefill": 29001, "decode": 29002}
 #: Without the plug-in, all replicas of plain data parallelism register as rank 0 (SGLang 0.5.23), and decode hangs.
 DP_SIZE = {True: 2, False: 1}
+#: How long decode waits for a room that nobody registers; longer than any harm here, shorter than SGLang's 300.
+ROOM_SECONDS = 60
 #: Tokens that the prefills have place for; decode has more.
 PREFILL_TOKENS = 1024
 
@@ -37,7 +40,8 @@ class Fleet:
     Attributes:
         prefills, decodes: by whether they have the plug-in.
         single: one server that does both, whose tokens are the right ones.
-        prefill_agent, decode_agent: of those that have it.
+        agents: of those that have it, by side: "prefill" and "decode".
+        pool: threads for a load.
         ctl: etcd's own view.
     """
 
@@ -45,7 +49,9 @@ class Fleet:
         self._home, self._stack = home, stack
         self.etcd = stack.enter_context(EmbeddedEtcd.start())
         self.ctl = EtcdCtl(self.etcd.endpoint)
-        self.prefill_agent, self.decode_agent = (self._agent(side) for side in ("prefill", "decode"))
+        self.agents = {side: self._agent(side) for side in ("prefill", "decode")}
+        self.pool = ThreadPoolExecutor(16, thread_name_prefix="load")
+        stack.callback(self.pool.shutdown)
         self.prefills = {plugin: self._prefill(plugin) for plugin in (True, False)}
         self.decodes = {plugin: self._decode(plugin) for plugin in (True, False)}
         self.single = Server("single", home, SINGLE_PORT)
@@ -67,6 +73,10 @@ class Fleet:
             self._stack.callback(router.close)
             self._routers[prefill, decode] = router
         return self._routers[prefill, decode]
+
+    def bootstrap_port(self, plugin: bool = True) -> int:
+        """The prefill's."""
+        return BOOTSTRAP_PORT[plugin]
 
     def rooms(self) -> dict[int, str]:
         """Every room's key."""
@@ -96,7 +106,7 @@ class Fleet:
 
     def _prefill(self, plugin: bool) -> Server:
         environment = {
-            "ETCD_PD_SOCKET": self.prefill_agent.socket_path,
+            "ETCD_PD_SOCKET": self.agents["prefill"].socket_path,
             "ETCD_PD_INSTANCE": "prefill-0",
             "ETCD_PD_ADDRESSES": f"127.0.0.1:{BOOTSTRAP_PORT[True]}",
         }
@@ -112,7 +122,11 @@ class Fleet:
         )
 
     def _decode(self, plugin: bool) -> Server:
-        environment = {"ETCD_PD_SOCKET": self.decode_agent.socket_path, "ETCD_PD_INSTANCE": "decode-0"}
+        environment = {
+            "ETCD_PD_SOCKET": self.agents["decode"].socket_path,
+            "ETCD_PD_INSTANCE": "decode-0",
+            "SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": str(ROOM_SECONDS),
+        }
         return Server(
             f"decode-{'with' if plugin else 'without'}",
             self._home,

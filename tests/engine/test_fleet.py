@@ -58,7 +58,7 @@ def test_tokens_are_those_of_one_server_when_one_or_both_sides_have_the_plug_in(
 
 
 def test_both_sides_say_what_they_are_connected_to_when_they_have_started(fleet: Fleet) -> None:
-    agents = (fleet.prefill_agent, fleet.decode_agent)
+    agents = fleet.agents.values()
     for server, agent in zip((fleet.prefills[True], fleet.decodes[True]), agents, strict=True):
         line = (
             f"etcd_pd: connected to the agent at {agent.socket_path}; without it, SGLang's own bootstrap server is used"
@@ -80,22 +80,22 @@ def test_decode_ends_a_request_at_once_when_prefill_refuses_it_before_it_has_a_r
 
 
 def test_requests_are_served_when_the_agent_of_decode_is_dead(fleet: Fleet) -> None:
-    fleet.decode_agent.stop(signal.SIGKILL)
+    fleet.agents["decode"].stop(signal.SIGKILL)
     try:
         serve(fleet, 4)
     finally:
-        fleet.decode_agent.start()
+        fleet.agents["decode"].start()
     serve(fleet, 4)
 
 
 def test_requests_are_served_when_the_agent_of_prefill_is_dead_for_longer_than_its_session(fleet: Fleet) -> None:
-    fleet.prefill_agent.stop(signal.SIGKILL)
+    fleet.agents["prefill"].stop(signal.SIGKILL)
     try:
         serve(fleet, 4)
         time.sleep(SESSION_SECONDS)
         serve(fleet, 4)
     finally:
-        fleet.prefill_agent.start()
+        fleet.agents["prefill"].start()
     serve(fleet, 4)
     wait_until(lambda: fleet.ctl.get_prefix("/etcd_pd/engine/v1/prefill/prefill-0/ranks/"), "its ranks are back")
     serve(fleet, 4)
@@ -105,10 +105,10 @@ def test_a_transfer_goes_on_when_the_session_of_prefills_agent_ends(fleet: Fleet
     """The rank is stopped while decode knows it and waits for the KV cache; its agent dies meanwhile."""
     rank, at_prefill, at_decode = send_to_a_stopped_rank(fleet, 5)
     try:
-        fleet.prefill_agent.stop(signal.SIGKILL)
+        fleet.agents["prefill"].stop(signal.SIGKILL)
         time.sleep(SESSION_SECONDS)
     finally:
-        fleet.prefill_agent.start()
+        fleet.agents["prefill"].start()
         fleet.prefills[True].signal_rank(rank, signal.SIGCONT)
     assert at_prefill.result().status == 200, at_prefill.result()
     assert at_decode.result().tokens == expected(fleet, 5)
