@@ -61,6 +61,7 @@ class Wants:
         known = Known(asked.known_rank, asked.known_epoch, asked.known_revision) if asked.known_rank >= 0 else None
         wait = Wait(engine, asked.id, check_name("instance", asked.instance), asked.room, named, known)
         wait.asked_at = time.monotonic()
+        wait.beyond = 0 if known else asked.known_revision
         engine.wants[asked.id], engine.last_want = wait, asked.id
         self._stats.wanted += 1
         if self._settings.prefill_only:

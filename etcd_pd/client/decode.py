@@ -190,7 +190,10 @@ class Decode:
         return not isinstance(event, Ended) or (event.error.instance, event.error.room) in self._wanted.by_key
 
     def done(self, instance: str, room: int) -> None:
-        """Forget a wait: its KV cache was fetched, or its request was aborted. Unknown waits are no error."""
+        """Forget a wait: its KV cache was fetched, or its request was aborted. Unknown waits are no error.
+
+        Who wants the room again wants its next life: not the registration, or the end, that this wait was answered with.
+        """
         want = self._wanted.remove(instance, room)
         if want is not None:
             self._say_done(want.id)
@@ -261,6 +264,10 @@ class Decode:
         self._view.lose()
         self._known.forget_numbers()
         self._undone.clear()  # a new agent never knew of them
+
+    def on_history_lost(self) -> None:
+        """etcd has another history."""
+        self._wanted.forget_history()
 
     def note_sign(self, now: float) -> None:
         """The agent has said anything at all."""

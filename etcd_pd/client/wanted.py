@@ -13,6 +13,8 @@ from ..wire.values import Assignment
 
 #: Entries for waits that are done, beyond as many as there are waits, before they are looked for.
 SPARE_ENTRIES = 64
+#: Rooms that are remembered when they are done with. A release is in etcd within half a second.
+DONE_ROOMS = 4096
 
 Entry = TypeVar("Entry", tuple[float, int], tuple[int, int, int])
 
@@ -32,14 +34,16 @@ class Admission(NamedTuple):
 class Want:
     """One wait; ``named_rank`` is -1 where the request names none."""
 
-    __slots__ = ("assignment", "deadline", "error", "id", "instance", "named_rank", "room")
+    __slots__ = ("assignment", "beyond", "deadline", "ended_at", "error", "id", "instance", "named_rank", "room")
 
-    def __init__(self, id: int, instance: str, room: int, named_rank: int, deadline: float) -> None:
+    def __init__(self, id: int, instance: str, room: int, named_rank: int, deadline: float, beyond: int) -> None:
         self.id = id
         self.instance = instance
         self.room = room
         self.named_rank = named_rank
         self.deadline = deadline
+        self.beyond = beyond
+        self.ended_at = 0
         self.assignment: Assignment | None = None
         self.error: ResolveError | None = None
 
@@ -47,7 +51,8 @@ class Want:
         """What is said of it: also what an earlier agent answered, by the id, as an address may change its meaning."""
         known = self.assignment
         if known is None:
-            wanted = messages.WantedRoom(self.id, self.room, self.named_rank, seconds, self.instance)
+            earlier = (-1, 0, self.beyond)
+            wanted = messages.WantedRoom(self.id, self.room, self.named_rank, seconds, self.instance, *earlier)
         else:
             seen = max(known.epoch, known.revision)
             wanted = messages.WantedRoom(
@@ -78,13 +83,14 @@ class Wanted:
         self.by_key: dict[tuple[str, int], Want] = {}
         self.by_id: dict[int, Want] = {}
         self._ids = itertools.count(1)
+        self._done: dict[tuple[str, int], int] = {}  # at which revision rooms were, or ended, that are done with
         self._deadlines: list[tuple[float, int]] = []
         self._arrivals: list[tuple[int, int, int]] = []  # revision, room, want id
         self._endings: list[tuple[int, int, int]] = []
 
     def draw(self, instance: str, room: int, named_rank: int, deadline: float) -> Want:
         """A wait that does not count before it is added."""
-        return Want(next(self._ids), instance, room, named_rank, deadline)
+        return Want(next(self._ids), instance, room, named_rank, deadline, self._done.get((instance, room), 0))
 
     def add(self, want: Want) -> None:
         """Begin a wait."""
@@ -96,7 +102,14 @@ class Wanted:
         want = self.by_key.pop((instance, room), None)
         if want is not None:
             self.by_id.pop(want.id, None)
+            self._remember_done(want)
         return want
+
+    def forget_history(self) -> None:
+        """Revisions of another history say nothing."""
+        self._done.clear()
+        for want in self.by_id.values():
+            want.beyond = want.ended_at = 0
 
     def find(self, instance: str, room: int) -> Want:
         """A wait.
@@ -116,7 +129,7 @@ class Wanted:
 
     def end(self, want: Want, error: ResolveError, revision: int = 0) -> None:
         """It has failed, at a revision; 0 where a clock decided, of which other ranks have others."""
-        want.error = error
+        want.error, want.ended_at = error, revision
         if revision:
             self._remember(self._endings, (revision, want.room, want.id))
 
@@ -133,6 +146,16 @@ class Wanted:
         admitted = [want.assignment for want in arrived if want.assignment and want not in ended]
         failed = [want.error for want in sorted(ended, key=lambda want: (want.room, want.instance)) if want.error]
         return Admission(admitted, failed)
+
+    def _remember_done(self, want: Want) -> None:
+        """Its key may stand for a moment yet: whoever wants the room again wants its next life."""
+        found = want.assignment
+        revision = max(want.ended_at, found.revision if found and found.source == "registry" else 0, want.beyond)
+        if revision:
+            self._done.pop((want.instance, want.room), None)
+            self._done[want.instance, want.room] = revision
+            if len(self._done) > DONE_ROOMS:
+                del self._done[next(iter(self._done))]
 
     def _up_to(self, heap: list[tuple[int, int, int]], revision: int) -> list[Want]:
         found: list[Want] = []

@@ -28,10 +28,11 @@ class Wait:
         key: the room's key there.
         assignment: set once, when the rank is known.
         asked_at: for the owner to keep when it asked.
+        beyond: revision up to which the room's key is of an earlier life of the room: no answer to this wait.
     """
 
     __slots__ = (
-        *("asked_at", "assignment", "ended", "id", "instance", "key"),
+        *("asked_at", "assignment", "beyond", "ended", "id", "instance", "key"),
         *("known", "named_rank", "owner", "placed", "room", "start"),
     )
 
@@ -51,6 +52,7 @@ class Wait:
         self.named_rank = named_rank
         self.known = known
         self.asked_at = 0.0
+        self.beyond = 0
         self.placed: str | None = None
         self.start: tuple[str, str] | None = None
         self.key = b""

@@ -71,6 +71,10 @@ class Waits:
         """End those of these waits that an earlier agent answered: what they know is of another history."""
         notices: list[Notice] = []
         for wait in waits:
+            if wait.beyond:
+                wait.beyond = 0
+                room = self._cell.rooms.get(wait.key) if wait in self._pending.get(wait.key, ()) else None
+                notices.extend(self._answer(wait, room) if room else ())
             if wait.known and not wait.ended:
                 self.forget(wait)
                 notices.append(_lost(wait, End(wait.known.dp_rank, wait.known.epoch, revision, withdrawn=False)))
@@ -171,7 +175,7 @@ class Waits:
     def unplace(self, waits: Iterable[Wait]) -> None:
         """These are for instances that nobody has announced yet, whatever they were for before."""
         for wait in waits:
-            wait.placed = wait.start = None
+            wait.placed, wait.start, wait.beyond = None, None, 0
             self._unplaced.setdefault(wait.instance, {})[wait] = None
 
     # --- finding an answer
@@ -211,7 +215,7 @@ class Waits:
     def _end(self, wait: Wait, dp_rank: int, source: str) -> WaitFailed | WaitLost | None:
         """The end of a wait whose room the rank has failed, or registered in an epoch that is over; None: none."""
         room, value = self._cell.read_room(wait.key)
-        if not room or not value or not wait.placed or value.dp_rank != dp_rank:
+        if not room or not value or not wait.placed or value.dp_rank != dp_rank or _since(room, value) <= wait.beyond:
             return None
         arrived = Assignment(wait.placed, wait.room, dp_rank, value.epoch, value.epoch, 0, source)
         if value.state == FAILED:
@@ -226,10 +230,11 @@ class Waits:
         id = wait.placed
         if value is None or id is None:
             return ()  # garbage under a room's key is nobody's registration
+        since = _since(room, value)
+        if since <= wait.beyond:
+            return ()  # its release is on its way
         _discard(self._pending, wait.key, wait)
         instance = self._cell.instances[id]
-        # a room's registration creates it, and only its failure changes it
-        since = room.create_revision if value.state == FAILED else room.mod_revision
         assignment = Assignment(id, wait.room, value.dp_rank, value.epoch, since, room.lease, "registry")
         if value.state == FAILED:
             wait.ended = True
@@ -277,6 +282,11 @@ class Waits:
     def _unanswered(self) -> list[Wait]:
         """The waits that are placed and not answered yet."""
         return [wait for waits in (*self._pending.values(), *self._for_rank.values()) for wait in waits]
+
+
+def _since(room: KeyValue, value: RoomValue) -> int:
+    """The revision of a room's registration, which creates it; only its failure changes it."""
+    return room.create_revision if value.state == FAILED else room.mod_revision
 
 
 def _lost(wait: Wait, end: End, arrived: Assignment | None = None) -> WaitLost:

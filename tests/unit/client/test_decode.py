@@ -25,7 +25,7 @@ from etcd_pd import (
     RoomTimeout,
     ViewStale,
 )
-from etcd_pd.wire import messages
+from etcd_pd.wire import messages, to_client
 from etcd_pd.wire.messages import ResolvedWant, ViewAt, WantedRoom
 from tests.support.fake_agent import STALE, FakeAgent, FakeEngineSocket
 from tests.support.packets import content_of
@@ -317,6 +317,26 @@ class TestDone:
     def test_unknown_waits_are_no_error(self, client: Client, engine: FakeEngineSocket) -> None:
         client.decode.done("p", 77)
         assert engine.packets() == []
+
+    @pytest.mark.parametrize("ended", [False, True])
+    def test_the_next_life_of_a_room_is_wanted_when_this_one_is_done(
+        self, client: Client, engine: FakeEngineSocket, ended: bool
+    ) -> None:
+        [id] = wanted(client, engine, 77)
+        engine.resolved([answer(id, 101)], 101)
+        if ended:
+            engine.send(to_client.Ended(id, "PrefillLost", 105, "", 2, 40).encode())
+        client.decode.poll()
+        client.decode.done("p", 77)
+        engine.packets()
+        client.decode.want("p", 77)
+        [want] = engine.wants()
+        assert (want.known_rank, want.known_revision) == (-1, 105 if ended else 101)
+        engine.send(messages.HISTORY_LOST)
+        client.decode.poll()
+        client.decode.done("p", 77)
+        client.decode.want("p", 77)
+        assert engine.wants()[-1].known_revision == 0, "revisions of another history say nothing"
 
     @pytest.mark.parametrize("polled", [True, False])
     def test_nothing_grows_with_the_rooms_that_are_done(

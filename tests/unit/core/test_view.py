@@ -296,6 +296,37 @@ class TestEpochs:
         assert isinstance(notice, Resolved) and notice.wait is wait
         assert (notice.assignment.dp_rank, notice.assignment.epoch) == (1, again)
 
+    @pytest.mark.parametrize("state", [ASSIGNED, FAILED])
+    def test_a_wait_gets_the_next_life_of_its_room_when_it_is_done_with_this_one(self, cell: Cell, state: str) -> None:
+        seen = cell.room(77, 2, epoch_of(cell, 2), state=state)
+        cell.follow()
+        wait = Wait(object(), 1, "p", 77)
+        wait.beyond = seen
+        assert cell.view.waits.want(wait) == []
+        assert cell.relist() == []
+        cell.delete(KEYS.room("p", 77))
+        assert cell.follow() == []
+        revision = cell.room(77, 1, epoch_of(cell, 1))
+        [resolved] = cell.follow()
+        assert resolved == Resolved(wait, Assignment("p", 77, 1, epoch_of(cell, 1), revision, 0, "registry"))
+
+    def test_a_named_wait_is_not_ended_when_an_earlier_life_of_its_room_failed(self, cell: Cell) -> None:
+        seen = cell.room(77, 2, epoch_of(cell, 2), state=FAILED)
+        cell.follow()
+        wait = Wait(object(), 1, "p", 77, 2)
+        wait.beyond = seen
+        [resolved] = cell.view.waits.want(wait)
+        assert isinstance(resolved, Resolved)
+
+    def test_a_wait_is_answered_by_what_stands_when_its_revisions_were_of_another_history(self, cell: Cell) -> None:
+        revision = cell.room(77, 2, epoch_of(cell, 2))
+        cell.follow()
+        wait = Wait(object(), 1, "p", 77)
+        wait.beyond = revision + 100
+        assert cell.view.waits.want(wait) == []
+        [resolved] = cell.view.waits.disown([wait], revision)
+        assert isinstance(resolved, Resolved) and resolved.assignment.dp_rank == 2
+
     @pytest.mark.parametrize("listed", [False, True])
     @pytest.mark.parametrize(("left", "withdrawn"), [("agent", True), ("another", False), ("nobody", False)])
     def test_a_rank_is_withdrawn_when_its_key_went_and_the_lease_of_its_agent_stands(
