@@ -19,9 +19,10 @@ LINES = "".join(re.findall(r"^```\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE))
 
 
 def names_of_tests() -> set[str]:
-    """Every test of this folder, with and without its file."""
+    """Every test with SGLang's classes and with its engine, with and without its file."""
     names: set[str] = set()
-    for path in Path(__file__).parent.glob("test_*.py"):
+    here = Path(__file__).parent
+    for path in (*here.glob("test_*.py"), *here.with_name("engine").glob("test_*.py")):
         found = {part.name for part in ast.parse(path.read_text()).body if isinstance(part, ast.FunctionDef)}
         names |= found | {f"{path.name}::{name}" for name in found}
     return names

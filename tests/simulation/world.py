@@ -11,7 +11,7 @@ from typing import Any
 
 import etcd_pd
 from etcd_pd import Client, EtcdPDError
-from etcd_pd.wire.values import ASSIGNED, RoomValue
+from etcd_pd.wire.values import ASSIGNED, Rank, RoomValue
 from tests.chaos.history import Event
 
 from .etcd import Etcd
@@ -118,16 +118,19 @@ class World:
     def _note_durable(self, place: Place, client: Client) -> None:
         """Record which rooms' ends a rank of one process was told are in etcd, and what is there of them.
 
-        A sibling's agent, which has not released the room yet, may have written it again.
+        A sibling's agent, which has not released the room yet, may have written it again; and under an epoch that is
+        over, of which its process may not know yet, the key is nobody's room any more and goes with its lease.
         """
         if self._plan.tp > 1:
             return
+        rank = self._etcd.keys.get(KEYS.rank(INSTANCE, Rank(place[0])))
+        lives = rank is not None and rank.create_revision == client.prefill.epoch
         before, epoch = self._endings.get(place, set()), client.prefill.epoch
         now = {room for _, room, *_ in client.prefill._intents.endings}
         for room in sorted(before - now):
             kv = self._etcd.keys.get(KEYS.room(INSTANCE, room))
             value = RoomValue.from_json(kv.value) if kv else None
-            stands = value is not None and (value.state, value.epoch) == (ASSIGNED, epoch)
+            stands = lives and value is not None and (value.state, value.epoch) == (ASSIGNED, epoch)
             self._say(self._who(place), "durable", room, stands=stands)
         self._endings[place] = now
 
