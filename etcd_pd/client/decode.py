@@ -192,7 +192,7 @@ class Decode:
     def done(self, instance: str, room: int) -> None:
         """Forget a wait: its KV cache was fetched, or its request was aborted. Unknown waits are no error.
 
-        Who wants the room again wants its next life: not the registration, or the end, that this wait was answered with.
+        Who wants the room again wants its next life: not the registration, or the end, that answered this wait.
         """
         want = self._wanted.remove(instance, room)
         if want is not None:

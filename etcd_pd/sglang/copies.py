@@ -35,7 +35,7 @@ class Copies:
     """
 
     def __init__(self, limit: int = LIMIT) -> None:
-        self._queue: queue.Queue[_Copy] = queue.Queue(limit)
+        self._queue: queue.Queue[_Copy | None] = queue.Queue(limit)
         self._connections: dict[str, http.client.HTTPConnection] = {}
         self._thread: threading.Thread | None = None
         self._failing = False
@@ -53,15 +53,25 @@ class Copies:
             if self.dropped == 1:
                 log.warning("etcd_pd: rooms come faster than SGLang's own bootstrap server takes them: dropped")
 
+    def close(self) -> None:
+        """End the thread, after what waits."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+        for connection in self._connections.values():
+            connection.close()
+
     def _run(self) -> None:
-        while True:
-            copy = self._queue.get()
+        while (copy := self._queue.get()) is not None:
             try:
                 self._post(copy)
                 self._failing = False
             except (OSError, http.client.HTTPException, ValueError) as exc:
                 self.failed += 1
-                self._connections.pop(copy.server, None)
+                broken = self._connections.pop(copy.server, None)
+                if broken:
+                    broken.close()
                 if not self._failing:  # once an outage
                     log.warning("etcd_pd: SGLang's own bootstrap server at %s takes no rooms: %s", copy.server, exc)
                 self._failing = True

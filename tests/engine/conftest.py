@@ -26,6 +26,11 @@ def _loopback_only() -> None:
     interfaces = [name for _, name in socket.if_nameindex()]
     if interfaces != ["lo"]:
         pytest.fail(f"these tests run where there is only loopback, not {interfaces}: make test-sglang")
+    raise_loopback()
+
+
+def raise_loopback() -> None:
+    """A new namespace's loopback is down."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP_AND_RUNNING))
 

@@ -37,6 +37,11 @@ PREFILL_TOKENS = 1024
 class Fleet:
     """etcd, an agent on each side, and engines, all running.
 
+    Args:
+        home: for logs.
+        stack: ends all of it.
+        times: a directory in which servers keep what calls took; empty: they do not.
+
     Attributes:
         prefills, decodes: by whether they have the plug-in.
         single: one server that does both, whose tokens are the right ones.
@@ -45,8 +50,8 @@ class Fleet:
         ctl: etcd's own view.
     """
 
-    def __init__(self, home: Path, stack: ExitStack) -> None:
-        self._home, self._stack = home, stack
+    def __init__(self, home: Path, stack: ExitStack, times: str = "") -> None:
+        self._home, self._stack, self._times = home, stack, times
         self.etcd = stack.enter_context(EmbeddedEtcd.start())
         self.ctl = EtcdCtl(self.etcd.endpoint)
         self.agents = {side: self._agent(side) for side in ("prefill", "decode")}
@@ -105,6 +110,8 @@ class Fleet:
         return self._stack.enter_context(AgentProcess(self.etcd.endpoint, ROOT, f"{side}-agent", metrics))
 
     def _prefill(self, plugin: bool) -> Server:
+        times = {"ENGINE_TIMES": self._times}
+        dp_size = DP_SIZE[plugin] if not self._times else DP_SIZE[True]  # SGLang registers only where there are several
         environment = {
             "ETCD_PD_SOCKET": self.agents["prefill"].socket_path,
             "ETCD_PD_INSTANCE": "prefill-0",
@@ -116,12 +123,13 @@ class Fleet:
             PREFILL_PORT[plugin],
             *("--disaggregation-mode", "prefill", "--disaggregation-transfer-backend", "mooncake"),
             *("--disaggregation-bootstrap-port", str(BOOTSTRAP_PORT[plugin])),
-            *("--dp-size", str(DP_SIZE[plugin]), "--load-balance-method", "round_robin", "--disable-radix-cache"),
+            *("--dp-size", str(dp_size), "--load-balance-method", "round_robin", "--disable-radix-cache"),
             *("--max-total-tokens", str(PREFILL_TOKENS)),
-            environment=environment if plugin else None,
+            environment={**(environment if plugin else {}), **times},
         )
 
     def _decode(self, plugin: bool) -> Server:
+        times = {"ENGINE_TIMES": self._times}
         environment = {
             "ETCD_PD_SOCKET": self.agents["decode"].socket_path,
             "ETCD_PD_INSTANCE": "decode-0",
@@ -133,5 +141,5 @@ class Fleet:
             DECODE_PORT[plugin],
             *("--disaggregation-mode", "decode", "--disaggregation-transfer-backend", "mooncake"),
             *("--disaggregation-decode-retraction-backup", "cpu_tensor"),
-            environment=environment if plugin else None,
+            environment={**(environment if plugin else {}), **times},
         )

@@ -153,6 +153,15 @@ def test_a_full_dispatch(cell: Cell, etcd: EtcdServer, root: str, method: str, p
     )
 
 
+def test_rooms_are_said_to_the_registry_alone_when_the_switch_says_so(cell: Cell) -> None:
+    cell.start(2, environment={"ETCD_PD_COPY_ROOMS": "0"})
+    decode = cell.decode()
+    cell.arrive(decode, 7)
+    cell.take(1, 7)
+    assert resolved(decode, 7) == ("WaitingForInput", 1)
+    assert cell.server("query", address=cell.address, rooms=[7]) == {}
+
+
 def test_followed_rooms_with_plain_dp_stay_what_sglang_makes_of_them(cell: Cell) -> None:
     """sgl-project/sglang#29725: the sender compares the room with the attention rank, which is 0 on every replica."""
     cell.start(2, method="follow_bootstrap_room", plain_dp=True)
