@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -43,6 +43,7 @@ class Fleet:
         times: a directory in which servers keep what calls took; empty: they do not.
 
     Attributes:
+        home: where its servers log.
         prefills, decodes: by whether they have the plug-in.
         single: one server that does both, whose tokens are the right ones.
         agents: of those that have it, by side: "prefill" and "decode".
@@ -51,7 +52,7 @@ class Fleet:
     """
 
     def __init__(self, home: Path, stack: ExitStack, times: str = "") -> None:
-        self._home, self._stack, self._times = home, stack, times
+        self.home, self._stack, self._times = home, stack, times
         self.etcd = stack.enter_context(EmbeddedEtcd.start())
         self.ctl = EtcdCtl(self.etcd.endpoint)
         self.agents = {side: self._agent(side) for side in ("prefill", "decode")}
@@ -110,36 +111,59 @@ class Fleet:
         return self._stack.enter_context(AgentProcess(self.etcd.endpoint, ROOT, f"{side}-agent", metrics))
 
     def _prefill(self, plugin: bool) -> Server:
-        times = {"ENGINE_TIMES": self._times}
         dp_size = DP_SIZE[plugin] if not self._times else DP_SIZE[True]  # SGLang registers only where there are several
-        environment = {
-            "ETCD_PD_SOCKET": self.agents["prefill"].socket_path,
-            "ETCD_PD_INSTANCE": "prefill-0",
-            "ETCD_PD_ADDRESSES": f"127.0.0.1:{BOOTSTRAP_PORT[True]}",
-        }
-        return Server(
-            f"prefill-{'with' if plugin else 'without'}",
-            self._home,
-            PREFILL_PORT[plugin],
-            *("--disaggregation-mode", "prefill", "--disaggregation-transfer-backend", "mooncake"),
-            *("--disaggregation-bootstrap-port", str(BOOTSTRAP_PORT[plugin])),
-            *("--dp-size", str(dp_size), "--load-balance-method", "round_robin", "--disable-radix-cache"),
-            *("--max-total-tokens", str(PREFILL_TOKENS)),
-            environment={**(environment if plugin else {}), **times},
-        )
+        with_plugin = prefill_environment(self.agents["prefill"], "prefill-0", BOOTSTRAP_PORT[True])
+        environment = {**(with_plugin if plugin else {}), "ENGINE_TIMES": self._times}
+        name = f"prefill-{'with' if plugin else 'without'}"
+        return prefill_server(name, self.home, PREFILL_PORT[plugin], BOOTSTRAP_PORT[plugin], dp_size, environment)
 
     def _decode(self, plugin: bool) -> Server:
-        times = {"ENGINE_TIMES": self._times}
-        environment = {
-            "ETCD_PD_SOCKET": self.agents["decode"].socket_path,
-            "ETCD_PD_INSTANCE": "decode-0",
-            "SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": str(ROOM_SECONDS),
-        }
-        return Server(
-            f"decode-{'with' if plugin else 'without'}",
-            self._home,
-            DECODE_PORT[plugin],
-            *("--disaggregation-mode", "decode", "--disaggregation-transfer-backend", "mooncake"),
-            *("--disaggregation-decode-retraction-backup", "cpu_tensor"),
-            environment={**(environment if plugin else {}), **times},
-        )
+        with_plugin = decode_environment(self.agents["decode"], "decode-0")
+        environment = {**(with_plugin if plugin else {}), "ENGINE_TIMES": self._times}
+        return decode_server(f"decode-{'with' if plugin else 'without'}", self.home, DECODE_PORT[plugin], environment)
+
+
+def prefill_environment(agent: AgentProcess, instance: str, bootstrap_port: int) -> dict[str, str]:
+    """A prefill that has the plug-in."""
+    return {
+        "ETCD_PD_SOCKET": agent.socket_path,
+        "ETCD_PD_INSTANCE": instance,
+        "ETCD_PD_ADDRESSES": f"127.0.0.1:{bootstrap_port}",
+    }
+
+
+def decode_environment(agent: AgentProcess, instance: str) -> dict[str, str]:
+    """A decode that has it."""
+    return {
+        "ETCD_PD_SOCKET": agent.socket_path,
+        "ETCD_PD_INSTANCE": instance,
+        "SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": str(ROOM_SECONDS),
+    }
+
+
+def prefill_server(
+    name: str, home: Path, port: int, bootstrap_port: int, dp_size: int, environment: Mapping[str, str]
+) -> Server:
+    """A prefill whose ranks take requests in turn."""
+    return Server(
+        name,
+        home,
+        port,
+        *("--disaggregation-mode", "prefill", "--disaggregation-transfer-backend", "mooncake"),
+        *("--disaggregation-bootstrap-port", str(bootstrap_port)),
+        *("--dp-size", str(dp_size), "--load-balance-method", "round_robin", "--disable-radix-cache"),
+        *("--max-total-tokens", str(PREFILL_TOKENS)),
+        environment=environment,
+    )
+
+
+def decode_server(name: str, home: Path, port: int, environment: Mapping[str, str]) -> Server:
+    """A decode."""
+    return Server(
+        name,
+        home,
+        port,
+        *("--disaggregation-mode", "decode", "--disaggregation-transfer-backend", "mooncake"),
+        *("--disaggregation-decode-retraction-backup", "cpu_tensor"),
+        environment=environment,
+    )

@@ -94,7 +94,13 @@ class Server:
             raise AssertionError("SGLang's environment is missing: make .venv-sglang/.ready")
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, env=self._environment, start_new_session=True
+                # not here: a process imports what lies in its own directory before what is installed
+                self._command,
+                cwd=self._log.parent,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
             )
 
     def await_healthy(self) -> None:
