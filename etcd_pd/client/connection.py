@@ -140,6 +140,13 @@ class Connection:
             self.lose()
         return packets
 
+    def wait(self, seconds: float) -> None:
+        """Wait until something arrives, or for so long."""
+        poller = select.poll()  # select() itself takes no descriptor above 1023
+        if self._socket is not None:
+            poller.register(self._socket, select.POLLIN)
+        poller.poll(seconds * 1000)
+
     def close(self) -> None:
         """Close for good."""
         self._closed = True

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import select
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from ..errors import (
-    AgentBusy,
-    AgentUnavailable,
-    ResolveError,
-    RoomTimeout,
-    ViewStale,
-)
+from ..errors import AgentBusy, AgentUnavailable, ResolveError, RoomTimeout, ViewStale
 from ..wire import messages, to_agent, to_client
 from ..wire.limits import MAX_PARALLEL, check_int, check_name, check_room, check_seconds
 from ..wire.values import Assignment, PrefillInstance
@@ -28,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Shortest and longest wait for a room, seconds: bounds on typing errors.
 MIN_TIMEOUT, MAX_TIMEOUT = 0.001, 86_400.0
+#: How often resolve() looks at its deadline and for a lost agent while nothing arrives.
+LOOK_SECONDS = 0.05
 
 
 class Decode:
@@ -161,7 +156,8 @@ class Decode:
                 assignment = None
             if assignment is not None:
                 return assignment
-            self._wait(self._wanted.by_key[instance, room].deadline)
+            left = self._wanted.by_key[instance, room].deadline - time.monotonic()
+            self._connection.wait(min(max(left, 0.0), LOOK_SECONDS))
 
     def admit(self, revision: int, floor: int = 0) -> Admission:
         """What this rank may act upon at a revision that its group agreed on.
@@ -326,11 +322,3 @@ class Decode:
             except AgentBusy:
                 self._undone.append(id)
                 return
-
-    def _wait(self, deadline: float) -> None:
-        seconds = min(max(deadline - time.monotonic(), 0.0), 0.05)
-        poller = select.poll()  # select() itself takes no descriptor above 1023
-        descriptor = self._connection.fileno()
-        if descriptor >= 0:
-            poller.register(descriptor, select.POLLIN)
-        poller.poll(seconds * 1000)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..wire.values import ENDED, InstanceInfo, PrefillInstance, Rank, RankEndpoint, RoomValue
+from ..wire.values import ENDED, FAILED, InstanceInfo, PrefillInstance, Rank, RankEndpoint, RoomValue
 from .keys import AgentKey, Keys, PrefillKey, RankKey
 from .records import Event, KeyValue
 
@@ -277,3 +277,8 @@ def _live_epochs(instance: Instance) -> dict[int, int]:
             count[dp_rank] = count.get(dp_rank, 0) + 1
     whole = instance.info.topology.endpoints_per_rank
     return {dp_rank: epoch for dp_rank, epoch in epochs.items() if count[dp_rank] >= whole}
+
+
+def registered_at(room: KeyValue, value: RoomValue) -> int:
+    """The revision of a room's registration, which creates its key; only its failure changes it."""
+    return room.create_revision if value.state == FAILED else room.mod_revision

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from ..wire.values import FAILED, Assignment, RoomValue
-from .cell import Cell, End, Instance
+from .cell import Cell, End, Instance, registered_at
 from .keys import RoomKey
 from .notices import Known, Notice, Resolved, Wait, WaitFailed, WaitLost
 from .records import KeyValue
@@ -215,7 +215,13 @@ class Waits:
     def _end(self, wait: Wait, dp_rank: int, source: str) -> WaitFailed | WaitLost | None:
         """The end of a wait whose room the rank has failed, or registered in an epoch that is over; None: none."""
         room, value = self._cell.read_room(wait.key)
-        if not room or not value or not wait.placed or value.dp_rank != dp_rank or _since(room, value) <= wait.beyond:
+        if (
+            not room
+            or not value
+            or not wait.placed
+            or value.dp_rank != dp_rank
+            or registered_at(room, value) <= wait.beyond
+        ):
             return None
         arrived = Assignment(wait.placed, wait.room, dp_rank, value.epoch, value.epoch, 0, source)
         if value.state == FAILED:
@@ -230,7 +236,7 @@ class Waits:
         id = wait.placed
         if value is None or id is None:
             return ()  # garbage under a room's key is nobody's registration
-        since = _since(room, value)
+        since = registered_at(room, value)
         if since <= wait.beyond:
             return ()  # its release is on its way
         _discard(self._pending, wait.key, wait)
@@ -282,11 +288,6 @@ class Waits:
     def _unanswered(self) -> list[Wait]:
         """The waits that are placed and not answered yet."""
         return [wait for waits in (*self._pending.values(), *self._for_rank.values()) for wait in waits]
-
-
-def _since(room: KeyValue, value: RoomValue) -> int:
-    """The revision of a room's registration, which creates it; only its failure changes it."""
-    return room.create_revision if value.state == FAILED else room.mod_revision
 
 
 def _lost(wait: Wait, end: End, arrived: Assignment | None = None) -> WaitLost:

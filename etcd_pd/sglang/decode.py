@@ -26,6 +26,8 @@ FIRST_WORD_SECONDS = 0.2
 #: How long a room may be missing in a registry that is up to date before SGLang's own server is asked too, how often
 #: that is asked then, and how often a room that went SGLang's way is looked for in the registry again.
 LOOK_SECONDS = 1.0
+#: Shortest time between two lines that count rooms.
+REPORT_SECONDS = 60.0
 
 
 @dataclass
@@ -44,9 +46,6 @@ class DecodeSide:
 
     Args:
         session: the connection.
-
-    Attributes:
-        by_sglang: rooms whose rank SGLang's own server gave.
     """
 
     def __init__(self, session: Session) -> None:
@@ -56,16 +55,19 @@ class DecodeSide:
         self._used: dict[str, tuple[str, Any]] = {}  # the incarnation whose topology a manager holds, by address
         self._refused: dict[str, str] = {}  # why nothing is fetched from an address
         self._asked_sglang: dict[str, float] = {}  # when its own server was asked last, by address
-        self._retry_at = 0.0
-        self.by_sglang = 0
+        self._retry_at = self._report_at = 0.0
+        self._by_sglang = 0  # rooms whose rank SGLang's own server gave, since the last report
 
     def start(self, manager: Any) -> None:
-        """This process decodes: it is visible in etcd from now on."""
+        """This process decodes: from now on etcd shows it, or the first of those that share its DP rank."""
         from sglang.srt.runtime_context import get_serving
 
-        serving = get_serving()
-        address = f"{manager.local_ip}:{serving.port}"
+        address = f"{manager.local_ip}:{get_serving().port}"
         instance = os.environ.get("ETCD_PD_INSTANCE") or address
+        if manager.system_dp_size * manager.attn_dp_size > 1:
+            instance += f"-dp{manager.system_dp_rank if manager.system_dp_size > 1 else manager.attn_dp_rank}"
+        if manager.attn_tp_rank or manager.attn_cp_rank or manager.pp_rank:
+            return
         with self._session.lock:
             try:
                 self._session.client.decode.announce(instance, address=address)
@@ -118,7 +120,7 @@ class DecodeSide:
             answer = original(address, missing)
             with self._session.lock:
                 answer = {room: dp_rank for room, dp_rank in answer.items() if self._may_serve(address, dp_rank)}
-                self.by_sglang += len(answer)
+                self._by_sglang += len(answer)
             found |= answer
         return found
 
@@ -134,6 +136,7 @@ class DecodeSide:
         if now() < self._retry_at:
             return
         self._retry_at = now() + LOOK_SECONDS
+        self._report()
         for (address, room), known in self._rooms.items():
             if known.want_at and self._instance(address):
                 self._want(address, room)
@@ -211,11 +214,17 @@ class DecodeSide:
             if isinstance(error, PrefillLost) and self._instance(address) is None:
                 self._drop(address)
         else:
-            log.info("etcd_pd: room %d of %s goes on without the registry: %s", room, address, error)
+            log.debug("etcd_pd: room %d of %s goes on without the registry: %s", room, address, error)
             self._session.client.decode.done(address, room)
             known.want_at = now() + LOOK_SECONDS
 
     # --- parts
+
+    def _report(self) -> None:
+        """A line a minute in which rooms went SGLang's way."""
+        if self._by_sglang and now() >= self._report_at:
+            log.info("etcd_pd: SGLang's own bootstrap server gave the ranks of %d rooms", self._by_sglang)
+            self._by_sglang, self._report_at = 0, now() + REPORT_SECONDS
 
     def _instance(self, address: str) -> PrefillInstance | None:
         return self._session.client.decode.instance(address)
