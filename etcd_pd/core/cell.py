@@ -131,10 +131,11 @@ class Cell:
         """How an epoch ended, as far as that is known."""
         return self._ended.get((id, dp_rank, epoch)) or End(dp_rank, epoch, self.floor, withdrawn=False)
 
-    def read_room(self, key: bytes) -> tuple[KeyValue | None, RoomValue | None]:
-        """A room's key and what it says; None each where it is not there, or garbage."""
+    def read_room(self, key: bytes, beyond: int = 0) -> tuple[KeyValue | None, RoomValue | None]:
+        """A room's key and what it says; None each where it is not there, garbage, or registered up to ``beyond``."""
         room = self.rooms.get(key)
-        return room, RoomValue.from_json(room.value) if room else None
+        value = RoomValue.from_json(room.value) if room else None
+        return (None, None) if room and value and registered_at(room, value) <= beyond else (room, value)
 
     # --- storing
 

@@ -71,10 +71,9 @@ class Waits:
         """End those of these waits that an earlier agent answered: what they know is of another history."""
         notices: list[Notice] = []
         for wait in waits:
-            if wait.beyond:
-                wait.beyond = 0
-                room = self._cell.rooms.get(wait.key) if wait in self._pending.get(wait.key, ()) else None
-                notices.extend(self._answer(wait, room) if room else ())
+            wait.beyond = 0
+            if wait in self._pending.get(wait.key, ()) and wait.key in self._cell.rooms:
+                notices.extend(self._answer(wait, self._cell.rooms[wait.key]))
             if wait.known and not wait.ended:
                 self.forget(wait)
                 notices.append(_lost(wait, End(wait.known.dp_rank, wait.known.epoch, revision, withdrawn=False)))
@@ -214,14 +213,8 @@ class Waits:
 
     def _end(self, wait: Wait, dp_rank: int, source: str) -> WaitFailed | WaitLost | None:
         """The end of a wait whose room the rank has failed, or registered in an epoch that is over; None: none."""
-        room, value = self._cell.read_room(wait.key)
-        if (
-            not room
-            or not value
-            or not wait.placed
-            or value.dp_rank != dp_rank
-            or registered_at(room, value) <= wait.beyond
-        ):
+        room, value = self._cell.read_room(wait.key, wait.beyond)
+        if not room or not value or not wait.placed or value.dp_rank != dp_rank:
             return None
         arrived = Assignment(wait.placed, wait.room, dp_rank, value.epoch, value.epoch, 0, source)
         if value.state == FAILED:
