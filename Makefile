@@ -114,6 +114,7 @@ test-sglang: $(READY) $(SGLANG) ## SGLang's own engine on this CPU, with and wit
 
 .PHONY: test-sglang-all
 test-sglang-all: $(READY) $(SGLANG) ## the same, with everything that takes longer
+	@scripts/sglang-wheels
 	@echo "test-sglang-all: twenty minutes; logs in build/sglang/logs"
 	@scripts/loopback-only $(BIN)/python -m pytest -q -rP $(ENGINE)
 
