@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 #: What of a model's configuration may differ: where it lies, who wrote it, and how its weights are kept.
 _FREE = frozenset({"_name_or_path", "transformers_version", "dtype", "torch_dtype", "quantization_config"})
 #: In these a difference is only warned of.
-_MAY_DIFFER = frozenset({"sglang"})
+_MAY_DIFFER = frozenset({"sglang", "tp_size", "pp_size"})
 
 
 def own_fingerprint(manager: Any) -> str:
@@ -42,12 +42,15 @@ def differences(manager: Any, instance: PrefillInstance) -> str:
 def _of(instance: PrefillInstance) -> dict[str, str]:
     words = (word.partition("=") for word in instance.info.fingerprint.split())
     said = {name: value for name, _, value in words}
+    topology = instance.info.topology
+    said |= {"tp_size": str(topology.tp), "pp_size": str(topology.pp)}
     return said | _layout(instance.info.extra)  # the gateway, and older releases, say this alone
 
 
 def _own(manager: Any) -> dict[str, str]:
     layout = {"kv_cache_dtype": manager.kv_cache_dtype_str, "kv_layout": manager.kv_layout}
     said = {"model": _model(manager), "sglang": version("sglang")}
+    said |= {"tp_size": str(manager.attn_tp_size), "pp_size": str(manager.pp_size)}
     return said | _layout({"page_size": manager.kv_args.page_size, **layout})
 
 

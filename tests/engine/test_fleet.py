@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import time
 from concurrent.futures import Future
@@ -66,6 +67,10 @@ def test_both_sides_say_what_they_are_connected_to_when_they_have_started(fleet:
         assert line in server.log
     assert "etcd_pd" not in fleet.prefills[False].log and "etcd_pd" not in fleet.decodes[False].log
     assert fleet.ctl.get_prefix("/etcd_pd/engine/v1/decode/")[0].key.endswith("/decode-0")
+    fingerprint = json.loads(fleet.ctl.get_prefix("/etcd_pd/engine/v1/prefill/prefill-0")[0].value)["fingerprint"]
+    assert re.fullmatch(
+        r"model=[0-9a-f]{16} sglang=0\.5\.23 tp_size=1 pp_size=1 page_size=1 kv_cache_dtype=\S+", fingerprint
+    ), fingerprint
 
 
 def test_decode_ends_a_request_at_once_when_prefill_refuses_it_before_it_has_a_room(fleet: Fleet) -> None:

@@ -334,6 +334,19 @@ def test_with_a_token_only_those_who_have_it_are_served(make_gateway: MakeGatewa
     assert "secret" not in gateway.log
 
 
+def test_reads_need_no_token_when_the_switch_opens_them(
+    make_gateway: MakeGateway, living_port: Callable[[], int]
+) -> None:
+    _, ask = start(make_gateway, [], "--gateway-token=secret", "--gateway-open-reads")
+    assert ask.put(row()).status_code == ask.register(7, 0).status_code == 401
+    assert ask.query(7) == {}
+    assert ask.route().status_code == 503, "no rank is there yet"
+    ask.session.headers["Authorization"] = "Bearer secret"
+    assert ask.put(row(rank_port=living_port())).status_code == 200
+    del ask.session.headers["Authorization"]
+    assert ask.route().status_code == 200
+
+
 def test_with_a_certificate_it_serves_tls(make_gateway: MakeGateway, tmp_path: Path) -> None:
     now, valid = datetime.now(timezone.utc), timedelta(hours=1)
     authority = make_authority("authority", now, valid)

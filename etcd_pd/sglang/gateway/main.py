@@ -41,7 +41,7 @@ async def _run(settings: GatewaySettings) -> int:
         ranks = Ranks(settings, reader)
         rooms = Rooms(settings, ranks, reader)
         engine = EngineWatch(settings, ranks)
-        runner = make_runner(make_app(ranks, rooms, engine, settings.token))
+        runner = make_runner(make_app(ranks, rooms, engine, settings.token, open_reads=settings.open_reads))
         await runner.setup()
         # begun before the first request can come, but not waited for: the engine must find the port taken at once
         work = [asyncio.create_task(_recover(ranks, engine)), asyncio.create_task(engine.run())]

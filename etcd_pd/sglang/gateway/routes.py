@@ -59,10 +59,12 @@ _SGLANG_TEXT = {
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(ranks: Ranks, rooms: Rooms, engine: EngineWatch, token: str) -> web.Application:
-    """The application; every request but GET /health needs the token where one is set."""
+def make_app(
+    ranks: Ranks, rooms: Rooms, engine: EngineWatch, token: str, *, open_reads: bool = False
+) -> web.Application:
+    """The application; where a token is set, every request but ``/health`` needs it, or only those that write."""
     routes, metrics = Routes(ranks, rooms, engine), GatewayMetrics(ranks, engine)
-    steps = [metrics.count, _authorised(token), _refusals, read_body]
+    steps = [metrics.count, _authorised(token, open_reads), _refusals, read_body]
     app = web.Application(middlewares=steps, client_max_size=BOOTSTRAP_BODY_BYTES)
     app.router.add_route("*", "/route", routes.route)
     app.router.add_post("/register_dp_rank", routes.register)
@@ -171,12 +173,16 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _authorised(token: str) -> Any:
+def _authorised(token: str, open_reads: bool) -> Any:
+    def is_open(request: web.Request) -> bool:
+        reads = request.method == "GET" or request.path == "/query_dp_ranks"
+        return not token or request.path == "/health" or (open_reads and reads)
+
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("Authorization", "")
         presented = given.encode(errors="surrogateescape")  # as aiohttp decodes what is no UTF-8
-        if token and request.path != "/health" and not hmac.compare_digest(presented, f"Bearer {token}".encode()):
+        if not is_open(request) and not hmac.compare_digest(presented, f"Bearer {token}".encode()):
             return web.Response(text="a bearer token is needed", status=401, headers={"WWW-Authenticate": "Bearer"})
         return await handler(request)
 

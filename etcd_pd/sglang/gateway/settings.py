@@ -38,6 +38,7 @@ class GatewaySettings:
         repr=False,
         metadata={"help": "bearer token that requests must carry", "secret": True, "name": "gateway_token"},
     )
+    open_reads: bool = _option(False, "with a token: only requests that write must carry it", name="gateway_open_reads")
     tls_cert_file: str = _option("", "certificate to serve TLS with", name="gateway_cert_file")
     tls_key_file: str = _option("", "its key", name="gateway_key_file")
 
