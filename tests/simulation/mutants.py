@@ -21,6 +21,7 @@ from etcd_pd.client.intents import Intents
 from etcd_pd.client.prefill import Prefill
 from etcd_pd.core.batch import Batch, Durable, Guard, Outcome, Rejected
 from etcd_pd.core.book import RoomBook
+from etcd_pd.core.cell import Cell
 from etcd_pd.core.lease import SessionLease
 from etcd_pd.core.notices import Known, Wait
 from etcd_pd.core.own_room import State
@@ -238,6 +239,12 @@ def changes_reordered(patch: pytest.MonkeyPatch, _: random.Random) -> None:
     patch.setattr(View, "apply", apply)
 
 
+def expired_ranks_withdrawn(patch: pytest.MonkeyPatch, _: random.Random) -> None:
+    """A rank whose keys went with their lease is said to be withdrawn."""
+    real = Cell.conclude
+    patch.setattr(Cell, "conclude", lambda self, *at: [end._replace(withdrawn=True) for end in real(self, *at)])
+
+
 MUTANTS = (
     Mutant(no_guard, DEATHS),
     Mutant(a_sibling_unguarded, ("watches held", "engine killed")),
@@ -260,6 +267,7 @@ MUTANTS = (
     Mutant(lost_rooms_unconfirmed, ("kill", "engine killed")),
     Mutant(sleep_unnoticed, ("agent asleep", "engine killed", "session revoked")),
     Mutant(changes_reordered),
+    Mutant(expired_ranks_withdrawn, ("session revoked", "etcd freezes")),
 )
 
 

@@ -127,6 +127,18 @@ def failures_arrive(history: History) -> Iterator[str]:
             yield f"room {event.room} was failed, and decode was never told"
 
 
+def withdrawn_is_true(history: History) -> Iterator[str]:
+    """Who is told that a rank was withdrawn is told of one of which a process has died."""
+    died: dict[int, float] = {}
+    for event in history.events:
+        if event.what == "killed":
+            died.setdefault(event.dp_rank, event.t)
+            died.setdefault(-1, event.t)
+    for event in history.events:
+        if event.what == "ended" and event.data.get("withdrawn") and event.t < died.get(event.dp_rank, math.inf):
+            yield f"room {event.room} was lost with a rank that was said to be dead and was not"
+
+
 def views_agree(history: History) -> Iterator[str]:
     """At the end every agent knows the rooms that etcd has."""
     for agent, agrees in history.views.items():
@@ -165,6 +177,7 @@ RULES: dict[str, Rule] = {f"rule_{number}": _of_the_chaos_suite(number) for numb
         releases_land,
         durable_is_true,
         failures_arrive,
+        withdrawn_is_true,
         views_agree,
         service_returns,
         silence_is_noticed,

@@ -189,7 +189,8 @@ class World:
             if self._requests[found.room].lets_go:
                 self._fetched(found.room, found.dp_rank)
         elif isinstance(event, etcd_pd.Ended):
-            lost = {name: getattr(event.error, name) for name in ("dp_rank", "epoch") if hasattr(event.error, name)}
+            facts = ("dp_rank", "epoch", "withdrawn")
+            lost = {name: getattr(event.error, name) for name in facts if hasattr(event.error, name)}
             self._say(who, "ended", event.error.room, error=type(event.error).__name__, **lost)
             self._done(event.error.room)
 
@@ -227,6 +228,7 @@ class World:
     def _kill_engine(self, place: Place, seconds: float) -> None:
         """As SIGKILL does; another process takes its place some time later, in the same start of the instance."""
         if place in self._engines:  # else it is dead already
+            self._say(self._who(place), "killed", dp_rank=place[0])
             self._engines.pop(place).detach()
             self._endings.pop(place, None)
             self._deaths[place] += 1
