@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
+import requests
 
 from .fleet import SESSION_SECONDS, Fleet
 from .processes import Answer, body, post
@@ -156,6 +157,7 @@ def test_a_fake_bootstrap_host_is_served_without_a_room_in_the_registry(fleet: F
     place: dict[str, Any] = {"bootstrap_host": "2.2.2.2", "bootstrap_port": 1, "bootstrap_room": room}
     for server in (fleet.prefills[True], fleet.decodes[True]):
         assert post(server.port, body(1, **place), 30).status == 200
+        assert requests.get(f"http://127.0.0.1:{server.port}/health_generate", timeout=60).status_code == 200
     assert room not in fleet.rooms()
 
 

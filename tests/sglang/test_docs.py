@@ -34,6 +34,18 @@ def test_every_test_that_the_table_names_exists() -> None:
     assert set(named) <= names_of_tests()
 
 
+def test_every_row_of_the_table_is_backed_by_the_real_engine_or_says_why_not() -> None:
+    engine = "".join(path.read_text() for path in Path(__file__).parent.with_name("engine").glob("test_*.py"))
+    table = TEXT[TEXT.index("| behaviour |") :].split("\n\n")[0].splitlines()[2:]
+    assert len(table) > 20
+    for row in table:
+        real = row.split(" | ")[-1].removesuffix(" |")
+        if real.startswith("yes"):
+            assert any(f"def {name}(" in engine for name in re.findall(r"\[(test_\w+)\]", row)), row
+        else:
+            assert re.match(r"no: .{10}", real), row
+
+
 @pytest.mark.parametrize("line", [line for line in LINES if "sglang.launch_server" in line])
 def test_sglang_understands_its_launch_lines(sglang: Sglang, line: str) -> None:
     words = shlex.split(line)

@@ -226,26 +226,6 @@ def test_parallel_samples(cell: Cell, room: Any, prompts: int, etcd: EtcdServer,
     wait_until(lambda: not rooms_in_etcd(etcd, root), "every room was released")
 
 
-def test_a_room_can_be_used_again_after_its_end(cell: Cell, etcd: EtcdServer, root: str) -> None:
-    """SGLang asks a prefill to compute a retracted request again, in the same room, perhaps on another rank."""
-    cell.start(2)
-    decode = cell.decode()
-
-    def until_registered(room: int, rank: int) -> None:
-        wait_until(lambda: rooms_in_etcd(etcd, root).get(room, {}).get("dp_rank") == rank, f"room {room} is in etcd")
-
-    for number, rank in enumerate((1, 1, 0)):
-        cell.take(rank, 7)
-        until_registered(7, rank)
-        cell.arrive(decode, 7)
-        assert resolved(decode, 7) == ("WaitingForInput", rank)
-        decode("fetched", room=7)
-        cell.ranks[rank]("finish", room=7)
-        cell.take(rank, 100 + number)  # in etcd after the release, so that the agent has done with that
-        until_registered(100 + number, rank)
-        assert 7 not in rooms_in_etcd(etcd, root)
-
-
 def test_a_room_that_another_rank_owns_fails_at_the_one_that_came_later(cell: Cell) -> None:
     cell.start(2)
     decode = cell.decode()
@@ -421,18 +401,6 @@ def test_an_agent_restart_loses_nothing(cell: Cell, etcd: EtcdServer, root: str)
 # --- without an agent, and beside those without the plug-in
 
 
-def test_without_an_agent_sglangs_own_server_is_used(cell: Cell) -> None:
-    nowhere = {"ETCD_PD_SOCKET": "/nowhere/agent.sock"}
-    cell.start(2, environment=nowhere)
-    decode = cell.decode(environment=nowhere)
-    cell.arrive(decode, 7)
-    cell.take(1, 7)
-    assert resolved(decode, 7) == ("WaitingForInput", 1)
-    for peer in (cell.ranks[1], decode):
-        peer("step")
-        assert len([line for line in peer("log") if "no agent answers" in line]) == 1
-
-
 def test_an_agent_that_comes_later_is_used(cell: Cell, etcd: EtcdServer, root: str) -> None:
     cell.agent.stop()
     cell.start(2)
@@ -440,20 +408,5 @@ def test_an_agent_that_comes_later_is_used(cell: Cell, etcd: EtcdServer, root: s
     cell.take(1, 7)
     cell.agent.start()
     wait_until(lambda: ([rank("step") for rank in cell.ranks], rooms_in_etcd(etcd, root))[1], "the room is in etcd")
-    cell.arrive(decode, 7)
-    assert resolved(decode, 7) == ("WaitingForInput", 1)
-
-
-def test_a_prefill_without_the_plug_in(cell: Cell) -> None:
-    ranks = [cell.sglang.prefill(cell.port, dp, 2) for dp in range(2)]
-    decode = cell.decode()
-    cell.arrive(decode, 7)
-    ranks[1]("take", room=7, address=cell.address)
-    assert resolved(decode, 7) == ("WaitingForInput", 1)
-
-
-def test_a_decode_without_the_plug_in_sees_the_topology_and_computed_ranks(cell: Cell) -> None:
-    cell.start(2, method="follow_bootstrap_room")
-    decode = cell.sglang.decode()
     cell.arrive(decode, 7)
     assert resolved(decode, 7) == ("WaitingForInput", 1)
