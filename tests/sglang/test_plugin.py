@@ -398,7 +398,7 @@ def test_an_agent_restart_loses_nothing(cell: Cell, etcd: EtcdServer, root: str)
     wait_until(lambda: turn() == ["WaitingForInput", 1], "the room is resolved")
 
 
-# --- without an agent, and beside those without the plug-in
+# --- an agent that comes late
 
 
 def test_an_agent_that_comes_later_is_used(cell: Cell, etcd: EtcdServer, root: str) -> None:
