@@ -264,4 +264,10 @@ def _make_book(settings: AgentSettings, keys: Keys, pool: BucketPool, announcer:
         registration_timeout=settings.registration_timeout_seconds,
         tombstone_seconds=settings.room_ttl_seconds,
         release_delay=RELEASE_DELAY_SECONDS,
+        place_of=_place_of,
     )
+
+
+def _place_of(owner: object) -> object:
+    """Which process of its rank an engine's connection speaks for; another one may speak for it later."""
+    return owner.rank.rank if isinstance(owner, EngineConnection) and owner.rank else owner

@@ -33,6 +33,7 @@ class RoomBook:
         registration_timeout: seconds that a registration may take.
         tombstone_seconds: how long a room that is over is remembered, see :class:`Registrations`.
         release_delay: how long a release may wait for others, see :class:`WriteQueue`.
+        place_of: which process of its rank an owner speaks for: its successor's is the same, a sibling's is not.
 
     Attributes:
         results: takes what etcd answered.
@@ -49,6 +50,7 @@ class RoomBook:
         registration_timeout: float,
         tombstone_seconds: float,
         release_delay: float = 0.0,
+        place_of: Callable[[object], object] = lambda owner: owner,
     ) -> None:
         def is_alive(rank: RankRef, epoch: int) -> bool:
             guard = guard_of(rank)
@@ -57,7 +59,7 @@ class RoomBook:
         self._max_queue = max_queue
         self._queue = WriteQueue(guard_of, max_rooms=max_rooms, release_delay=release_delay)
         limits = (registration_timeout, tombstone_seconds)
-        self._rooms = Registrations(keys, pool, self._queue, is_alive, *limits, self._begin)
+        self._rooms = Registrations(keys, pool, self._queue, is_alive, *limits, self._begin, place_of)
         self.results = Results(self._rooms, self._queue, pool)
 
     def __len__(self) -> int:
@@ -111,13 +113,13 @@ class RoomBook:
         """Whether who registers a room now can only mean its next life."""
         of_dead_epoch = own.token != 0 and not self._rooms.is_alive(own.rank, own.epoch)
         never_here = own.state is State.RELEASING and not own.token
-        return own.is_ending and (own.rank != rank or owner in own.owners or of_dead_epoch or never_here)
+        same_process = self._rooms.has_spoken(own, owner)
+        return own.is_ending and (own.rank != rank or same_process or of_dead_epoch or never_here)
 
     def _join(self, own: OwnRoom, owner: object, rank: RankRef, sequence: int) -> list[Outcome]:
         if own.rank != rank:
             return [Rejected(owner, own.room, _conflict(own), sequence)]
-        if owner not in own.owners:
-            own.owners += (owner,)
+        self._rooms.note_owner(own, owner)
         if own.token:  # also a tombstone's: a late sibling must not bring the room back
             return [Registered(owner, own.room, own.token, own.lease_id, own.epoch, sequence)]
         own.waiters += ((owner, sequence),)

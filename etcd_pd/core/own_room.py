@@ -90,7 +90,7 @@ class OwnRoom:
         asked_at: when it was registered or failed here first.
         waiters: who gets the answer to the registration.
         enders: who is to know when it is released, or failed, for good.
-        owners: everybody who registered or ended it.
+        places: the processes of its rank that registered or ended it.
         later: what was said of its next life.
     """
 
@@ -110,7 +110,7 @@ class OwnRoom:
     asked_at: float = 0.0
     waiters: tuple[Said, ...] = ()
     enders: tuple[Said, ...] = ()
-    owners: tuple[object, ...] = ()
+    places: tuple[object, ...] = ()
     later: tuple[Later, ...] = ()
 
     @property

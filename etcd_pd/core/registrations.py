@@ -25,6 +25,7 @@ class Registrations:
         tombstone_seconds: how long a room is remembered that was released, or failed: as long as its lease may live, or
             a failed room that its rank registers again is taken for the one that still stands.
         begin: begins a room's next life.
+        place_of: which process of its rank an owner speaks for.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class Registrations:
         timeout: float,
         tombstone_seconds: float,
         begin: Callable[[int, Later], list[Outcome]],
+        place_of: Callable[[object], object],
     ) -> None:
         self._keys, self._pool, self._queue, self.is_alive, self._begin = keys, pool, queue, is_alive, begin
-        self._timeout, self._tombstone_seconds = timeout, tombstone_seconds
+        self._timeout, self._tombstone_seconds, self._place_of = timeout, tombstone_seconds, place_of
         self._rooms: dict[tuple[str, int], OwnRoom] = {}
         self._by_rank: defaultdict[RankRef, set[int]] = defaultdict(set)  # those that are not over
         self._by_lease: dict[int, list[OwnRoom]] = {}  # also those that are over since
@@ -66,7 +68,17 @@ class Registrations:
             return False
         if not self.is_alive(own.rank, own.epoch):
             return True  # of an earlier life of its rank
-        return own.state is State.RELEASED and (own.rank != rank or owner in own.owners)
+        return own.state is State.RELEASED and (own.rank != rank or self.has_spoken(own, owner))
+
+    def has_spoken(self, own: OwnRoom, owner: object) -> bool:
+        """Whether the process that this owner speaks for has registered or ended this life of the room."""
+        return self._place_of(owner) in own.places
+
+    def note_owner(self, own: OwnRoom, owner: object) -> None:
+        """The process that this owner speaks for registers or ends the room."""
+        place = self._place_of(owner)
+        if place not in own.places:
+            own.places += (place,)
 
     def of_rank(self, rank: RankRef) -> list[OwnRoom]:
         """The rooms of a rank that are not over."""
@@ -80,15 +92,16 @@ class Registrations:
 
     def add(self, rank: RankRef, room: int, now: float, said: Said) -> OwnRoom:
         """A room to be registered; it is not queued yet."""
-        key = self._keys.room(rank.instance, room)
+        key, place = self._keys.room(rank.instance, room), self._place_of(said[0])
         return self._enter(
-            OwnRoom(rank, room, key, now + self._timeout, asked_at=now, waiters=(said,), owners=said[:1])
+            OwnRoom(rank, room, key, now + self._timeout, asked_at=now, waiters=(said,), places=(place,))
         )
 
     def adopt(self, owner: object, rank: RankRef, epoch: int, room: int, token: int, lease_id: int, now: float) -> None:
         """A room that an earlier agent registered."""
         key = self._keys.room(rank.instance, room)
-        own = self._enter(OwnRoom(rank, room, key, 0.0, State.HELD, epoch, token, lease_id, owners=(owner,)))
+        own = self._enter(OwnRoom(rank, room, key, 0.0, State.HELD, epoch, token, lease_id))
+        self.note_owner(own, owner)
         self._by_lease.setdefault(lease_id, []).append(own)
         self._pool.adopted(lease_id, now)
 
@@ -101,8 +114,7 @@ class Registrations:
 
     def note_end(self, own: OwnRoom, owner: object, sequence: int) -> None:
         """Who ended a room is to know when that is durable; what it registers from now on is the room's next life."""
-        if owner not in own.owners:
-            own.owners += (owner,)
+        self.note_owner(own, owner)
         own.enders += ((owner, sequence),)
 
     def release(self, own: OwnRoom) -> None:

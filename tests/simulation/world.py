@@ -78,6 +78,8 @@ class World:
         self._decode_of: dict[int, str] = {}
         self._views = dict.fromkeys(self.history.decodes, ("", 0.0))
         self._busy_until = self._began + plan.seconds
+        self._again, self._again_until = random.Random(f"{plan.seed} again"), 0.0
+        self._lives: Counter[int] = Counter()  # how often a room was taken, and nobody was refused
 
     async def run(self) -> History:
         """All of it, and the calm after it."""
@@ -127,7 +129,7 @@ class World:
         lives = rank is not None and rank.create_revision == client.prefill.epoch
         before, epoch = self._endings.get(place, set()), client.prefill.epoch
         now = {room for _, room, *_ in client.prefill._intents.endings}
-        for room in sorted(before - now):
+        for room in sorted(room for room in before - now if self._lives[room] < 2):  # else its next life may stand
             kv = self._etcd.keys.get(KEYS.room(INSTANCE, room))
             value = RoomValue.from_json(kv.value) if kv else None
             stands = lives and value is not None and (value.state, value.epoch) == (ASSIGNED, epoch)
@@ -144,8 +146,9 @@ class World:
     def _request(self, lot: list[Room]) -> None:
         """Decode waits for the rooms; each process of their DP rank registers them, and the first may fail some."""
         for request in lot:
-            who = f"d{len(self._requests) % len(self._decodes)}"
-            self._requests[request.room], self._decode_of[request.room] = request, who
+            who = self._decode_of.setdefault(request.room, f"d{len(self._requests) % len(self._decodes)}")
+            self._requests[request.room] = request
+            self._lives[request.room] += 1
             self._say(who, "want", request.room, timeout=PATIENCE)
             named = request.dp_rank if request.named else None
             self._decodes[who].decode.want(_name(request), request.room, timeout=PATIENCE, dp_rank=named)
@@ -200,6 +203,9 @@ class World:
         for place in self._processes(dp_rank):
             self._engines[place].prefill.release(room)
             self._say(self._who(place), "release", room, dp_rank=dp_rank)
+        request = self._requests[room]
+        if self._loop.time() < self._again_until and self._plan.tp == 1 and not (request.lot or request.fails):
+            self._loop.call_later(0.6 * self._again.random() ** 2, self._request, [request])
 
     def _done(self, room: int) -> None:
         who = self._decode_of[room]
@@ -284,6 +290,9 @@ class World:
 
     def _do_leader_changes(self, node: Node, luck: float) -> None:
         self._etcd.change_leader()
+
+    def _do_rooms_used_again(self, node: Node, luck: float) -> None:
+        self._again_until = self._loop.time() + 0.2 + 3 * luck
 
     def _do_store_moves(self, node: Node, luck: float) -> None:
         node.store.move()

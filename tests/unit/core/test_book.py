@@ -39,6 +39,7 @@ class Desk:
             registration_timeout=TIMEOUT,
             tombstone_seconds=TOMBSTONE,
             release_delay=release_delay,
+            place_of=lambda owner: str(owner).removesuffix("'s successor"),
         )
         for rank in (RANK, OTHER):
             self.comes_alive(rank)
@@ -379,6 +380,25 @@ class TestRelease:
         assert outcome[:-1] == first._replace(owner=2)[:-1]
         assert desk.work() == []
         assert desk.value(7) is None
+
+    def test_a_released_room_is_registered_anew_when_another_process_speaks_for_its_owner(self, desk: Desk) -> None:
+        """An engine that connects again, or one that took its place while its rank lingered: no sibling of it."""
+        first = registered(desk, 7, owner="e")
+        desk.book.release(RANK, 7)
+        desk.work()
+        assert desk.book.register("e's successor", RANK, 7, 1.0) == []
+        [again] = desk.work()
+        assert isinstance(again, Registered) and again.owner == "e's successor" and again.token > first.token
+        assert desk.value(7) is not None
+
+    def test_the_next_life_waits_when_another_process_of_its_owner_registers_a_room_that_ends(self, desk: Desk) -> None:
+        first = registered(desk, 7, owner="e")
+        desk.book.release(RANK, 7)
+        assert desk.book.register("e's successor", RANK, 7, 1.0) == []
+        outcomes = [outcome for outcome in desk.work() if isinstance(outcome, Registered)]
+        outcomes += [outcome for outcome in desk.work() if isinstance(outcome, Registered)]
+        assert [outcome.owner for outcome in outcomes] == ["e's successor"]
+        assert outcomes[0].token > first.token
 
     def test_it_is_forgotten_after_a_while(self, desk: Desk) -> None:
         first = registered(desk, 7)
