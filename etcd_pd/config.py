@@ -24,6 +24,11 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MIN_TTL_SECONDS = 2
 
 
+def switch(name: str, default: str) -> bool:
+    """Whether an environment variable turns something on; ``default`` where it is not set."""
+    return os.environ.get(name, default) not in ("", "0", "false")
+
+
 def default_socket_path() -> str:
     """Where the agent listens unless told otherwise: ``$XDG_RUNTIME_DIR/etcd-pd.sock``, else under ``/tmp`` by uid."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")

@@ -80,15 +80,17 @@ class Copies:
         connection = self._connections.get(copy.server)
         if connection is None:
             connection = self._connections[copy.server] = http.client.HTTPConnection(copy.server, timeout=TIMEOUT)
-        body = json.dumps({"bootstrap_room": copy.room, "dp_rank": copy.dp_rank})
-        headers = {"Content-Type": "application/json"}
         try:
-            connection.request("POST", "/register_dp_rank", body, headers)
-            answer = connection.getresponse()
+            answer = _ask(connection, copy)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
             connection.close()  # it was idle for too long: once more on a new one
-            connection.request("POST", "/register_dp_rank", body, headers)
-            answer = connection.getresponse()
+            answer = _ask(connection, copy)
         text = answer.read()
         if answer.status != 200:
             raise ValueError(f"{answer.status} {text[:200]!r}")
+
+
+def _ask(connection: http.client.HTTPConnection, copy: _Copy) -> http.client.HTTPResponse:
+    body = json.dumps({"bootstrap_room": copy.room, "dp_rank": copy.dp_rank})
+    connection.request("POST", "/register_dp_rank", body, {"Content-Type": "application/json"})
+    return connection.getresponse()

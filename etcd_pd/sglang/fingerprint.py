@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -62,12 +63,17 @@ def _layout(said: Mapping[str, Any]) -> dict[str, str]:
 def _model(manager: Any) -> str:
     """A hash of the model's configuration; empty where it cannot be had."""
     try:
-        from sglang.srt.utils.hf_transformers.config import get_config
-
         args = manager.server_args
-        config = get_config(args.model_path, trust_remote_code=args.trust_remote_code, revision=args.revision)
-        fields = {name: value for name, value in config.to_dict().items() if name not in _FREE}
+        return _hash_of_model(args.model_path, args.trust_remote_code, args.revision)
     except Exception as exc:  # whatever a model's own code raises: this check is not worth a start
         log.debug("etcd_pd: no hash of the model's configuration: %s", exc)
         return ""
+
+
+@lru_cache(maxsize=1)  # a process has one model, and is asked in its scheduler's loop
+def _hash_of_model(path: str, trust_remote_code: bool, revision: str | None) -> str:
+    from sglang.srt.utils.hf_transformers.config import get_config
+
+    config = get_config(path, trust_remote_code=trust_remote_code, revision=revision)
+    fields = {name: value for name, value in config.to_dict().items() if name not in _FREE}
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:16]

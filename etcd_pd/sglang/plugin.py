@@ -15,6 +15,7 @@ import pkgutil
 import uuid
 from typing import Any, NamedTuple
 
+from ..config import switch
 from .guard import Original, guard, guard_around
 
 log = logging.getLogger(__name__)
@@ -114,8 +115,7 @@ def register() -> None:
 
 def enabled() -> bool:
     """Whether the environment asks for the plug-in."""
-    default = "1" if os.environ.get("ETCD_PD_SOCKET") else "0"
-    return os.environ.get("ETCD_PD_ENABLE", default) not in ("", "0", "false")
+    return switch("ETCD_PD_ENABLE", "1" if os.environ.get("ETCD_PD_SOCKET") else "0")
 
 
 def moved_names() -> list[str]:
@@ -162,12 +162,12 @@ def request_queued(result: None, queue: Any, req: Any, *args: Any, **kwargs: Any
 
 def priority_checked(allowed: bool, scheduler: Any, req: Any) -> None:
     """A request with a priority came where none is allowed: SGLang refuses it before it is queued."""
-    if not allowed and getattr(req, "bootstrap_room", None) is not None and _mode(scheduler) == "prefill":
+    if (
+        not allowed
+        and getattr(req, "bootstrap_room", None) is not None
+        and scheduler.disaggregation_mode.value == "prefill"
+    ):
         _session().prefill.refused(req.bootstrap_room, "the prefill side refused the request's priority")
-
-
-def _mode(scheduler: Any) -> str:
-    return str(scheduler.disaggregation_mode.value)
 
 
 def sender_cleared(result: None, sender: Any) -> None:

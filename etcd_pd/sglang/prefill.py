@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..client import PrefillEvent, RankEnded, Refused, Rejected
-from ..config import LOOPBACK, bracketed
+from ..config import LOOPBACK, bracketed, switch
 from ..errors import (
     AgentBusy,
     ConfigError,
@@ -24,7 +24,7 @@ from .copies import Copies
 from .fingerprint import own_fingerprint
 from .guard import Original
 from .route import parse_row
-from .scheduler_session import Session, fail_room, switch
+from .scheduler_session import Session, fail_room
 
 log = logging.getLogger(__name__)
 

@@ -131,11 +131,6 @@ def awaits_rank(manager: Any, room: int) -> bool:
     return bool(manager.request_status.get(room) == KVPoll.Bootstrapping)
 
 
-def switch(name: str, default: str) -> bool:
-    """An environment variable that is 0 or 1."""
-    return os.environ.get(name, default) not in ("", "0", "false")
-
-
 def now() -> float:
     """Monotonic seconds."""
     return time.monotonic()

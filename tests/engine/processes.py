@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -170,8 +171,6 @@ class Answer:
     @property
     def tokens(self) -> list[int]:
         """The ids that were generated."""
-        import json
-
         assert self.status == 200, self
         found: list[int] = json.loads(self.text)["output_ids"]
         return found

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.waiting import wait_until
 
-from .fleet import SESSION_SECONDS, Fleet
+from .fleet import ROOT, SESSION_SECONDS, Fleet
 from .processes import Answer, body, post
 
 pytestmark = [pytest.mark.quick, pytest.mark.timeout(400)]
@@ -66,8 +66,8 @@ def test_both_sides_say_what_they_are_connected_to_when_they_have_started(fleet:
         )
         assert line in server.log
     assert "etcd_pd" not in fleet.prefills[False].log and "etcd_pd" not in fleet.decodes[False].log
-    assert fleet.ctl.get_prefix("/etcd_pd/engine/v1/decode/")[0].key.endswith("/decode-0")
-    fingerprint = json.loads(fleet.ctl.get_prefix("/etcd_pd/engine/v1/prefill/prefill-0")[0].value)["fingerprint"]
+    assert fleet.ctl.get_prefix(f"{ROOT}/v1/decode/")[0].key.endswith("/decode-0")
+    fingerprint = json.loads(fleet.ctl.get_prefix(f"{ROOT}/v1/prefill/prefill-0")[0].value)["fingerprint"]
     assert re.fullmatch(
         r"model=[0-9a-f]{16} sglang=0\.5\.23 tp_size=1 pp_size=1 page_size=1 kv_cache_dtype=\S+", fingerprint
     ), fingerprint
@@ -102,7 +102,7 @@ def test_requests_are_served_when_the_agent_of_prefill_is_dead_for_longer_than_i
     finally:
         fleet.agents["prefill"].start()
     serve(fleet, 4)
-    wait_until(lambda: fleet.ctl.get_prefix("/etcd_pd/engine/v1/prefill/prefill-0/ranks/"), "its ranks are back")
+    wait_until(lambda: fleet.ctl.get_prefix(f"{ROOT}/v1/prefill/prefill-0/ranks/"), "its ranks are back")
     serve(fleet, 4)
 
 
