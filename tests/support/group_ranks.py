@@ -1,7 +1,7 @@
 """Ranks of a decode group, as processes: ``python -m tests.support.group_ranks DIRECTORY SOCKET,SOCKET,...``
 
 One rank per socket. Each wants the same rooms, then takes steps at a pace of its own until every room was admitted or
-failed, and writes what it was told in each step to DIRECTORY/RANK.json.
+failed, and writes what each step gave it to DIRECTORY/RANK.json. DIRECTORY/RANK.admitted is there from its first room.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ def play(rank: int, size: int, socket_path: str, directory: Path) -> None:
             client.decode.poll()
             time.sleep(pace.random() * 0.03)
             found = admit(client.decode)
+            if found.admitted:
+                (directory / f"{rank}.admitted").touch()
             steps.append([[(a.room, a.dp_rank) for a in found.admitted], [(e.room, str(e)) for e in found.failed]])
             open_rooms -= {a.room for a in found.admitted} | {e.room for e in found.failed}
     dist.destroy_process_group()
