@@ -32,7 +32,9 @@ FROM dependencies AS agent-dependencies
 RUN pip install --quiet --constraint constraints.txt '.[agent,cluster]' && pip uninstall --quiet --yes etcd-pd pip setuptools
 
 FROM dependencies AS engine-dependencies
-RUN pip install --quiet --constraint constraints.txt '.[engine,router,tracing]' && pip uninstall --quiet --yes etcd-pd pip
+# what torch brings for building extensions and for testing itself, a fifth of a gigabyte, goes
+RUN pip install --quiet --constraint constraints.txt '.[engine,router,tracing]' && pip uninstall --quiet --yes etcd-pd pip \
+  && cd /opt/etcd-pd/lib/python3*/site-packages/torch && rm -rf bin include test
 
 FROM ${BASE} AS runtime
 ARG VERSION=0.0.0

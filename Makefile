@@ -11,8 +11,9 @@ SGLANG := .venv-sglang/.ready
 HELM := build/bin/helm
 # Tests that do not mind a neighbour: two processes share them.
 SHARED := tests/unit tests/simulation tests/contract tests/sglang
-# SGLang's own engine needs a namespace for itself.
+# SGLang's own engine needs a namespace for itself, the chart a cluster.
 ENGINE := tests/engine
+CLUSTER := tests/kubernetes
 SLOW := integration or e2e or chaos or helm or bench
 
 .PHONY: help
@@ -80,7 +81,7 @@ test: $(READY) $(SGLANG) $(HELM) docker images chromium ## every test but the lo
 	@echo "test: unit, contract, the simulation, SGLang's classes, in two processes: five minutes"
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(SHARED) -m "not (chaos or bench) or quick"
 	@echo "test: integration, e2e, helm, and three minutes of chaos: a quarter of an hour"
-	@$(BIN)/python -m pytest -q $(filter-out $(SHARED) $(ENGINE),$(patsubst %/,%,$(wildcard tests/*/))) -m "not (chaos or bench) or quick"
+	@$(BIN)/python -m pytest -q $(filter-out $(SHARED) $(ENGINE) $(CLUSTER),$(patsubst %/,%,$(wildcard tests/*/))) -m "not (chaos or bench) or quick"
 
 .PHONY: test-unit
 test-unit: $(READY) ## tests of the pure parts
@@ -106,6 +107,16 @@ test-e2e: $(READY) docker ## the whole stack, watched by an independent etcd cli
 test-helm: $(READY) $(HELM) docker images ## the Helm chart: renders, schemas, and its pods as containers with the real router
 	@echo "test-helm: the chart, and its pods running"
 	@$(BIN)/python -m pytest -q tests/helm
+
+.PHONY: test-cluster
+test-cluster: $(READY) $(HELM) docker images ## the chart on a real Kubernetes (docs/deployment.md says where it comes from), under a counted load
+	@echo "test-cluster: a cluster and images on its nodes (three minutes), then five minutes of restarts and losses"
+	@$(BIN)/python -m pytest -q -rP $(CLUSTER) -m quick
+
+.PHONY: test-cluster-all
+test-cluster-all: $(READY) $(HELM) docker images ## the same, with lost nodes, upgrades, policies and all else; an hour
+	@echo "test-cluster-all: an hour"
+	@$(BIN)/python -m pytest -q -rP $(CLUSTER)
 
 .PHONY: test-sglang
 test-sglang: $(READY) $(SGLANG) ## SGLang's own engine on this CPU, with and without the plug-in, while parts of etcd_pd are missing

@@ -21,6 +21,7 @@ from tests.e2e.running import Reply, generation, get_json, post
 from tests.helm.chart import NAMESPACE, RELEASE, Objects, dashboard_queries, template
 from tests.helm.cluster.machine import Machine
 from tests.helm.cluster.pod import Pod
+from tests.support.continuations import continue_texts
 from tests.support.etcd_server import image as etcd_image, remove_leftovers
 from tests.support.waiting import wait_until
 
@@ -127,21 +128,7 @@ def cell(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture(scope="module")
 def expected() -> list[list[int]]:
     """The model's own continuation of each text, in this process."""
-    from etcd_pd.reference.engine.card import go_offline
-
-    go_offline()
-    from etcd_pd.reference.engine import tiny
-    from etcd_pd.reference.engine.card import read_card
-    from etcd_pd.reference.engine.messages import Sampling
-    from etcd_pd.reference.engine.model import Model
-    from etcd_pd.reference.engine.reference import generate
-    from etcd_pd.reference.engine.settings import PrefillSettings
-    from etcd_pd.reference.engine.text import Tokenizer
-
-    path = tiny.ensure()
-    model, tokenizer, ends = Model(path), Tokenizer(path), read_card(path, PrefillSettings()).end_tokens
-    sampling = Sampling(max_new_tokens=NEW_TOKENS)
-    return [generate(model, tokenizer.encode(text), sampling, ends).token_ids for text in TEXTS]
+    return continue_texts(TEXTS, NEW_TOKENS)
 
 
 def test_nobody_asked_kubernetes_for_more_than_its_role_allows(cell: Cell) -> None:

@@ -1,0 +1,182 @@
+"""Where the cluster of the tests comes from: one that is there, a folder that makes one, or kind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+HOME = ROOT / "build" / "kubernetes"
+NODES = 3
+PATH = {"PATH": f"{ROOT / 'build' / 'bin'}:{os.environ['PATH']}"}
+#: How long a cluster may take to come up, or an image to be loaded onto its nodes, seconds.
+UP_SECONDS, LOAD_SECONDS = 300.0, 900.0
+#: What a cluster of network namespaces changes of its host.
+_SYSCTLS = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
+
+
+class NoCluster(Exception):
+    """None can be had here; the message says what would make one."""
+
+
+class Provider(Protocol):
+    """A source of clusters."""
+
+    def up(self, family: str) -> Path:
+        """A cluster of three nodes with IPv4 or IPv6 addresses alone; its kubeconfig."""
+
+    def load(self, archive: Path) -> None:
+        """Put the images of an archive, as `docker save` writes it, onto every node."""
+
+    def recycle(self) -> None:
+        """Make volumes that nobody claims any more usable again, empty, where the cluster does not do it itself."""
+
+    def down(self) -> None:
+        """Leave nothing behind."""
+
+
+class Given:
+    """The cluster of $KUBECONFIG, which is used and not ended; its nodes have the images, or can pull them."""
+
+    def up(self, family: str) -> Path:
+        if family != "ipv4":
+            raise NoCluster(f"the cluster of $KUBECONFIG is not known to be one with {family} alone")
+        return Path(os.environ["KUBECONFIG"])
+
+    def load(self, archive: Path) -> None:
+        pass
+
+    def recycle(self) -> None:
+        pass
+
+    def down(self) -> None:
+        pass
+
+
+class Folder:
+    """A folder with a program `cluster up N | load ARCHIVE | env | down`; nodes are network namespaces of this host.
+
+    Args:
+        folder: where it lies.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._program, self._family = folder / "cluster", "ipv4"
+        self._found = {name: Path("/proc/sys", name).read_text() for name in _SYSCTLS}
+
+    def up(self, family: str) -> Path:
+        if os.geteuid() != 0:
+            raise NoCluster(f"{self._program} needs root")
+        if "kbr0" in psutil.net_if_addrs():
+            raise NoCluster("a cluster of network namespaces runs on this host already (interface kbr0): end it first")
+        self._family = family
+        self._run(UP_SECONDS, "up", str(NODES))
+        return self._kubeconfig()
+
+    def _kubeconfig(self) -> Path:
+        return Path(re.findall(r"KUBECONFIG=(\S+)", self._run(10, "env"))[0])
+
+    def load(self, archive: Path) -> None:
+        self._run(LOAD_SECONDS, "load", str(archive))
+
+    def down(self) -> None:
+        self._run(120, "down")
+        for name, value in self._found.items():
+            Path("/proc/sys", name).write_text(value)
+
+    def recycle(self) -> None:
+        kubectl = ["kubectl", f"--kubeconfig={self._kubeconfig()}"]
+        for volume in json.loads(run([*kubectl, "get", "pv", "--output", "json"], 30, PATH))["items"]:
+            if volume["status"]["phase"] == "Released":
+                directory = Path(volume["spec"]["local"]["path"])
+                for each in directory.iterdir():
+                    shutil.rmtree(each)
+                patch = ["--patch", '{"spec": {"claimRef": null}}']
+                run([*kubectl, "patch", "pv", volume["metadata"]["name"], *patch], 30, PATH)
+
+    def cut(self, node: str) -> None:
+        """Take a node off the network."""
+        run(["ip", "link", "set", f"kv{node.removeprefix('node')}", "down"], 10)
+
+    def mend(self, node: str) -> None:
+        """Put it back."""
+        run(["ip", "link", "set", f"kv{node.removeprefix('node')}", "up"], 10)
+
+    def _run(self, seconds: float, *words: str) -> str:
+        HOME.mkdir(parents=True, exist_ok=True)
+        return run([str(self._program), *words], seconds, {"KUBE_DIR": str(HOME), "KUBE_FAMILY": self._family})
+
+
+class Kind:
+    """kind: nodes are containers of this host's Docker."""
+
+    NAME = "etcd-pd-test"
+
+    def up(self, family: str) -> Path:
+        HOME.mkdir(parents=True, exist_ok=True)
+        config, kubeconfig = HOME / "kind.yaml", HOME / "kind.kubeconfig"
+        workers = "".join("- role: worker\n" for _ in range(NODES))
+        config.write_text(
+            "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n"
+            f"networking: {{ipFamily: {family}}}\nnodes:\n- role: control-plane\n{workers}"
+        )
+        self._run(UP_SECONDS, "create", "cluster", "--config", str(config), "--kubeconfig", str(kubeconfig))
+        return kubeconfig
+
+    def load(self, archive: Path) -> None:
+        self._run(LOAD_SECONDS, "load", "image-archive", str(archive))
+
+    def recycle(self) -> None:
+        pass
+
+    def down(self) -> None:
+        self._run(120, "delete", "cluster")
+
+    def _run(self, seconds: float, *words: str) -> None:
+        run(["kind", *words, "--name", self.NAME], seconds)
+
+
+def find() -> Provider:
+    """The first of them that is to be had.
+
+    Raises:
+        NoCluster: none is.
+    """
+    if os.environ.get("ETCD_PD_TEST_CLUSTER") == "1" and os.environ.get("KUBECONFIG"):
+        return Given()
+    folder = os.environ.get("ETCD_PD_KUBERNETES", "")
+    if folder and (Path(folder) / "cluster").exists():
+        return Folder(Path(folder).resolve())
+    if shutil.which("kind"):
+        return Kind()
+    raise NoCluster(
+        "the chart was not tried on a cluster: set ETCD_PD_TEST_CLUSTER=1 with KUBECONFIG, or ETCD_PD_KUBERNETES, or "
+        "install kind; ETCD_PD_NO_CLUSTER=1 goes without"
+    )
+
+
+def run(command: Sequence[str], seconds: float, environ: dict[str, str] | None = None) -> str:
+    """What a command prints.
+
+    Raises:
+        AssertionError: it failed, with what it said.
+    """
+    done = subprocess.run(
+        command,
+        env={**os.environ, **(environ or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    assert done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+    return done.stdout

@@ -1,0 +1,218 @@
+"""The chart installed on the cluster: what its owner does with it."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import yaml
+
+from tests.helm.chart import CHART, ROOT
+from tests.support.waiting import wait_until
+
+from .kube import Kube, Object, name, ready
+from .load import TEXTS, Load, body
+from .provider import Provider, run
+
+GUIDE = ROOT / "docs" / "operations.md"
+#: How long until everything is ready: images are there, a tiny model is made, on two cores.
+READY_SECONDS = 400.0
+STEP_SECONDS = 120.0
+#: The parts of the values with an image of ours.
+OURS = ("agent", "prefill", "decode", "router")
+SMALL = {"requests": {"cpu": "50m", "memory": "64Mi"}}
+
+#: Run in an engine's container: it listens on its pod's address, which `kubectl port-forward` does not reach.
+KILL_RANK = """
+import json, os, urllib.request
+with urllib.request.urlopen(f"http://{os.environ['POD_IP']}:30000/server_info") as answer:
+    os.kill(json.load(answer)["etcd_pd"]["ranks"][0]["pid"], 9)
+"""
+
+
+class Release:
+    """A release of the chart.
+
+    Args:
+        kube: where.
+        provider: of that cluster.
+        name: its name.
+        etcd: etcd's image, as REPOSITORY:TAG.
+        expected: the right continuation of each of the load's texts.
+    """
+
+    def __init__(self, kube: Kube, provider: Provider, name: str, etcd: str, expected: list[list[int]]) -> None:
+        self.kube, self._provider, self.name, self._etcd, self.expected = kube, provider, name, etcd, expected
+        self.full = f"{name}-etcd-pd"
+
+    def values(self, more: Mapping[str, Any] | None = None) -> str:
+        """The values of every installation here, with more on top, as YAML: small pods, images that the nodes have."""
+        repository, _, tag = self._etcd.rpartition(":")
+        never = {"image": {"pullPolicy": "Never"}}
+        fleet = {
+            **never,
+            "replicas": 2,
+            "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}},
+            "drain": {"delaySeconds": 3, "timeoutSeconds": 20},
+            "terminationGracePeriodSeconds": 60,
+        }
+        etcd = {"registry": "", "repository": repository, "tag": tag, "pullPolicy": "Never"}
+        found: dict[str, Any] = {
+            "etcd": {"image": etcd, "resources": SMALL, "quota": "256Mi", "storage": {"size": "1Gi"}},
+            "agent": {**never, "resources": SMALL},
+            "prefill": {**fleet, "dpSize": 2},
+            "decode": fleet,
+            "router": {**never, "healthCheckIntervalSeconds": 1},
+        }
+        return yaml.safe_dump(_over(found, more or {}))
+
+    def install(self, more: Mapping[str, Any] | None = None, *words: str, chart: str = str(CHART)) -> str:
+        """`helm upgrade --install` with the values of all and more; what it printed."""
+        return self._apply(self.values(more), chart, "--install", *words)
+
+    def upgrade(self, *words: str) -> str:
+        """`helm upgrade` with nothing but the images given, and what a word says of the values that were."""
+        images = {"image": {"tag": "", "pullPolicy": "Never"}}
+        return self._apply(yaml.safe_dump({part: images for part in OURS}), str(CHART), *words)
+
+    def _apply(self, values: str, chart: str, *words: str) -> str:
+        path = self.kube.kubeconfig.parent / f"{self.name}-values.yaml"
+        path.write_text(values)
+        return self.kube.helm("upgrade", self.name, chart, "--values", str(path), *words, seconds=600)
+
+    def uninstall(self, volumes: bool = True) -> None:
+        """`helm uninstall`, until its pods are gone; and the members' volumes."""
+        self.kube.helm("uninstall", self.name, "--wait", seconds=300)
+        wait_until(
+            lambda: not self.kube.get("pods", selector=self.selector())["items"], "its pods are gone", STEP_SECONDS
+        )
+        if volumes:
+            self.kube.kubectl("delete", "pvc", "--selector", self.selector(), "--wait=false")
+            self.recycle_volumes()
+
+    def recycle_volumes(self) -> None:
+        """Wait until no volume that was claimed is about to go, and make those that were lost usable again."""
+
+        def gone() -> bool:
+            claims = self.kube.get("pvc", selector=self.selector())["items"]
+            return not any("deletionTimestamp" in each["metadata"] for each in claims)
+
+        wait_until(gone, "the volumes that were deleted are gone", STEP_SECONDS, every=0.5)
+        self._provider.recycle()
+
+    def generation(self) -> int:
+        """The value etcd.generation."""
+        found = json.loads(self.kube.helm("get", "values", self.name, "--all", "--output", "json"))
+        return int(found["etcd"]["generation"])
+
+    def selector(self, component: str = "") -> str:
+        """The labels of its objects, or of one component's."""
+        return f"app.kubernetes.io/instance={self.name}" + (
+            f",app.kubernetes.io/component={component}" if component else ""
+        )
+
+    def fleet(self, role: str) -> list[Object]:
+        """The pods of prefill or decode."""
+        return self.kube.pods(f"app.kubernetes.io/instance={self.name},etcd-pd/role={role}")
+
+    def members(self) -> list[Object]:
+        """The pods of etcd."""
+        return self.kube.pods(self.selector("etcd"))
+
+    def await_ready(self, seconds: float = READY_SECONDS) -> None:
+        """Wait until every workload has as many ready pods as it shall have, of its newest template alone."""
+
+        def settled() -> bool:
+            workloads = [
+                each
+                for kind in ("deployment", "statefulset")
+                for each in self.kube.get(kind, selector=self.selector())["items"]
+            ]
+            return bool(workloads) and all(map(_settled, workloads))
+
+        wait_until(settled, f"{self.name}: {self._states()}", seconds, every=0.5)
+
+    def _states(self) -> list[str]:
+        return [f"{name(pod)}: {'ready' if ready(pod) else 'not ready'}" for pod in self.kube.pods(self.selector())]
+
+    @contextmanager
+    def router(self) -> Iterator[str]:
+        """The router's URL, once it answers with right tokens."""
+        with self.kube.forward(f"service/{self.full}-router", 8000) as url:
+            wait_until(lambda: _answers(url) == self.expected[0], "the router answers", STEP_SECONDS, every=0.5)
+            yield url
+
+    @contextmanager
+    def load(self, rate: float = 4.0) -> Iterator[Load]:
+        """A load on the router."""
+        with self.router() as url, Load(url, self.expected, rate) as load:
+            yield load
+
+    def restarts(self, pod: str, container: str) -> int:
+        """How often a container of a pod has been started again."""
+        status = self.kube.get("pod", pod)["status"]
+        both = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
+        return int(next(each["restartCount"] for each in both if each["name"] == container))
+
+    def kill_rank(self, pod: str) -> None:
+        """SIGKILL for one rank of an engine."""
+        self.kube.execute(pod, "engine", "python3", "-c", KILL_RANK)
+
+    def follow_guide(self, heading: str, *substitutes: tuple[str, str]) -> None:
+        """Run the commands that docs/operations.md prints under a heading, as it prints them.
+
+        Args:
+            heading: of the section.
+            substitutes: what stands there, and what this cluster calls it.
+        """
+        section = GUIDE.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+        commands = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+        assert commands, f"docs/operations.md has no commands under {heading!r}"
+        text = commands[0].replace("helm/etcd-pd", str(CHART))
+        known = (
+            ("R-etcd-pd", self.full),
+            ("upgrade R ", f"upgrade {self.name} "),
+            ("instance=R", f"instance={self.name}"),
+        )
+        for old, new in (*known, ("-n N", f"-n {self.kube.namespace}"), *substitutes):
+            text = text.replace(old, new)
+        script = f'k() {{ kubectl -n {self.kube.namespace} "$@"; }}\n{text}'
+        run(["bash", "-euo", "pipefail", "-c", script], 300, self.kube.environ)
+
+    def status(self) -> Object:
+        """What `etcd-pd status` says in a decode pod."""
+        pod = name(self.fleet("decode")[0])
+        found: Object = json.loads(self.kube.execute(pod, "agent", "etcd-pd", "status", "--output", "json"))
+        return found
+
+
+def _settled(workload: Object) -> bool:
+    status = workload["status"]
+    if status.get("observedGeneration") != workload["metadata"]["generation"]:
+        return False
+    counts = {status.get(key, 0) for key in ("updatedReplicas", "readyReplicas", "replicas")}
+    return counts == {workload["spec"]["replicas"]}
+
+
+def _answers(url: str) -> list[int] | None:
+    request = urllib.request.Request(
+        f"{url}/generate", data=json.dumps(body(TEXTS[0])).encode(), headers={"content-type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            found: list[int] = json.load(answer)["output_ids"]
+            return found
+    except OSError:
+        return None
+
+
+def _over(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """One mapping laid over another, level by level."""
+    both = {
+        key: value for key, value in more.items() if isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+    }
+    return {**base, **more, **{key: _over(base[key], value) for key, value in both.items()}}

@@ -1,0 +1,148 @@
+"""A release is installed, upgraded, rolled back, scaled and removed, in namespaces with rules of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helm.chart import ROOT
+from tests.support.waiting import wait_until
+
+from .conftest import MakeRelease, archive
+from .kube import ready
+from .provider import HOME, Provider, run
+from .release import STEP_SECONDS, Release
+
+pytestmark = [pytest.mark.helm, pytest.mark.chaos, pytest.mark.timeout(1800)]
+
+#: The tag that scripts/first-images gives.
+FIRST = "0.1.0.dev1"
+#: A cell of one member and one engine for each side: it is there in half the time.
+ONE: dict[str, Any] = {"etcd": {"replicas": 1}, "prefill": {"replicas": 1}, "decode": {"replicas": 1}}
+QUOTA = {
+    "apiVersion": "v1",
+    "kind": "ResourceQuota",
+    "metadata": {"name": "all"},
+    "spec": {"hard": {"requests.cpu": "8", "requests.memory": "16Gi", "limits.cpu": "32", "limits.memory": "64Gi"}},
+}
+RANGE = {
+    "apiVersion": "v1",
+    "kind": "LimitRange",
+    "metadata": {"name": "all"},
+    "spec": {"limits": [{"type": "Container", "default": {"cpu": "2", "memory": "2Gi"}}]},
+}
+
+
+@contextmanager
+def installed(release: Release, values: dict[str, Any], *words: str) -> Iterator[Release]:
+    """A release that serves, and is gone afterwards."""
+    try:
+        release.install(values, *words)
+        release.await_ready()
+        yield release
+    finally:
+        release.uninstall()
+
+
+def assert_serves(release: Release) -> None:
+    """Requests are right."""
+    with release.load() as load:
+        wait_until(lambda: len(load.answers) > 10, "requests end", STEP_SECONDS, every=0.2)
+    assert load.wrong() == []
+
+
+def test_an_installation_serves_when_another_was_there_before(make_release: MakeRelease) -> None:
+    release = make_release("again")
+    release.install(ONE)
+    release.await_ready()
+    release.uninstall(volumes=False)
+    with installed(release, ONE):  # its volumes are still there
+        assert_serves(release)
+    with installed(release, ONE):  # with new ones
+        assert_serves(release)
+
+
+def test_a_plain_installation_serves_when_a_generation_was_raised_before(make_release: MakeRelease) -> None:
+    release = make_release("raised")
+    with installed(release, {**ONE, "etcd": {"replicas": 1, "generation": 3}}):
+        pass
+    with installed(release, ONE):
+        assert_serves(release)
+
+
+def test_two_releases_serve_when_they_share_a_namespace(make_release: MakeRelease) -> None:
+    first, second = make_release("shared", "one"), make_release("shared", "two")
+    with installed(first, ONE), installed(second, ONE):
+        assert_serves(first)
+        assert_serves(second)
+
+
+def test_a_release_serves_when_quota_and_limit_range_hold(make_release: MakeRelease) -> None:
+    release = make_release("limited")
+    release.kube.apply(QUOTA)
+    release.kube.apply(RANGE)
+    with installed(release, ONE):
+        assert_serves(release)
+
+
+def test_helm_waits_until_requests_are_served_when_asked_to(make_release: MakeRelease) -> None:
+    release = make_release("waited")
+    try:
+        release.install(ONE, "--wait", "--rollback-on-failure", "--timeout", "5m")
+        assert all(ready(pod) for role in ("prefill", "decode") for pod in release.fleet(role))
+        assert_serves(release)
+    finally:
+        release.uninstall()
+
+
+def test_a_fleet_comes_back_when_it_was_scaled_to_nothing(release: Release) -> None:
+    deployment = f"deployment/{release.full}-prefill"
+    release.kube.kubectl("scale", deployment, "--replicas=0")
+    wait_until(lambda: not release.fleet("prefill"), "no prefill is left", STEP_SECONDS, every=0.5)
+    release.kube.kubectl("scale", deployment, "--replicas=2")
+    release.await_ready()
+    assert_serves(release)
+
+
+def test_requests_are_right_when_an_upgrade_is_rolled_back(release: Release) -> None:
+    with release.load() as load:
+        release.install({"decode": {"podAnnotations": {"example.com/try": "1"}}})
+        release.await_ready()
+        release.kube.helm("rollback", release.name)
+        release.await_ready()
+    assert load.wrong() == []
+
+
+@pytest.mark.parametrize("words", [("--reuse-values",), ("--reset-then-reuse-values",), ()])
+def test_requests_are_right_when_release_0_1_0_is_upgraded(
+    make_release: MakeRelease, first_chart: Path, words: tuple[str, ...]
+) -> None:
+    release = make_release("old")
+    first = {"image": {"tag": FIRST, "pullPolicy": "Never"}}
+    two = {**first, "replicas": 2}
+    values = {"etcd": {"replicas": 1}, "agent": first, "router": first, "prefill": two, "decode": two}
+    try:
+        release.install(values, chart=str(first_chart))
+        release.await_ready()
+        with release.load() as load:
+            if words:
+                release.upgrade(*words)
+            else:
+                release.install({"etcd": {"replicas": 1}})
+            release.await_ready()
+        assert load.wrong() == []
+    finally:
+        release.uninstall()
+
+
+@pytest.fixture(scope="module")
+def first_chart(provider: Provider, kubeconfig: Path) -> Path:
+    """The chart of 0.1.0, whose images the nodes have."""
+    run([str(ROOT / "scripts" / "first-images")], 1200)
+    names = [f"etcd-pd/{name}:{FIRST}" for name in ("agent", "engine")]
+    provider.load(archive("first", *names))
+    return HOME / "v0.1.0" / "helm" / "etcd-pd"
