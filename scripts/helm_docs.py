@@ -92,10 +92,10 @@ def main(arguments: list[str]) -> int:
 
 
 def make_schema(values: CommentedMap) -> dict[str, Any]:
-    """The JSON schema of the values; ``global`` is Helm's own and open."""
+    """The JSON schema of the values; ``global`` is open, since all charts of a parent read it."""
     definitions = dict(DEFINITIONS)
     schema = mapping_schema(values, "", definitions)
-    schema["properties"]["global"] = {"type": "object"}
+    schema["properties"]["global"]["additionalProperties"] = True
     return {"$schema": "http://json-schema.org/draft-07/schema#", **schema, "$defs": definitions}
 
 

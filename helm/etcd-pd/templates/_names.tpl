@@ -50,13 +50,31 @@ labels:
   {{- include "etcd-pd.labels" . | nindent 2 }}
 {{- end -}}
 
-{{/* An image's reference. Call with (dict "root" $ "image" VALUES). */}}
+{{/* Whether a repository begins with a registry already, as container engines tell: a dot, a colon, or localhost. */}}
+{{- define "etcd-pd.image.full" -}}
+{{- $first := splitList "/" . | first -}}
+{{- if and (contains "/" .) (or (contains "." $first) (contains ":" $first) (eq $first "localhost")) }}true{{ end -}}
+{{- end -}}
+
+{{/* The registry of an image: its own, or global.imageRegistry. etcd's own repository is on quay.io where neither is given.
+     Empty where the repository names one, and where nothing does. Call with (dict "root" $ "image" VALUES). */}}
+{{- define "etcd-pd.image.registry" -}}
+{{- $known := ternary "quay.io" "" (eq .image.repository "coreos/etcd") -}}
+{{- if .image.registry -}}
+{{ .image.registry }}
+{{- else if not (include "etcd-pd.image.full" .image.repository) -}}
+{{ .root.Values.global.imageRegistry | default $known }}
+{{- end -}}
+{{- end -}}
+
+{{/* An image's reference. Arguments as above. */}}
 {{- define "etcd-pd.image" -}}
-{{- $repository := ternary (printf "%s/%s" .image.registry .image.repository) .image.repository (ne .image.registry "") -}}
+{{- with include "etcd-pd.image.registry" . }}{{ . }}/{{ end -}}
+{{ .image.repository }}
 {{- if .image.digest -}}
-{{ $repository }}@{{ .image.digest }}
+@{{ .image.digest }}
 {{- else -}}
-{{ $repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
+:{{ .image.tag | default .root.Chart.AppVersion }}
 {{- end -}}
 {{- end -}}
 
