@@ -327,12 +327,13 @@ metadata:
   {{- include "etcd-pd.metadata" $metadata | nindent 2 }}
 spec:
   replicas: {{ .values.replicas }}
-  # A new pod cannot have a GPU before an old one gives it up.
+  # With maxSurge 0, since a new pod may not have a GPU before an old one gives it up.
   strategy:
-    type: RollingUpdate
+    type: {{ .values.updateStrategy.type }}
+    {{- if eq .values.updateStrategy.type "RollingUpdate" }}
     rollingUpdate:
-      maxSurge: 0
-      maxUnavailable: 1
+      {{- pick .values.updateStrategy "maxSurge" "maxUnavailable" | toYaml | nindent 6 }}
+    {{- end }}
   progressDeadlineSeconds: {{ add .values.startupSeconds .values.terminationGracePeriodSeconds 600 }}
   selector:
     matchLabels:
