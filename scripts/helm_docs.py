@@ -94,10 +94,11 @@ def main(arguments: list[str]) -> int:
 
 
 def make_schema(values: CommentedMap) -> dict[str, Any]:
-    """The JSON schema of the values; ``global`` is open, since all charts of a parent read it."""
+    """The JSON schema of the values; ``global`` is open: all charts of a parent read it."""
     definitions = dict(DEFINITIONS)
     schema = mapping_schema(values, "", definitions)
     schema["properties"]["global"]["additionalProperties"] = True
+    schema["properties"]["enabled"] = {"type": "boolean", "description": "whether a parent chart wants this one"}
     return {"$schema": "http://json-schema.org/draft-07/schema#", **schema, "$defs": definitions}
 
 
@@ -119,7 +120,7 @@ def key_schema(key: Key, definitions: dict[str, Any]) -> dict[str, Any]:
         return {**described, "$ref": f"#/$defs/{anchor}"}
     if "$ref" in key.extra:
         return {**described, **key.extra}
-    if key.value:
+    if key.value and not key.extra:
         return {**described, **mapping_schema(key.value, key.path, definitions)}
     return {"type": "object", **described, **key.extra}
 
@@ -137,7 +138,7 @@ def table_rows(mapping: CommentedMap, path: str) -> list[tuple[str, str, str]]:
         nested = isinstance(key.value, CommentedMap)
         if nested and merged_anchor(key.value):
             rows.append((f"{key.path}.*", "", key.help))
-        elif nested and key.value and "$ref" not in key.extra:
+        elif nested and key.value and not key.extra:
             rows += table_rows(key.value, key.path)
         else:
             rows.append((key.path, f"`{json.dumps(plain(key.value))}`", key.help.replace("|", "\\|")))

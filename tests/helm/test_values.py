@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from etcd_pd.config import AgentSettings, EtcdSettings, option_name
-from tests.helm.chart import CHART, IMAGES, Objects, container, environment, notes, template, try_template
+from tests.helm.chart import CHART, Objects, container, environment, notes, template, try_template
 
 pytestmark = pytest.mark.helm
 
@@ -33,6 +33,9 @@ pytestmark = pytest.mark.helm
         ({"etcd": {"external": {"endpoints": ["etcd:2379"]}}}, "endpoints"),
         ({"router": {"serviceType": "Ingress"}}, "serviceType"),
         ({"imagePullSecrets": ["name"]}, "imagePullSecrets"),
+        ({"prefill": {"maxUnavailable": "half"}}, "maxUnavailable"),
+        ({"decode": {"updateStrategy": {"maxSurge": "101%"}}}, "maxSurge"),
+        ({"serviceAccount": {"name": "-x"}}, "serviceAccount"),
     ],
 )
 @pytest.mark.parametrize("helm", ["helm", "helm3"])
@@ -40,10 +43,6 @@ def test_the_schema_refuses(helm: str, values: dict[str, Any], named: str) -> No
     done = try_template(values=values, helm=helm)
     assert done.returncode != 0
     assert named in done.stderr
-
-
-def test_a_parent_chart_may_set_globals() -> None:
-    assert template(values={"global": {**IMAGES, "anything": {"at": "all"}}})
 
 
 @pytest.mark.parametrize(
@@ -71,6 +70,7 @@ def test_a_parent_chart_may_set_globals() -> None:
         ({"prefill": {"engine": "sglang"}}, "prefill.image must be SGLang's"),
         ({"prefill": {"model": {"huggingFace": {"repository": "a/b"}}}}, "the reference engine asks no hub"),
         ({"prefill": {"hostNetwork": True}}, "networkPolicy.nodeCidrs is needed with prefill.hostNetwork"),
+        ({"decode": {"rdma": {"ipcLock": True}}}, "decode.rdma.ipcLock needs decode.runAsUser 0"),
         (
             {"prefill": {"hostNetwork": True, "affinity": {"podAntiAffinity": {}}}},
             "prefill.affinity.podAntiAffinity is set by prefill.hostNetwork",
