@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Writes what follows from helm/etcd-pd/values.yaml: its values.schema.json and the table in its README.md.
+"""Writes what follows from helm/etcd-pd/values.yaml: its values.schema.json, the table in its README.md, and
+files/defaults.json, from which templates take what a release of an older chart has no value for.
 
 The comment above a key describes it. A line ``# @ {...}`` in it adds to the key's JSON schema, whose type is otherwise
 that of the default. Mappings are closed: a key that values.yaml does not have is refused, unless a schema line opens
 it. A mapping with an anchor is described once; one that merges it has the same keys.
 
-    scripts/helm_docs.py            write both
+    scripts/helm_docs.py            write all
     scripts/helm_docs.py --check    write nothing; fail where one differs
 """
 
@@ -72,7 +73,7 @@ class Key:
 
 
 def main(arguments: list[str]) -> int:
-    """Write or check both files."""
+    """Write or check these files."""
     values = YAML().load((CHART / "values.yaml").read_text())
     schema = make_schema(values)
     readme = (CHART / "README.md").read_text()
@@ -80,6 +81,7 @@ def main(arguments: list[str]) -> int:
     _, _, tail = rest.partition(END)
     wanted = {
         CHART / "values.schema.json": json.dumps(schema, indent=2) + "\n",
+        CHART / "files" / "defaults.json": json.dumps(defaults(values, ""), indent=0) + "\n",
         CHART / "README.md": f"{head}{BEGIN}\n{make_table(values)}{END}{tail}",
     }
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
@@ -92,10 +94,11 @@ def main(arguments: list[str]) -> int:
 
 
 def make_schema(values: CommentedMap) -> dict[str, Any]:
-    """The JSON schema of the values; ``global`` is Helm's own and open."""
+    """The JSON schema of the values; ``global`` is open: all charts of a parent read it."""
     definitions = dict(DEFINITIONS)
     schema = mapping_schema(values, "", definitions)
-    schema["properties"]["global"] = {"type": "object"}
+    schema["properties"]["global"]["additionalProperties"] = True
+    schema["properties"]["enabled"] = {"type": "boolean", "description": "whether a parent chart wants this one"}
     return {"$schema": "http://json-schema.org/draft-07/schema#", **schema, "$defs": definitions}
 
 
@@ -117,7 +120,7 @@ def key_schema(key: Key, definitions: dict[str, Any]) -> dict[str, Any]:
         return {**described, "$ref": f"#/$defs/{anchor}"}
     if "$ref" in key.extra:
         return {**described, **key.extra}
-    if key.value:
+    if key.value and not key.extra:
         return {**described, **mapping_schema(key.value, key.path, definitions)}
     return {"type": "object", **described, **key.extra}
 
@@ -135,17 +138,28 @@ def table_rows(mapping: CommentedMap, path: str) -> list[tuple[str, str, str]]:
         nested = isinstance(key.value, CommentedMap)
         if nested and merged_anchor(key.value):
             rows.append((f"{key.path}.*", "", key.help))
-        elif nested and key.value and "$ref" not in key.extra:
+        elif nested and key.value and not key.extra:
             rows += table_rows(key.value, key.path)
         else:
             rows.append((key.path, f"`{json.dumps(plain(key.value))}`", key.help.replace("|", "\\|")))
     return rows
 
 
+def defaults(mapping: CommentedMap, path: str) -> dict[str, Any]:
+    """The default of every value by its path. A shape (``$ref``) is one value, of which people may leave out parts."""
+    found: dict[str, Any] = defaults(next(iter(mapping.merge)), path) if merged_anchor(mapping) else {}
+    for key in keys_of(mapping, path):
+        if isinstance(key.value, CommentedMap) and (key.value or merged_anchor(key.value)) and not key.extra:
+            found |= defaults(key.value, key.path)
+        else:
+            found[key.path] = plain(key.value)
+    return found
+
+
 def keys_of(mapping: CommentedMap, path: str) -> list[Key]:
-    """The keys of a mapping with the comments above them."""
+    """The keys of a mapping with the comments above them; without those of a mapping that it merges."""
     keys = []
-    for name in mapping:
+    for name in mapping.lc.data or ():
         where = f"{path}.{name}" if path else str(name)
         keys.append(Key(where, mapping[name], comment_above(mapping, name)))
     return keys
@@ -153,7 +167,7 @@ def keys_of(mapping: CommentedMap, path: str) -> list[Key]:
 
 def comment_above(mapping: CommentedMap, name: str) -> str:
     """The comment right above a key: read from the text, since parsers attach it to whatever came before."""
-    line = mapping.lc.key(name)[0] if name in mapping.lc.data else -1
+    line: int = mapping.lc.key(name)[0]
     text = (CHART / "values.yaml").read_text().splitlines()
     lines: list[str] = []
     while line > 0 and text[line - 1].lstrip().startswith("#"):

@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm" / "etcd-pd"
 SHAPES = sorted(path.stem for path in (CHART / "ci").glob("*.yaml"))
 NAMESPACE, RELEASE = "prod", "cell"
+#: Where the images are, without which the chart refuses; a test's own values go before it.
+IMAGES = {"imageRegistry": "registry.example.com/team"}
 #: From the oldest that the chart allows to the newest whose schemas kubernetes-validate brings.
 KUBERNETES = tuple(f"1.{minor}.0" for minor in range(29, 38))
 
@@ -37,55 +39,42 @@ def run(*command: str | Path, stdin: str = "") -> subprocess.CompletedProcess[st
     )
 
 
-def template(
-    shape: str = "", values: Mapping[str, Any] | None = None, *, helm: str = "helm", options: tuple[str, ...] = ()
-) -> str:
-    """The chart rendered with a file of ci/, and further values.
+def template(shape: str = "", values: Mapping[str, Any] | None = None, **more: Any) -> str:
+    """The chart rendered with a file of ci/, and further values; ``more`` as below.
 
     Raises:
         AssertionError: Helm refuses; it says why.
     """
-    done = try_template(shape, values, helm=helm, options=options)
+    done = try_template(shape, values, **more)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def try_template(
-    shape: str = "", values: Mapping[str, Any] | None = None, *, helm: str = "helm", options: tuple[str, ...] = ()
+    shape: str = "",
+    values: Mapping[str, Any] | None = None,
+    *,
+    helm: str = "helm",
+    options: tuple[str, ...] = (),
+    chart: Path = CHART,
+    release: str = RELEASE,
 ) -> subprocess.CompletedProcess[str]:
     """The same, for values that Helm may refuse."""
-    files = ("--values", str(CHART / "ci" / f"{shape}.yaml")) if shape else ()
-    command = (
-        binaries() / helm,
-        "template",
-        RELEASE,
-        CHART,
-        "--namespace",
-        NAMESPACE,
-        *files,
-        "--values",
-        "-",
-        *options,
-    )
-    return run(*command, stdin=yaml.safe_dump(dict(values or {})))
+    files = ("--values", CHART / "ci" / f"{shape}.yaml") if shape else ()
+    command = (binaries() / helm, "template", release, chart, "--namespace", NAMESPACE)
+    return run(*command, *files, "--values", "-", *options, stdin=_yaml(values))
 
 
 def notes(values: Mapping[str, Any]) -> str:
     """What Helm prints after an installation with these values; nothing is installed, and no cluster asked."""
-    command = (
-        binaries() / "helm",
-        "install",
-        RELEASE,
-        CHART,
-        "--namespace",
-        NAMESPACE,
-        "--dry-run=client",
-        "--values",
-        "-",
-    )
-    done = run(*command, stdin=yaml.safe_dump(dict(values)))
+    command = (binaries() / "helm", "install", RELEASE, CHART, "--namespace", NAMESPACE)
+    done = run(*command, "--dry-run=client", "--values", "-", stdin=_yaml(values))
     assert done.returncode == 0, done.stderr
     return done.stdout.partition("\nNOTES:\n")[2]
+
+
+def _yaml(values: Mapping[str, Any] | None) -> str:
+    return yaml.safe_dump({"global": IMAGES, **(values or {})})
 
 
 @cache

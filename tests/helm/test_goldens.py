@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -27,3 +31,16 @@ def test_kustomize_takes_them(directory: str) -> None:
     assert "helm.sh/hook" not in done.stdout
     kinds = {each["kind"] for each in yaml.safe_load_all(done.stdout)}
     assert "Pod" not in kinds
+    assert not re.search(r"helm\.sh/chart|managed-by", done.stdout), "Helm does not manage them"
+
+
+def test_kustomize_names_the_registry_of_every_image_of_ours_when_its_comment_is_followed(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    file = tmp_path / "k8s" / "kustomization.yaml"
+    file.write_text(
+        re.sub(r"^# (images:|  - )", r"\1", file.read_text(), flags=re.MULTILINE).replace("YOURS", "mine:5000")
+    )
+    done = run(binaries() / "kubectl", "kustomize", tmp_path / "k8s")
+    assert done.returncode == 0, done.stderr
+    assert "registry.example.com/team/etcd-pd" not in done.stdout
+    assert {"mine:5000/etcd-pd/agent:", "mine:5000/etcd-pd/engine:"} <= set(re.findall(r"mine:5000\S+:", done.stdout))

@@ -218,7 +218,7 @@ def test_network_policy_lets_agents_and_jobs_reach_etcd_and_only_members_each_ot
         for where in _matching(clients["matchLabels"], pods)
         if pods[where]["app.kubernetes.io/component"] in clients["matchExpressions"][0]["values"]
     }
-    kinds = {re.sub(r"-[0-9a-f]{8}$", "", where.removeprefix(f"Job/{FULL}-")).rpartition("-")[2] for where in reach}
+    kinds = {re.sub(r"-[0-9a-f]{8}-1$", "", where.removeprefix(f"Job/{FULL}-")).rpartition("-")[2] for where in reach}
     assert kinds == {"etcd", "prefill", "decode", "init", "test"}
     assert _matching(rules[2380]["from"][0]["podSelector"]["matchLabels"], pods) == {f"StatefulSet/{FULL}-etcd"}
     assert {port["port"] for port in policy["egress"][0]["ports"]} == {53}

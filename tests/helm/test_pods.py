@@ -107,10 +107,14 @@ def values() -> dict[str, Any]:
     """What differs from the shape in ci/: images that need no registry, and a quicker end."""
     repository, _, tag = etcd_image().partition(":")
     drain = {"drain": {"delaySeconds": 1, "timeoutSeconds": 20}}
+    here = {"image": {"pullPolicy": "Never"}}
     return {
-        "etcd": {"image": {"registry": "", "repository": repository, "tag": tag}},
-        "prefill": {"replicas": 2, **drain},
-        "decode": {"replicas": 1, **drain},
+        "global": {"imageRegistry": ""},
+        "etcd": {"image": {"repository": repository, "tag": tag}},
+        "agent": here,
+        "prefill": {"replicas": 2, **drain, **here},
+        "decode": {"replicas": 1, **drain, **here},
+        "router": here,
     }
 
 

@@ -33,6 +33,9 @@ pytestmark = pytest.mark.helm
         ({"etcd": {"external": {"endpoints": ["etcd:2379"]}}}, "endpoints"),
         ({"router": {"serviceType": "Ingress"}}, "serviceType"),
         ({"imagePullSecrets": ["name"]}, "imagePullSecrets"),
+        ({"prefill": {"maxUnavailable": "half"}}, "maxUnavailable"),
+        ({"decode": {"updateStrategy": {"maxSurge": "101%"}}}, "maxSurge"),
+        ({"serviceAccount": {"name": "-x"}}, "serviceAccount"),
     ],
 )
 @pytest.mark.parametrize("helm", ["helm", "helm3"])
@@ -40,10 +43,6 @@ def test_the_schema_refuses(helm: str, values: dict[str, Any], named: str) -> No
     done = try_template(values=values, helm=helm)
     assert done.returncode != 0
     assert named in done.stderr
-
-
-def test_a_parent_chart_may_set_globals() -> None:
-    assert template(values={"global": {"anything": {"at": "all"}}})
 
 
 @pytest.mark.parametrize(
@@ -71,6 +70,7 @@ def test_a_parent_chart_may_set_globals() -> None:
         ({"prefill": {"engine": "sglang"}}, "prefill.image must be SGLang's"),
         ({"prefill": {"model": {"huggingFace": {"repository": "a/b"}}}}, "the reference engine asks no hub"),
         ({"prefill": {"hostNetwork": True}}, "networkPolicy.nodeCidrs is needed with prefill.hostNetwork"),
+        ({"decode": {"rdma": {"ipcLock": True}}}, "decode.rdma.ipcLock needs decode.runAsUser 0"),
         (
             {"prefill": {"hostNetwork": True, "affinity": {"podAntiAffinity": {}}}},
             "prefill.affinity.podAntiAffinity is set by prefill.hostNetwork",
@@ -85,6 +85,68 @@ def test_validate_refuses(values: dict[str, Any], problem: str) -> None:
     done = try_template(values=values)
     assert done.returncode != 0
     assert problem in done.stderr
+
+
+OURS = {"imageRegistry": ""}
+NEVER = {"image": {"pullPolicy": "Never"}}
+SGLANG = {
+    "engine": "sglang",
+    "image": {"registry": "docker.io", "repository": "lmsysorg/sglang"},
+    "model": {"hostPath": "/weights"},
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "homeless"),
+    [
+        ({}, "agent.image, decode.image, prefill.image, router.image"),
+        ({"router": {"enabled": False}}, "agent.image, decode.image, prefill.image"),
+        ({"prefill": SGLANG, "decode": SGLANG, "router": NEVER}, "agent.image"),
+        (
+            {"agent": {"image": {"repository": "team/agent"}}, "prefill": NEVER, "decode": NEVER},
+            "agent.image, router.image",
+        ),
+    ],
+)
+def test_the_chart_refuses_and_names_make_push_when_an_image_of_ours_has_no_registry(
+    values: dict[str, Any], homeless: str
+) -> None:
+    done = try_template(values={"global": OURS, **values})
+    assert done.returncode != 0
+    assert f"global.imageRegistry is needed, or a registry for {homeless}: " in done.stderr
+    assert "make push REGISTRY=" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ({"registry": "registry.example.com"}, "registry.example.com/etcd-pd/agent"),
+        ({"repository": "registry.example.com/a/b"}, "registry.example.com/a/b"),
+        ({"repository": "localhost/agent"}, "localhost/agent"),
+        ({"repository": "registry:5000/agent"}, "registry:5000/agent"),
+        ({"pullPolicy": "Never"}, "etcd-pd/agent"),
+    ],
+)
+def test_an_image_of_ours_needs_no_global_registry_when_it_has_a_home(image: dict[str, str], name: str) -> None:
+    values = {"global": OURS, "agent": {"image": image}, "prefill": NEVER, "decode": NEVER, "router": NEVER}
+    agent = container(Objects(template(values=values)).instances()["prefill"], "agent")
+    assert agent["image"].rpartition(":")[0] == name
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({}, "registry.example.com/team/coreos/etcd"),
+        ({"global": OURS}, "quay.io/coreos/etcd"),
+        ({"etcd": {"image": {"registry": "mirror.example.com"}}}, "mirror.example.com/coreos/etcd"),
+        ({"etcd": {"image": {"repository": "quay.io/coreos/etcd"}}}, "quay.io/coreos/etcd"),
+        ({"global": OURS, "etcd": {"image": {"repository": "team/etcd"}}}, "team/etcd"),
+    ],
+)
+def test_etcds_image_comes_from_quay_when_no_registry_is_given(values: dict[str, Any], name: str) -> None:
+    ours = {part: {"image": {"registry": "registry.example.com"}} for part in ("agent", "prefill", "decode", "router")}
+    etcd = Objects(template(values={**ours, **values})).one("StatefulSet", "etcd")
+    assert container(etcd["spec"]["template"], "etcd")["image"] == f"{name}:v3.6.16"
 
 
 def test_validate_names_every_problem_at_once() -> None:

@@ -1,5 +1,6 @@
 {{/* The agent beside engines: a native sidecar, which starts before them and ends after them.
-     Call with (dict "root" $ "identity" prefill|decode "name" CONTAINER "socket" PATH "metrics" PORT); port 0: none is open. */}}
+     Call with (dict "root" $ "identity" prefill|decode "name" CONTAINER "socket" PATH "metrics" PORT "resources" VALUES);
+     port 0: none is open. */}}
 {{- define "etcd-pd.agent" -}}
 {{- $agent := .root.Values.agent -}}
 name: {{ .name }}
@@ -51,9 +52,9 @@ readinessProbe:
   periodSeconds: 5
   timeoutSeconds: 5
 resources:
-  {{- toYaml $agent.resources | nindent 2 }}
+  {{- toYaml .resources | nindent 2 }}
 securityContext:
-  {{- include "etcd-pd.noPrivileges" . | nindent 2 }}
+  {{- include "etcd-pd.noPrivileges" $agent.securityContext | nindent 2 }}
 volumeMounts:
   - name: socket
     mountPath: /run/etcd-pd

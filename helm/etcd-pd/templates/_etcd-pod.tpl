@@ -62,8 +62,7 @@ env:
   - name: ETCD_PD_FORMED_FILE
     value: /etc/etcd-pd/formed/cluster-id
   {{- include "etcd-pd.etcd.env" (dict "root" . "identity" "root") | nindent 2 }}
-securityContext:
-  {{- include "etcd-pd.noPrivileges" . | nindent 2 }}
+{{- include "etcd-pd.job.limits" . | nindent 0 }}
 volumeMounts:
   - name: data
     mountPath: /data
@@ -115,7 +114,7 @@ resources:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 securityContext:
-  {{- include "etcd-pd.noPrivileges" . | nindent 2 }}
+  {{- include "etcd-pd.noPrivileges" .Values.etcd.securityContext | nindent 2 }}
 volumeMounts:
   - name: data
     mountPath: /data
@@ -127,7 +126,7 @@ volumeMounts:
 
 {{- define "etcd-pd.etcd.pod" -}}
 {{- include "etcd-pd.podDefaults" . }}
-serviceAccountName: {{ include "etcd-pd.fullname" . }}
+serviceAccountName: {{ include "etcd-pd.account" (dict "root" .) }}
 automountServiceAccountToken: false
 {{- with .Values.etcd.priorityClassName }}
 priorityClassName: {{ . }}
@@ -146,8 +145,7 @@ affinity:
           matchLabels:
             {{- include "etcd-pd.etcd.selector" . | nindent 12 }}
 securityContext:
-  {{- include "etcd-pd.podUser" .Values.etcd.runAsUser | nindent 2 }}
-  fsGroupChangePolicy: OnRootMismatch
+  {{- include "etcd-pd.podSecurity" (dict "root" . "user" .Values.etcd.runAsUser "values" .Values.etcd.podSecurityContext) | nindent 2 }}
 initContainers:
   - {{ include "etcd-pd.etcd.member" . | nindent 4 | trim }}
 containers:

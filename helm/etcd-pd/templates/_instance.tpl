@@ -200,14 +200,10 @@ lifecycle:
 resources:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- $may := dict "readOnlyRootFilesystem" .values.readOnlyRootFilesystem }}
+{{- if .values.rdma.ipcLock }}{{ $_ := set $may "capabilities" (dict "add" (list "IPC_LOCK")) }}{{ end }}
 securityContext:
-  allowPrivilegeEscalation: false
-  readOnlyRootFilesystem: {{ .values.readOnlyRootFilesystem }}
-  capabilities:
-    drop: [ALL]
-    {{- if .values.rdma.ipcLock }}
-    add: [IPC_LOCK]
-    {{- end }}
+  {{- include "etcd-pd.noPrivileges" (mergeOverwrite $may .values.securityContext) | nindent 2 }}
 volumeMounts:
   - name: socket
     mountPath: /run/etcd-pd
@@ -266,7 +262,7 @@ volumeMounts:
 
 {{- define "etcd-pd.instance.pod" -}}
 {{- include "etcd-pd.podDefaults" .root }}
-serviceAccountName: {{ include "etcd-pd.fullname" .root }}
+serviceAccountName: {{ include "etcd-pd.account" (dict "root" .root) }}
 automountServiceAccountToken: false
 terminationGracePeriodSeconds: {{ .values.terminationGracePeriodSeconds }}
 {{- if .values.hostNetwork }}
@@ -287,14 +283,9 @@ dnsPolicy: ClusterFirstWithHostNet
 {{- with include "etcd-pd.instance.affinity" . }}
 {{ . }}
 {{- end }}
+{{- $security := dict "root" .root "user" .values.runAsUser "group" .values.runAsGroup "fsGroup" .values.fsGroup "values" .values.podSecurityContext }}
 securityContext:
-  runAsNonRoot: {{ ne (int .values.runAsUser) 0 }}
-  runAsUser: {{ .values.runAsUser }}
-  runAsGroup: {{ .values.runAsGroup }}
-  fsGroup: {{ .values.fsGroup }}
-  fsGroupChangePolicy: OnRootMismatch
-  seccompProfile:
-    type: RuntimeDefault
+  {{- include "etcd-pd.podSecurity" $security | nindent 2 }}
 initContainers:
   {{- if eq .values.engine "sglang" }}
   # SGLang's image stays as it is: the client, its plug-in and the metadata by which SGLang finds it come from ours.
@@ -302,13 +293,12 @@ initContainers:
     image: {{ include "etcd-pd.image" (dict "root" .root "image" .root.Values.agent.image) }}
     imagePullPolicy: {{ .root.Values.agent.image.pullPolicy }}
     command: [python3, -m, etcd_pd.kubernetes.client_copy, /etcd-pd/python]
-    securityContext:
-      {{- include "etcd-pd.noPrivileges" . | nindent 6 }}
+    {{- include "etcd-pd.job.limits" .root | nindent 4 }}
     volumeMounts:
       - name: client
         mountPath: /etcd-pd/python
   {{- end }}
-  {{- $agent := dict "root" .root "identity" .role "name" "agent" "socket" "/run/etcd-pd/agent.sock" "metrics" .root.Values.agent.metricsPort }}
+  {{- $agent := dict "root" .root "identity" .role "name" "agent" "socket" "/run/etcd-pd/agent.sock" "metrics" .root.Values.agent.metricsPort "resources" .root.Values.agent.resources }}
   - {{ include "etcd-pd.agent" $agent | nindent 4 | trim }}
 containers:
   - {{ include "etcd-pd.instance.engine" . | nindent 4 | trim }}
@@ -327,32 +317,25 @@ metadata:
   {{- include "etcd-pd.metadata" $metadata | nindent 2 }}
 spec:
   replicas: {{ .values.replicas }}
-  # A new pod cannot have a GPU before an old one gives it up.
+  # With maxSurge 0, since a new pod may not have a GPU before an old one gives it up.
   strategy:
-    type: RollingUpdate
+    type: {{ .values.updateStrategy.type }}
+    {{- if eq .values.updateStrategy.type "RollingUpdate" }}
     rollingUpdate:
-      maxSurge: 0
-      maxUnavailable: 1
+      {{- pick .values.updateStrategy "maxSurge" "maxUnavailable" | toYaml | nindent 6 }}
+    {{- end }}
   progressDeadlineSeconds: {{ add .values.startupSeconds .values.terminationGracePeriodSeconds 600 }}
   selector:
     matchLabels:
       {{- include "etcd-pd.instance.selector" . | nindent 6 }}
   template:
     metadata:
+      {{- $labels := mergeOverwrite dict .values.podLabels (dict "etcd-pd/role" .role) }}
       labels:
-        {{- with .values.podLabels }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
-        {{- include "etcd-pd.podLabels" (dict "root" .root "component" "agent") | nindent 8 }}
-        etcd-pd/role: {{ .role }}
-      annotations:
-        kubectl.kubernetes.io/default-container: agent
-        {{- if eq .role "prefill" }}
-        sglang.ai/bootstrap-port: {{ .root.Values.bootstrapPort | quote }}
-        {{- end }}
-        {{- with .values.podAnnotations }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
+        {{- include "etcd-pd.podLabels" (dict "root" .root "component" "agent" "labels" $labels) | nindent 8 }}
+      {{- $annotations := dict "kubectl.kubernetes.io/default-container" "agent" }}
+      {{- if eq .role "prefill" }}{{ $_ := set $annotations "sglang.ai/bootstrap-port" (toString .root.Values.bootstrapPort) }}{{ end }}
+      {{- include "etcd-pd.annotations" (dict "own" $annotations "values" .values.podAnnotations) | nindent 6 }}
     spec:
       {{- include "etcd-pd.instance.pod" . | nindent 6 }}
 ---

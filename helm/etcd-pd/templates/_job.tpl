@@ -4,14 +4,14 @@
 {{- $root := .root -}}
 metadata:
   labels:
-    {{- include "etcd-pd.podLabels" . | nindent 4 }}
+    {{- include "etcd-pd.podLabels" (dict "root" $root "component" .component "labels" $root.Values.jobs.podLabels) | nindent 4 }}
+  {{- with include "etcd-pd.annotations" (dict "values" $root.Values.jobs.podAnnotations) }}{{ nindent 2 . }}{{ end }}
 spec:
   {{- include "etcd-pd.podDefaults" $root | nindent 2 }}
-  serviceAccountName: {{ include "etcd-pd.fullname" $root }}{{ with .account }}-{{ . }}{{ end }}
+  serviceAccountName: {{ include "etcd-pd.account" (dict "root" $root "suffix" .account) }}
   automountServiceAccountToken: {{ ne .account "" }}
   restartPolicy: OnFailure
-  securityContext:
-    {{- include "etcd-pd.podUser" 65532 | nindent 4 }}
+  {{- include "etcd-pd.job.place" $root | nindent 2 }}
   containers:
     - name: {{ .component }}
       image: {{ include "etcd-pd.image" (dict "root" $root "image" $root.Values.agent.image) }}
@@ -19,8 +19,7 @@ spec:
       command: [etcd-pd, {{ .command }}]
       env:
         {{- .env | nindent 8 }}
-      securityContext:
-        {{- include "etcd-pd.noPrivileges" $root | nindent 8 }}
+      {{- include "etcd-pd.job.limits" $root | nindent 6 }}
       volumeMounts:
         - name: tmp
           mountPath: /tmp
@@ -35,16 +34,41 @@ spec:
     {{- end }}
 {{- end -}}
 
-{{/* An ordinary Job, named by its pod: a changed one is a new Job, an unchanged one stays. Hooks would not do: Helm waits
-     for them before it starts what they wait for. Call with (dict "root" $ "component" NAME "pod" YAML). */}}
+{{/* What a container that ends may use and do. */}}
+{{- define "etcd-pd.job.limits" -}}
+{{- with .Values.jobs.resources -}}
+resources:
+  {{- toYaml . | nindent 2 }}
+{{ end -}}
+securityContext:
+  {{- include "etcd-pd.noPrivileges" .Values.jobs.securityContext | nindent 2 }}
+{{- end -}}
+
+{{/* Where a pod that ends runs, and as whom. */}}
+{{- define "etcd-pd.job.place" -}}
+{{- range $key := list "nodeSelector" "tolerations" -}}
+{{- with get $.Values.jobs $key -}}
+{{ $key }}:
+  {{- toYaml . | nindent 2 }}
+{{ end -}}
+{{- end -}}
+securityContext:
+  {{- include "etcd-pd.podSecurity" (dict "root" . "user" 65532 "values" .Values.jobs.podSecurityContext) | nindent 2 }}
+{{- end -}}
+
+{{/* An ordinary Job, a new one with every upgrade, so that none that failed is in the way; where nothing counts revisions
+     (`helm template`, k8s/), with every change of its pod. Hooks would not do: Helm waits for them before it starts what they
+     wait for. Call with (dict "root" $ "component" NAME "pod" YAML). */}}
 {{- define "etcd-pd.job" -}}
 apiVersion: batch/v1
 kind: Job
 metadata:
-  {{- $suffix := printf "%s-%s" .component (sha256sum .pod | trunc 8) }}
+  {{- $suffix := printf "%s-%s-%d" .component (sha256sum .pod | trunc 8) .root.Release.Revision }}
   {{- include "etcd-pd.metadata" (dict "root" .root "component" .component "suffix" $suffix) | nindent 2 }}
+  {{- with include "etcd-pd.annotations" (dict "values" .root.Values.jobs.annotations) }}{{ nindent 2 . }}{{ end }}
 spec:
   backoffLimit: 100
+  ttlSecondsAfterFinished: {{ .root.Values.jobs.ttlSecondsAfterFinished }}
   template:
     {{- .pod | nindent 4 }}
 {{- end -}}

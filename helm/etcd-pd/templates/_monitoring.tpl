@@ -3,10 +3,7 @@
 apiVersion: monitoring.coreos.com/v1
 kind: PodMonitor
 metadata:
-  {{- include "etcd-pd.metadata" (dict "root" .root "component" .component "suffix" .component) | nindent 2 }}
-    {{- with .root.Values.podMonitor.labels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+  {{- include "etcd-pd.metadata" (dict "root" .root "component" .component "suffix" .component "labels" .root.Values.podMonitor.labels) | nindent 2 }}
 spec:
   selector:
     matchLabels:

@@ -4,45 +4,45 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
+{{/* Names of objects leave room for suffixes: one of more than 40 characters is cut, and told from its like by a hash. */}}
 {{- define "etcd-pd.fullname" -}}
 {{- $name := include "etcd-pd.name" . -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
-{{- else if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- $full := .Values.fullnameOverride | default (contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name)) -}}
+{{- if gt (len $full) 40 -}}
+{{ trunc 31 $full | trimSuffix "-" }}-{{ sha256sum $full | trunc 8 }}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{ $full | trimSuffix "-" }}
 {{- end -}}
+{{- end -}}
+
+{{/* A service account. Call with (dict "root" $ "suffix" SUFFIX). */}}
+{{- define "etcd-pd.account" -}}
+{{- .root.Values.serviceAccount.name | default (include "etcd-pd.fullname" .root) }}{{ with .suffix }}-{{ . }}{{ end -}}
 {{- end -}}
 
 {{/* What selectors match: immutable, so nothing in it may change with the chart's version. */}}
 {{- define "etcd-pd.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "etcd-pd.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
-{{/* Call with (dict "root" $ "component" NAME). */}}
+{{/* Labels of an object: the chart's own go before those of the values. Call with (dict "root" $ "component" NAME "labels" VALUES). */}}
 {{- define "etcd-pd.labels" -}}
-{{ include "etcd-pd.selectorLabels" .root }}
-app.kubernetes.io/component: {{ .component }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $labels := include "etcd-pd.podLabels" . | fromYaml -}}
+{{- $_ := set $labels "app.kubernetes.io/version" .root.Chart.AppVersion -}}
+{{- $_ := set $labels "app.kubernetes.io/managed-by" .root.Release.Service -}}
+{{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_") -}}
+{{ toYaml $labels }}
 {{- end -}}
 
 {{/* Labels of pods: without versions, so that a new chart alone restarts no engine. Arguments as above. */}}
 {{- define "etcd-pd.podLabels" -}}
-{{ include "etcd-pd.selectorLabels" .root }}
-app.kubernetes.io/component: {{ .component }}
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $own := include "etcd-pd.selectorLabels" .root | fromYaml -}}
+{{- $_ := set $own "app.kubernetes.io/component" .component -}}
+{{ mergeOverwrite dict .root.Values.commonLabels (.labels | default dict) $own | toYaml }}
 {{- end -}}
 
-{{/* metadata of an object. Call with (dict "root" $ "component" NAME "suffix" SUFFIX). */}}
+{{/* metadata of an object. Call with (dict "root" $ "component" NAME "suffix" SUFFIX "labels" VALUES). */}}
 {{- define "etcd-pd.metadata" -}}
 name: {{ include "etcd-pd.fullname" .root }}{{ with .suffix }}-{{ . }}{{ end }}
 namespace: {{ .root.Release.Namespace }}
@@ -50,13 +50,39 @@ labels:
   {{- include "etcd-pd.labels" . | nindent 2 }}
 {{- end -}}
 
-{{/* An image's reference. Call with (dict "root" $ "image" VALUES). */}}
+{{/* Annotations, of which those of the values go before the chart's own. Call with (dict "own" MAP "values" VALUES). */}}
+{{- define "etcd-pd.annotations" -}}
+{{- with mergeOverwrite dict (.own | default dict) .values -}}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether a repository begins with a registry already, as container engines tell: a dot, a colon, or localhost. */}}
+{{- define "etcd-pd.image.full" -}}
+{{- $first := splitList "/" . | first -}}
+{{- if and (contains "/" .) (or (contains "." $first) (contains ":" $first) (eq $first "localhost")) }}true{{ end -}}
+{{- end -}}
+
+{{/* The registry of an image: its own, or global.imageRegistry. etcd's own repository is on quay.io where neither is given.
+     Empty where the repository names one, and where nothing does. Call with (dict "root" $ "image" VALUES). */}}
+{{- define "etcd-pd.image.registry" -}}
+{{- $known := ternary "quay.io" "" (eq .image.repository "coreos/etcd") -}}
+{{- if .image.registry -}}
+{{ .image.registry }}
+{{- else if not (include "etcd-pd.image.full" .image.repository) -}}
+{{ .root.Values.global.imageRegistry | default $known }}
+{{- end -}}
+{{- end -}}
+
+{{/* An image's reference. Arguments as above. */}}
 {{- define "etcd-pd.image" -}}
-{{- $repository := ternary (printf "%s/%s" .image.registry .image.repository) .image.repository (ne .image.registry "") -}}
+{{- with include "etcd-pd.image.registry" . }}{{ . }}/{{ end -}}
+{{ .image.repository }}
 {{- if .image.digest -}}
-{{ $repository }}@{{ .image.digest }}
+@{{ .image.digest }}
 {{- else -}}
-{{ $repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
+:{{ .image.tag | default .root.Chart.AppVersion }}
 {{- end -}}
 {{- end -}}
 
@@ -77,22 +103,21 @@ enableServiceLinks: false
 {{- include "etcd-pd.pullSecrets" . }}
 {{- end -}}
 
-{{/* What every container may: nothing. */}}
+{{/* What a container may: nothing, but for what values say. Call with those. */}}
 {{- define "etcd-pd.noPrivileges" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
+{{- $nothing := dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "capabilities" (dict "drop" (list "ALL")) -}}
+{{ mergeOverwrite $nothing . | toYaml }}
 {{- end -}}
 
-{{/* User and groups of a pod of ours that is no engine. Call with a uid. */}}
-{{- define "etcd-pd.podUser" -}}
-runAsNonRoot: {{ ne (int .) 0 }}
-runAsUser: {{ . }}
-runAsGroup: {{ . }}
-fsGroup: {{ . }}
-seccompProfile:
-  type: RuntimeDefault
+{{/* Security context of a pod: its user and groups, where the platform does not give them, and what values say.
+     Call with (dict "root" $ "user" UID "group" GID "fsGroup" GID "values" VALUES); groups are the uid where left out. */}}
+{{- define "etcd-pd.podSecurity" -}}
+{{- $context := dict "runAsNonRoot" (ne (int .user) 0) "fsGroupChangePolicy" "OnRootMismatch" "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- if not .root.Values.openshift -}}
+{{- $ids := dict "runAsUser" .user "runAsGroup" (hasKey . "group" | ternary .group .user) "fsGroup" (hasKey . "fsGroup" | ternary .fsGroup .user) -}}
+{{- $context = mergeOverwrite $context $ids -}}
+{{- end -}}
+{{ mergeOverwrite $context .values | toYaml }}
 {{- end -}}
 
 {{/* A quantity in Mi, Gi or Ti as bytes. */}}

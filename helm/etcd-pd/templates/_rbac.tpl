@@ -18,6 +18,6 @@ roleRef:
   name: {{ include "etcd-pd.fullname" .root }}-{{ .suffix }}
 subjects:
   - kind: ServiceAccount
-    name: {{ include "etcd-pd.fullname" .root }}-{{ .suffix }}
+    name: {{ include "etcd-pd.account" . }}
     namespace: {{ .root.Release.Namespace }}
 {{- end -}}

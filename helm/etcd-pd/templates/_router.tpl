@@ -15,7 +15,7 @@ app.kubernetes.io/component: router
 {{- define "etcd-pd.router.pod" -}}
 {{- $router := .Values.router -}}
 {{- include "etcd-pd.podDefaults" . }}
-serviceAccountName: {{ include "etcd-pd.fullname" . }}-router
+serviceAccountName: {{ include "etcd-pd.account" (dict "root" . "suffix" "router") }}
 automountServiceAccountToken: true
 {{- range $key := list "nodeSelector" "tolerations" }}
 {{- with get $router $key }}
@@ -24,7 +24,7 @@ automountServiceAccountToken: true
 {{- end }}
 {{- end }}
 securityContext:
-  {{- include "etcd-pd.podUser" 65532 | nindent 2 }}
+  {{- include "etcd-pd.podSecurity" (dict "root" . "user" 65532 "values" $router.podSecurityContext) | nindent 2 }}
 containers:
   - name: router
     image: {{ include "etcd-pd.image" (dict "root" . "image" $router.image) }}
@@ -82,7 +82,7 @@ containers:
       {{- toYaml . | nindent 6 }}
     {{- end }}
     securityContext:
-      {{- include "etcd-pd.noPrivileges" . | nindent 6 }}
+      {{- include "etcd-pd.noPrivileges" $router.securityContext | nindent 6 }}
     volumeMounts:
       - name: tmp
         mountPath: /tmp
