@@ -10,10 +10,9 @@ import base64
 import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from typing import Protocol
 
 from ..errors import EtcdPDError
-from .api import Object, ObjectConflict
+from .api import Api, Object, ObjectConflict
 from .authority import Identity, Pair, issue, make_authority, valid_until, why_not
 from .settings import CertSettings
 
@@ -23,24 +22,11 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 5
 
 
-class Secrets(Protocol):
-    """What is needed of the Kubernetes API."""
-
-    def get(self, kind: str, name: str) -> Object | None:
-        """An object, None where there is none."""
-
-    def create(self, kind: str, body: Object) -> Object:
-        """Create an object, or ObjectConflict."""
-
-    def replace(self, kind: str, body: Object) -> Object:
-        """Replace an object that was read before, or ObjectConflict."""
-
-
 class AuthorityEnds(EtcdPDError):
     """The authority ends before a certificate would: a person must replace it, since everything trusts it by name."""
 
 
-def keep_certificates(settings: CertSettings, secrets: Secrets, now: datetime | None = None) -> list[str]:
+def keep_certificates(settings: CertSettings, secrets: Api, now: datetime | None = None) -> list[str]:
     """Make what is missing or about to end; the names of the Secrets that were written.
 
     Raises:
@@ -60,7 +46,7 @@ def keep_certificates(settings: CertSettings, secrets: Secrets, now: datetime | 
 
 
 class _Keeper:
-    def __init__(self, settings: CertSettings, secrets: Secrets, now: datetime) -> None:
+    def __init__(self, settings: CertSettings, secrets: Api, now: datetime) -> None:
         self._settings, self._secrets, self._now = settings, secrets, now
         self.written: list[str] = []
 

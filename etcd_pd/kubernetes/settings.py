@@ -105,6 +105,7 @@ class InitSettings:
     decode_password: str = _secret("decode_user's password; empty: its certificate alone")
     namespace: str = _option("", "namespace of formed_config_map; empty: the pod's own")
     formed_config_map: str = _option("", "ConfigMap to write once the members have formed a cluster; empty: none")
+    formed_owner: str = _option("", "StatefulSet with which formed_config_map is deleted; empty: it stays")
     wait_seconds: float = _option(600.0, "how long to wait for etcd")
 
     def __post_init__(self) -> None:
