@@ -13,6 +13,7 @@ from etcd_pd.kubernetes.guards import AnotherCluster, OlderEtcd, OlderGeneration
 from etcd_pd.kubernetes.member import prepare
 from etcd_pd.kubernetes.settings import MemberSettings
 from etcd_pd.store.admin import EtcdAdmin
+from tests.helm.chart import Objects, container, environment, template
 from tests.helm.members import Cell
 from tests.support.etcd_server import versions
 from tests.support.waiting import wait_until
@@ -128,3 +129,17 @@ async def _ids(cell: Cell) -> set[int]:
             except StoreError:
                 await asyncio.sleep(0.1)
     raise AssertionError("no quorum")
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        ({"tag": "v3.6.16-arm64"}, "3.6.16"),
+        ({"tag": "debian-trixie"}, ""),
+        ({"digest": "sha256:" + "0" * 64}, ""),
+    ],
+)
+def test_a_member_is_told_which_etcd_starts_when_the_tag_says_so(image: dict[str, str], told: str) -> None:
+    pod = Objects(template(values={"etcd": {"image": image}})).one("StatefulSet", "etcd")["spec"]["template"]
+    settings = environment(container(pod, "member"))
+    assert settings["ETCD_PD_ETCD_VERSION"] == told
