@@ -11,13 +11,15 @@ import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import ConfigError, EtcdPDError
 
 #: Where a pod finds its service account's token, the API server's certificate authority and its own namespace.
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT_SECONDS = 15.0
+#: Where the API has the kinds that are not among the core's.
+GROUPS = {"statefulsets": "apis/apps/v1"}
 
 Object = dict[str, Any]
 
@@ -36,6 +38,19 @@ class KubernetesError(EtcdPDError):
 
 class ObjectConflict(KubernetesError):
     """Somebody else created or changed the object meanwhile: read it again."""
+
+
+class Api(Protocol):
+    """What the Jobs need of the Kubernetes API."""
+
+    def get(self, kind: str, name: str) -> Object | None:
+        """An object, None where there is none."""
+
+    def create(self, kind: str, body: Object) -> Object:
+        """Create an object, or ObjectConflict."""
+
+    def replace(self, kind: str, body: Object) -> Object:
+        """Replace an object that was read before, or ObjectConflict."""
 
 
 class Kubernetes:
@@ -91,7 +106,7 @@ class Kubernetes:
 
     def _ask(self, method: str, path: str, body: Object | None = None) -> Object:
         request = urllib.request.Request(
-            f"{self._url}/api/v1/namespaces/{self.namespace}/{path}",
+            f"{self._url}/{GROUPS.get(path.partition('/')[0], 'api/v1')}/namespaces/{self.namespace}/{path}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
             # read each time: kubelet renews it

@@ -10,10 +10,9 @@ import base64
 import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from typing import Protocol
 
 from ..errors import EtcdPDError
-from .api import Object, ObjectConflict
+from .api import Api, Object, ObjectConflict
 from .authority import Identity, Pair, issue, make_authority, valid_until, why_not
 from .settings import CertSettings
 
@@ -21,61 +20,77 @@ log = logging.getLogger(__name__)
 
 #: Attempts at one Secret that others change at the same time.
 ATTEMPTS = 5
+#: Argo CD and Flux would take a Secret that no chart renders for a leftover: these keep them off.
+ANNOTATIONS = {
+    "argocd.argoproj.io/compare-options": "IgnoreExtraneous",
+    "argocd.argoproj.io/sync-options": "Prune=false",
+    "kustomize.toolkit.fluxcd.io/prune": "disabled",
+}
 
 
-class Secrets(Protocol):
-    """What is needed of the Kubernetes API."""
-
-    def get(self, kind: str, name: str) -> Object | None:
-        """An object, None where there is none."""
-
-    def create(self, kind: str, body: Object) -> Object:
-        """Create an object, or ObjectConflict."""
-
-    def replace(self, kind: str, body: Object) -> Object:
-        """Replace an object that was read before, or ObjectConflict."""
+class AuthorityLost(EtcdPDError):
+    """The authority's Secret is gone, and what it signed is there: a new one would be a stranger to all that run."""
 
 
 class AuthorityEnds(EtcdPDError):
     """The authority ends before a certificate would: a person must replace it, since everything trusts it by name."""
 
 
-def keep_certificates(settings: CertSettings, secrets: Secrets, now: datetime | None = None) -> list[str]:
+def keep_certificates(settings: CertSettings, secrets: Api, now: datetime | None = None) -> list[str]:
     """Make what is missing or about to end; the names of the Secrets that were written.
 
     Raises:
+        AuthorityLost: there is none, and there are certificates.
         AuthorityEnds: the authority does not last as long as a new certificate.
         KubernetesError: the API server refused or did not answer.
     """
     now = now or datetime.now(timezone.utc)
     keeper = _Keeper(settings, secrets, now)
-    authority = keeper.keep_authority()
-    if settings.server_secret:
-        identity = Identity(settings.server_names[0], settings.server_names)
-        keeper.keep(settings.server_secret, identity, authority)
-    for word in settings.client_secrets:
-        user, _, secret = word.partition("=")
-        keeper.keep(secret, Identity(user), authority)
+    identities = _identities(settings)
+    # looked for before the authority: whoever makes both at the same moment makes that one first
+    orphans = [secret for secret in identities if _pair_in(secrets.get("secrets", secret))]
+    authority = keeper.keep_authority(orphans)
+    for secret, identity in identities.items():
+        keeper.keep(secret, identity, authority)
     return keeper.written
 
 
+def _identities(settings: CertSettings) -> dict[str, Identity]:
+    """Who needs a certificate, by its Secret."""
+    found = {}
+    if settings.server_secret:
+        found[settings.server_secret] = Identity(settings.server_names[0], settings.server_names)
+    for word in settings.client_secrets:
+        user, _, secret = word.partition("=")
+        found[secret] = Identity(user)
+    return found
+
+
 class _Keeper:
-    def __init__(self, settings: CertSettings, secrets: Secrets, now: datetime) -> None:
+    def __init__(self, settings: CertSettings, secrets: Api, now: datetime) -> None:
         self._settings, self._secrets, self._now = settings, secrets, now
         self.written: list[str] = []
 
-    def keep_authority(self) -> Pair:
+    def keep_authority(self, orphans: list[str]) -> Pair:
+        """The authority; a new one only where there are no certificates, which would be its predecessor's."""
+        secret = self._settings.authority_secret
+
         def renewed(pair: Pair | None) -> tuple[Pair, bytes] | None:
             if pair is not None:
                 return None
-            name = f"etcd-pd {self._settings.authority_secret}"
+            if orphans:
+                raise AuthorityLost(
+                    f"Secret {secret} has no authority any more, but {', '.join(orphans)} have its certificates: put "
+                    "it back from a backup, or delete all of them and start over (docs/operations.md, Certificates)"
+                )
+            name = f"etcd-pd {secret}"
             made = make_authority(name, self._now, timedelta(days=self._settings.authority_validity_days))
             return made, made.certificate
 
-        authority = self._update(self._settings.authority_secret, renewed)
+        authority = self._update(secret, renewed)
         if valid_until(authority.certificate) < self._now + timedelta(days=self._settings.validity_days):
             raise AuthorityEnds(
-                f"the authority in Secret {self._settings.authority_secret} ends at "
+                f"the authority in Secret {secret} ends at "
                 f"{valid_until(authority.certificate):%Y-%m-%d}: replace it (docs/operations.md, Certificates)"
             )
         return authority
@@ -100,16 +115,19 @@ class _Keeper:
             pair = _pair_in(found)
             made = renew(pair)
             if made is None:
-                assert pair is not None
-                return pair
-            body = self._secret(name, made[0], made[1], found)
+                assert found is not None and pair is not None
+                if _annotations(found).items() >= ANNOTATIONS.items():
+                    return pair
+                body, kept = _annotated(found), pair
+            else:
+                body, kept = self._secret(name, *made, found), made[0]
             try:
                 (self._secrets.replace if found else self._secrets.create)("secrets", body)
             except ObjectConflict:
                 log.info("secret=%s changed meanwhile", name)
                 continue
             self.written.append(name)
-            return made[0]
+            return kept
         raise ObjectConflict(f"Secret {name} changed {ATTEMPTS} times meanwhile", 409)
 
     def _secret(self, name: str, pair: Pair, authority: bytes, found: Object | None) -> Object:
@@ -118,11 +136,19 @@ class _Keeper:
         new = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls"}
         metadata = {"metadata": {"name": name, "labels": labels}}
         encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
-        return {**new, **metadata, **(found or {}), "data": encoded}
+        return _annotated({**new, **metadata, **(found or {}), "data": encoded})
+
+
+def _annotations(secret: Object) -> dict[str, str]:
+    return secret["metadata"].get("annotations") or {}
+
+
+def _annotated(secret: Object) -> Object:
+    return {**secret, "metadata": {**secret["metadata"], "annotations": {**_annotations(secret), **ANNOTATIONS}}}
 
 
 def _pair_in(secret: Object | None) -> Pair | None:
     data = (secret or {}).get("data") or {}
-    if "tls.crt" not in data or "tls.key" not in data:
+    if not (data.get("tls.crt") and data.get("tls.key")):
         return None
     return Pair(base64.b64decode(data["tls.crt"]), base64.b64decode(data["tls.key"]))

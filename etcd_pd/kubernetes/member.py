@@ -12,12 +12,12 @@ import asyncio
 import logging
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from ..config import EtcdSettings
 from ..errors import EtcdPDError, StoreError, StoreRejected
 from ..store.admin import EtcdAdmin, Member, connect, without_user
+from .guards import check_cluster, check_generation, check_version
 from .settings import MemberSettings
 
 log = logging.getLogger(__name__)
@@ -47,15 +47,19 @@ async def prepare(settings: MemberSettings) -> str:
         StoreError: the other members did not answer in time.
         ClusterLost: there are none, and the cluster was formed before.
         MembersDiffer: the running cluster has other members than the configured ones.
+        OlderGeneration, OlderEtcd, AnotherCluster: as their checks say.
     """
+    check_generation(Path(settings.data_dir))
     if _has_log(Path(settings.data_dir) / "member"):
+        if settings.others:
+            await check_version(settings.etcd_version, settings.others)
         state, why = EXISTING, "its data is here"
-    elif len(settings.peers) == 1:
+    elif settings.others is None:
         if _formed(settings):
             raise ClusterLost(_LOST)
         state, why = NEW, "it is the only one"
     else:
-        state, why = await _join(settings)
+        state, why = await _join(settings, settings.others)
     log.info("member=%s state=%s: %s", settings.member, state, why)
     _write(settings, state)
     return state
@@ -77,9 +81,7 @@ def _has_log(data: Path) -> bool:
     return False
 
 
-async def _join(settings: MemberSettings) -> tuple[str, str]:
-    others = [endpoint for endpoint in settings.etcd.endpoints if endpoint != settings.client_url]
-    etcd = replace(settings.etcd, endpoints=tuple(others))
+async def _join(settings: MemberSettings, etcd: EtcdSettings) -> tuple[str, str]:
     deadline = time.monotonic() + settings.wait_seconds
     while True:
         try:
@@ -106,6 +108,7 @@ async def _ask(settings: MemberSettings, etcd: EtcdSettings) -> tuple[str, str]:
             if _formed(settings):
                 raise StoreError("member list", f"{exc}; {_LOST}") from exc
             return NEW, "no cluster was formed before, and no other member answers"
+    await check_version(settings.etcd_version, etcd)
     admin, _ = await connect(etcd)
     async with admin:
         return await _rejoin(settings, admin)
@@ -113,6 +116,7 @@ async def _ask(settings: MemberSettings, etcd: EtcdSettings) -> tuple[str, str]:
 
 async def _rejoin(settings: MemberSettings, admin: EtcdAdmin) -> tuple[str, str]:
     members = await admin.members()
+    check_cluster(settings.formed_file, await admin.cluster_id())
     _check(settings, members)
     own = next((member for member in members if settings.peer_url in member.peer_urls), None)
     if own and not own.started:

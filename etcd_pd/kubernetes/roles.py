@@ -12,7 +12,8 @@ import time
 from ..core.keys import Keys
 from ..errors import StoreError
 from ..store.admin import EtcdAdmin, connect
-from .api import Kubernetes, Object, ObjectConflict
+from .api import Kubernetes
+from .formed import say_formed
 from .settings import ROOT, InitSettings
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ async def initialize(settings: InitSettings) -> None:
 
     Raises:
         StoreError: etcd did not answer in time, or refuses.
-        KubernetesError: the ConfigMap cannot be written.
+        KubernetesError: the ConfigMap cannot be written, or its owner is not there.
     """
     admin, enabled = await _connect(settings)
     async with admin:
@@ -34,7 +35,7 @@ async def initialize(settings: InitSettings) -> None:
         if settings.roles:
             await _Reconciler(settings, admin, enabled).run()
     if settings.formed_config_map:
-        _say_formed(Kubernetes(settings.namespace), settings.formed_config_map, cluster_id)
+        say_formed(settings, Kubernetes(settings.namespace), cluster_id)
 
 
 async def _connect(settings: InitSettings) -> tuple[EtcdAdmin, bool]:
@@ -87,23 +88,3 @@ class _Reconciler:
         await self._admin.add_user(user, password)
         await self._admin.grant_role(user, role)
         log.info("user=%s role=%s", user, role)
-
-
-def _say_formed(kubernetes: Kubernetes, name: str, cluster_id: int) -> None:
-    body: Object = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": name},
-        "data": {"cluster-id": f"{cluster_id:x}"},
-    }
-    found = kubernetes.get("configmaps", name)
-    if found and found.get("data") == body["data"]:
-        return
-    try:
-        if found:
-            kubernetes.replace("configmaps", {**found, "data": body["data"]})
-        else:
-            kubernetes.create("configmaps", body)
-    except ObjectConflict:
-        log.info("configmap=%s: somebody else wrote it", name)
-    log.info("formed cluster=%x configmap=%s", cluster_id, name)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -61,12 +62,17 @@ class MemberSettings:
     config_base: str = _option("etcd.yaml", "etcd's configuration file, but for what is decided here")
     config_file: str = _option("/run/etcd-pd/etcd.yaml", "where to write the complete one")
     formed_file: str = _option("", "a file that exists once the cluster has been formed; empty: never")
+    etcd_version: str = _option(
+        "", "X.Y.Z of the etcd that starts then, no minor version below the cluster's; empty: any"
+    )
     wait_seconds: float = _option(300.0, "how long to wait for the other members")
 
     def __post_init__(self) -> None:
         _check_pairs("initial_cluster", self.initial_cluster)
         if self.member not in self.peers:
             raise ConfigError("member", f"must be one of initial_cluster, not {self.member!r}")
+        if self.etcd_version and not re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", self.etcd_version):
+            raise ConfigError("etcd_version", f"must be X.Y.Z, not {self.etcd_version!r}")
 
     @property
     def peers(self) -> dict[str, str]:
@@ -80,12 +86,24 @@ class MemberSettings:
 
     @property
     def client_url(self) -> str:
-        """The endpoint on this member's host."""
+        """The endpoint on this member's host.
+
+        Raises:
+            ConfigError: there is none.
+        """
         host = urlsplit(self.peer_url).hostname
         found = [endpoint for endpoint in self.etcd.endpoints if urlsplit(endpoint).hostname == host]
         if not found:
             raise ConfigError("etcd", f"has no endpoint on {host}")
         return found[0]
+
+    @property
+    def others(self) -> EtcdSettings | None:
+        """How to reach the other members; None where there are none."""
+        if len(self.peers) == 1:
+            return None
+        endpoints = tuple(endpoint for endpoint in self.etcd.endpoints if endpoint != self.client_url)
+        return replace(self.etcd, endpoints=endpoints)
 
 
 @dataclass(frozen=True)
@@ -105,6 +123,7 @@ class InitSettings:
     decode_password: str = _secret("decode_user's password; empty: its certificate alone")
     namespace: str = _option("", "namespace of formed_config_map; empty: the pod's own")
     formed_config_map: str = _option("", "ConfigMap to write once the members have formed a cluster; empty: none")
+    formed_owner: str = _option("", "StatefulSet with which formed_config_map is deleted; empty: it stays")
     wait_seconds: float = _option(600.0, "how long to wait for etcd")
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""One TLS handshake with etcd by the standard library, which says why it failed; gRPC's own words say little."""
+"""TLS with etcd by the standard library, which says why a handshake failed; gRPC's own words say little."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..config import EtcdSettings
 REFUSAL_SECONDS = 0.5
 
 
-def handshake(settings: EtcdSettings, timeout: float) -> dict[str, Any]:
-    """The certificate of the first endpoint, as :meth:`ssl.SSLSocket.getpeercert` has it. Blocks.
+def connect(settings: EtcdSettings, endpoint: str, timeout: float) -> ssl.SSLSocket:
+    """A connection to an endpoint. Blocks.
 
     Raises:
         ssl.SSLError: either side refuses the other's certificate, or one of our files is none.
@@ -23,11 +23,18 @@ def handshake(settings: EtcdSettings, timeout: float) -> dict[str, Any]:
     context = ssl.create_default_context(cafile=settings.ca_file or None)
     if settings.cert_file:
         context.load_cert_chain(settings.cert_file, settings.key_file)
-    parts = urlsplit(settings.endpoints[0])
-    with (
-        socket.create_connection((str(parts.hostname), parts.port or 0), timeout=timeout) as plain,
-        context.wrap_socket(plain, server_hostname=settings.server_name or parts.hostname) as wrapped,
-    ):
+    parts = urlsplit(endpoint)
+    with socket.create_connection((str(parts.hostname), parts.port or 0), timeout=timeout) as plain:
+        return context.wrap_socket(plain, server_hostname=settings.server_name or parts.hostname)
+
+
+def handshake(settings: EtcdSettings, timeout: float) -> dict[str, Any]:
+    """The certificate of the first endpoint, as :meth:`ssl.SSLSocket.getpeercert` has it. Blocks.
+
+    Raises:
+        ssl.SSLError, OSError: as for :func:`connect`.
+    """
+    with connect(settings, settings.endpoints[0], timeout) as wrapped:
         wrapped.settimeout(REFUSAL_SECONDS)
         try:
             wrapped.recv(1)

@@ -74,8 +74,17 @@ class Cell:
         """The file that says that the cluster was formed."""
         return self.directory / "formed"
 
-    def prepare(self, name: str, wait: float = 20.0) -> str:
-        """What the init container does; the state that etcd is to start in."""
+    def form(self) -> None:
+        """Say that the cluster was formed, as the init Job does."""
+
+        async def ask() -> int:
+            async with EtcdAdmin(self.settings("root")) as admin:
+                return await admin.cluster_id()
+
+        self.formed.write_text(f"{asyncio.run(ask()):x}")
+
+    def prepare(self, name: str, wait: float = 20.0, version: str = "") -> str:
+        """What the init container does before an etcd of a version; the state that etcd is to start in."""
         base = self.directory / f"{name}-base.yaml"
         base.write_text(yaml.safe_dump(self._config(name)))
         settings = MemberSettings(
@@ -86,14 +95,15 @@ class Cell:
             config_base=str(base),
             config_file=str(self.directory / f"{name}.yaml"),
             formed_file=str(self.formed),
+            etcd_version=version,
             wait_seconds=wait,
         )
         return asyncio.run(prepare(settings))
 
-    def start(self, name: str) -> None:
-        """Start etcd with the file that prepare() wrote."""
+    def start(self, name: str, image_name: str = "") -> None:
+        """Start etcd with the file that prepare() wrote, of another image where one is named."""
         self._containers[name] = self._docker.containers.run(
-            image(),
+            image_name or image(),
             ["/usr/local/bin/etcd", f"--config-file={self.directory / f'{name}.yaml'}"],
             detach=True,
             network_mode="host",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -10,7 +11,7 @@ from cryptography import x509
 from etcd_pd.errors import ConfigError
 from etcd_pd.kubernetes.api import Object, ObjectConflict
 from etcd_pd.kubernetes.authority import valid_until
-from etcd_pd.kubernetes.certs import ATTEMPTS, AuthorityEnds, keep_certificates
+from etcd_pd.kubernetes.certs import ANNOTATIONS, ATTEMPTS, AuthorityEnds, AuthorityLost, keep_certificates
 from etcd_pd.kubernetes.settings import CertSettings
 from tests.helm.secrets import MemoryApi
 
@@ -38,6 +39,7 @@ def test_secrets_look_as_cert_managers_do(api: MemoryApi) -> None:
         assert secret["type"] == "kubernetes.io/tls"
         assert set(secret["data"]) == {"tls.crt", "tls.key", "ca.crt"}
         assert secret["metadata"]["labels"] == {"app.kubernetes.io/instance": "cell"}
+        assert secret["metadata"]["annotations"] == ANNOTATIONS
         assert api.data(name)["ca.crt"] == api.data("ca")["tls.crt"]
     assert len({api.data(name)["tls.key"] for name in ALL}) == len(ALL)
 
@@ -71,10 +73,9 @@ def test_what_is_about_to_end_is_renewed_by_the_same_authority(api: MemoryApi) -
     assert valid_until(new["tls.crt"]) == later + timedelta(days=365)
 
 
-@pytest.mark.parametrize("broken", ["names", "key", "garbage", "missing", "authority"])
+@pytest.mark.parametrize("broken", ["names", "key", "garbage", "missing"])
 def test_a_certificate_that_will_not_do_is_made_anew(api: MemoryApi, broken: str) -> None:
     settings, secret = SETTINGS, api.objects[("secrets", "etcd")]
-    wanted = ["etcd"]
     if broken == "names":
         names = (*SETTINGS.server_names, "etcd-1.peers.prod.svc")
         settings = CertSettings(**{**vars(SETTINGS), "server_names": names})
@@ -82,13 +83,50 @@ def test_a_certificate_that_will_not_do_is_made_anew(api: MemoryApi, broken: str
         secret["data"]["tls.key"] = api.objects[("secrets", "root-tls")]["data"]["tls.key"]
     elif broken == "garbage":
         secret["data"]["tls.crt"] = "AAAA"
-    elif broken == "missing":
-        del api.objects[("secrets", "etcd")]
     else:
-        del api.objects[("secrets", "ca")]
-        wanted = ALL
-    assert keep_certificates(settings, api, NOW) == wanted
+        del api.objects[("secrets", "etcd")]
+    assert keep_certificates(settings, api, NOW) == ["etcd"]
     assert keep_certificates(settings, api, NOW) == []
+
+
+def test_a_secret_keeps_everything_else_when_annotations_are_added(api: MemoryApi) -> None:
+    before = api.data("etcd")
+    api.objects["secrets", "etcd"]["metadata"]["annotations"] = {
+        "mine": "kept",
+        "kustomize.toolkit.fluxcd.io/prune": "x",
+    }
+    del api.objects["secrets", "ca"]["metadata"]["annotations"]
+    assert keep_certificates(SETTINGS, api, NOW) == ["ca", "etcd"]
+    assert api.data("etcd") == before
+    metadata = api.objects["secrets", "etcd"]["metadata"]
+    assert metadata["annotations"] == {"mine": "kept", **ANNOTATIONS}
+    assert metadata["labels"] == {"app.kubernetes.io/instance": "cell"}
+    assert keep_certificates(SETTINGS, api, NOW) == []
+
+
+@pytest.mark.parametrize("left", [{"etcd", "root-tls", "prefill-tls"}, {"prefill-tls"}])
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_lost_authority_is_an_error_when_its_certificates_are_there(
+    api: MemoryApi, left: set[str], empty: bool
+) -> None:
+    for name in {"etcd", "root-tls", "prefill-tls"} - left:
+        del api.objects["secrets", name]
+    if empty:
+        api.objects["secrets", "ca"]["data"] = {"tls.crt": "", "tls.key": ""}
+    else:
+        del api.objects["secrets", "ca"]
+    before = copy.deepcopy(api.objects)
+    with pytest.raises(AuthorityLost, match=r"Secret ca has no authority any more.*prefill-tls") as raised:
+        keep_certificates(SETTINGS, api, NOW)
+    assert all(name in str(raised.value) for name in left)
+    assert api.objects == before
+
+
+def test_all_is_made_anew_when_every_secret_was_deleted(api: MemoryApi) -> None:
+    before = api.data("ca")
+    api.objects.clear()
+    assert keep_certificates(SETTINGS, api, NOW) == ALL
+    assert api.data("ca") != before
 
 
 def test_an_authority_that_ends_first_is_an_error_and_not_replaced(api: MemoryApi) -> None:
@@ -96,6 +134,21 @@ def test_an_authority_that_ends_first_is_an_error_and_not_replaced(api: MemoryAp
     with pytest.raises(AuthorityEnds, match="Secret ca"):
         keep_certificates(SETTINGS, api, NOW + timedelta(days=3650 - 364))
     assert api.data("ca") == before
+
+
+class _Twin(MemoryApi):
+    """Somebody else makes everything between our looks at the certificates and at the authority."""
+
+    def get(self, kind: str, name: str) -> Object | None:
+        if name == "ca" and not self.objects:
+            twin = MemoryApi()
+            keep_certificates(SETTINGS, twin, NOW)
+            self.objects = twin.objects
+        return super().get(kind, name)
+
+
+def test_an_authority_is_not_taken_for_lost_when_somebody_else_makes_it_now() -> None:
+    assert keep_certificates(SETTINGS, _Twin(), NOW) == []
 
 
 class _Raced(MemoryApi):

@@ -23,7 +23,7 @@ def test_a_member_that_lost_its_volume_joins_again_and_nothing_is_lost(tmp_path:
         for name in cell.names:
             cell.start(name)
         before = cell.member_ids()
-        cell.formed.write_text("1")
+        cell.form()
         _put(cell, b"/kept", b"here")
 
         cell.stop("etcd-2")
@@ -141,7 +141,7 @@ def test_one_member_alone_starts_a_cluster_once(tmp_path: Path, _docker: None) -
         assert cell.prepare("etcd-0") == "new"
         cell.start("etcd-0")
         assert list(cell.member_ids()) == ["etcd-0"]
-        cell.formed.write_text("1")
+        cell.form()
         assert cell.prepare("etcd-0") == "existing"
         cell.stop("etcd-0")
         cell.wipe("etcd-0")
@@ -154,6 +154,7 @@ def test_one_member_alone_starts_a_cluster_once(tmp_path: Path, _docker: None) -
     [
         {"initial_cluster": ("a",), "member": "a"},
         {"initial_cluster": ("a=http://a:2380",), "member": "b"},
+        {"initial_cluster": ("a=http://a:2380",), "member": "a", "etcd_version": "v3.6"},
     ],
 )
 def test_settings_are_checked(wrong: dict[str, object]) -> None:

@@ -59,6 +59,10 @@ def test_the_schema_refuses(helm: str, values: dict[str, Any], named: str) -> No
         ({"etcd": {"external": {"endpoints": ["http://etcd:2379"]}}}, "does not fit tls.enabled=true"),
         ({"etcd": {"external": {"endpoints": ["https://etcd:2379"]}}}, "tls.existingSecrets.prefill is needed"),
         ({"tls": {"existingSecrets": {"root": "x"}}}, "give all of etcd, root, prefill and decode, or none"),
+        (
+            {"tls": {"existingSecrets": {"root": "x"}, "certManager": {"issuer": {"name": "ca"}}}},
+            "tls.existingSecrets: leave them empty with tls.certManager.issuer",
+        ),
         ({"tls": {"enabled": False}}, "auth.passwordSecret is needed where tls.enabled is false"),
         ({"tls": {"renewBeforeDays": 365}}, "tls.renewBeforeDays must be less than tls.validityDays"),
         ({"tls": {"validityDays": 3650}}, "tls.validityDays must be less than tls.authorityValidityDays"),

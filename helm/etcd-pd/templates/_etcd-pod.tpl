@@ -61,6 +61,8 @@ env:
     value: /run/etcd-pd/etcd.yaml
   - name: ETCD_PD_FORMED_FILE
     value: /etc/etcd-pd/formed/cluster-id
+  - name: ETCD_PD_ETCD_VERSION
+    value: {{ include "etcd-pd.etcd.version" . | quote }}
   {{- include "etcd-pd.etcd.env" (dict "root" . "identity" "root") | nindent 2 }}
 {{- include "etcd-pd.job.limits" . | nindent 0 }}
 volumeMounts:

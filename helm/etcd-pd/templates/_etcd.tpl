@@ -59,12 +59,17 @@
 {{- get .root.Values.tls.existingSecrets .identity | default (printf "%s-%s-tls" (include "etcd-pd.fullname" .root) .identity) -}}
 {{- end -}}
 
-{{/* Whether the chart makes certificates: unless all that are used are given. */}}
+{{/* Whether cert-manager makes certificates. */}}
+{{- define "etcd-pd.certManager" -}}
+{{- if and .Values.tls.enabled .Values.tls.certManager.issuer.name }}true{{ end -}}
+{{- end -}}
+
+{{/* Whether the chart makes certificates: unless cert-manager does, or all that are used are given. */}}
 {{- define "etcd-pd.makesCertificates" -}}
 {{- $given := .Values.tls.existingSecrets -}}
 {{- $needed := list "prefill" "decode" -}}
 {{- if include "etcd-pd.etcd.own" . }}{{ $needed = concat $needed (list "etcd" "root") }}{{ end -}}
-{{- if and .Values.tls.enabled (include "etcd-pd.etcd.own" .) -}}
+{{- if and .Values.tls.enabled (include "etcd-pd.etcd.own" .) (not (include "etcd-pd.certManager" .)) -}}
 {{- range $needed }}{{ if not (get $given .) }}true{{ end }}{{ end -}}
 {{- end -}}
 {{- end -}}

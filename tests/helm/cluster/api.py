@@ -1,7 +1,7 @@
 """The part of the Kubernetes API that the chart's pods use, over TLS, with tokens and the rendered Roles.
 
-Secrets and ConfigMaps by name, pods by label selector and as a watch. Whoever asks for something that its service
-account's Role does not allow gets 403, so the Roles are tested too.
+Secrets, ConfigMaps and StatefulSets by name, pods by label selector and as a watch. Whoever asks for something
+that its service account's Role does not allow gets 403, so the Roles are tested too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import secrets
 import ssl
 import threading
+import uuid
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from datetime import datetime, timedelta, timezone
@@ -74,7 +75,7 @@ class ApiServer:
         return token
 
     def apply(self, objects: list[Object]) -> None:
-        """Take over Roles and ConfigMaps."""
+        """Take over Roles, ConfigMaps and StatefulSets."""
         for each in objects:
             name = each["metadata"]["name"]
             if each["kind"] == "Role":
@@ -84,6 +85,9 @@ class ApiServer:
             elif each["kind"] == "ConfigMap":
                 known = self.store.get("configmaps", name)
                 (self.store.replace if known else self.store.create)("configmaps", each)
+            elif each["kind"] == "StatefulSet" and not self.store.get("statefulsets", name):
+                uid = {"uid": str(uuid.uuid4())}
+                self.store.create("statefulsets", {**each, "metadata": {**each["metadata"], **uid}})
 
     def put_pod(self, kind: str, pod: Object) -> None:
         """Tell who watches: ``kind`` is ADDED, MODIFIED or DELETED."""
@@ -113,8 +117,9 @@ class ApiServer:
 
     async def _listen(self) -> None:
         app = web.Application(client_max_size=4 << 20)
-        app.router.add_route("*", "/api/v1/namespaces/{namespace}/{kind}", self._collection)
-        app.router.add_route("*", "/api/v1/namespaces/{namespace}/{kind}/{name}", self._one)
+        for group in ("/api/v1", "/apis/{group}/v1"):
+            app.router.add_route("*", group + "/namespaces/{namespace}/{kind}", self._collection)
+            app.router.add_route("*", group + "/namespaces/{namespace}/{kind}/{name}", self._one)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, self.host, PORT, ssl_context=self._context).start()
@@ -173,10 +178,11 @@ class ApiServer:
 
     def _check(self, request: web.Request, verb: str, name: str) -> None:
         account = self._tokens.get(request.headers.get("Authorization", "").removeprefix("Bearer "))
-        kind = request.match_info["kind"]
+        group, kind = request.match_info.get("group", ""), request.match_info["kind"]
         for rule in self._roles.get(self._bound.get(account or "", ""), ()):
             named = rule.get("resourceNames")
-            if kind in rule["resources"] and verb in rule["verbs"] and (named is None or name in named):
+            allowed = group in rule["apiGroups"] and kind in rule["resources"] and verb in rule["verbs"]
+            if allowed and (named is None or name in named):
                 return
         self.refused.append(f"{account} {verb} {kind}/{name}")
         raise web.HTTPForbidden(text=json.dumps({"kind": "Status", "message": f"{account} may not {verb} {kind}"}))
