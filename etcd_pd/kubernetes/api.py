@@ -1,17 +1,19 @@
-"""The three calls of the Kubernetes API that the chart's Jobs need: read, create and replace one object.
+"""The calls of the Kubernetes API that the chart's Jobs need: read, create and replace one object, and list some.
 
-Standard library only: a client package would bring a dozen others into the image for these three requests.
+Standard library only: a client package would bring a dozen others into the image for these four requests.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlencode
 
 from ..errors import ConfigError, EtcdPDError
 
@@ -19,7 +21,7 @@ from ..errors import ConfigError, EtcdPDError
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT_SECONDS = 15.0
 #: Where the API has the kinds that are not among the core's.
-GROUPS = {"statefulsets": "apis/apps/v1"}
+GROUPS = {"statefulsets": "apis/apps/v1", "deployments": "apis/apps/v1"}
 
 Object = dict[str, Any]
 
@@ -88,6 +90,11 @@ class Kubernetes:
                 return None
             raise
 
+    def list(self, kind: str, selector: str) -> list[Object]:
+        """The objects with some labels, as ``KEY=VALUE,...``."""
+        found: list[Object] = self._ask("GET", f"{kind}?{urlencode({'labelSelector': selector})}")["items"]
+        return found
+
     def create(self, kind: str, body: Object) -> Object:
         """Create an object.
 
@@ -106,7 +113,7 @@ class Kubernetes:
 
     def _ask(self, method: str, path: str, body: Object | None = None) -> Object:
         request = urllib.request.Request(
-            f"{self._url}/{GROUPS.get(path.partition('/')[0], 'api/v1')}/namespaces/{self.namespace}/{path}",
+            f"{self._url}/{GROUPS.get(re.split('[/?]', path)[0], 'api/v1')}/namespaces/{self.namespace}/{path}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
             # read each time: kubelet renews it

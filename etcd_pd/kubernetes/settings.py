@@ -132,3 +132,21 @@ class InitSettings:
             check_name("instances", name)
         if ROOT in (self.prefill_user, self.decode_user, *self.instances):
             raise ConfigError("prefill_user", "must not be root")
+
+
+@dataclass(frozen=True)
+class FleetSettings:
+    """Which Deployments to end, and how to see that their pods are gone."""
+
+    namespace: str = _option("", "namespace of the Deployments; empty: the pod's own")
+    deployments: tuple[str, ...] = _option((), "names of the Deployments")
+    selector: str = _option("", "KEY=VALUE,... labels of their pods")
+    wait_seconds: float = _option(180.0, "how long they may take")
+
+    def __post_init__(self) -> None:
+        if not self.deployments:
+            raise ConfigError("deployments", "must name at least one Deployment")
+        if not self.selector:
+            raise ConfigError("selector", "must be given: without labels it would be every pod of the namespace")
+        if not 0 < self.wait_seconds <= 86_400:
+            raise ConfigError("wait_seconds", f"must be above 0 and at most 86400, not {self.wait_seconds:g}")

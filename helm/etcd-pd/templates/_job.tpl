@@ -8,7 +8,7 @@ metadata:
   {{- with include "etcd-pd.annotations" (dict "values" $root.Values.jobs.podAnnotations) }}{{ nindent 2 . }}{{ end }}
 spec:
   {{- include "etcd-pd.podDefaults" $root | nindent 2 }}
-  serviceAccountName: {{ include "etcd-pd.account" (dict "root" $root "suffix" .account) }}
+  serviceAccountName: {{ .accountName | default (include "etcd-pd.account" (dict "root" $root "suffix" .account)) }}
   automountServiceAccountToken: {{ ne .account "" }}
   restartPolicy: OnFailure
   {{- include "etcd-pd.job.place" $root | nindent 2 }}
@@ -123,4 +123,17 @@ spec:
 - name: ETCD_PD_FORMED_CONFIG_MAP
   value: {{ include "etcd-pd.fullname" . }}-etcd-formed-{{ .Values.etcd.generation }}
 {{- end }}
+{{- end -}}
+
+{{/* Settings of `etcd-pd end-fleets`. Call with (dict "root" $ "deployments" LIST "seconds" NUMBER). */}}
+{{- define "etcd-pd.uninstall.env" -}}
+- name: ETCD_PD_NAMESPACE
+  value: {{ .root.Release.Namespace }}
+- name: ETCD_PD_DEPLOYMENTS
+  value: {{ join "," .deployments }}
+- name: ETCD_PD_SELECTOR
+  value: app.kubernetes.io/name={{ include "etcd-pd.name" .root }},app.kubernetes.io/instance={{ .root.Release.Name }},app.kubernetes.io/component=agent
+- name: ETCD_PD_WAIT_SECONDS
+  value: {{ .seconds | quote }}
+{{- include "etcd-pd.logEnv" .root }}
 {{- end -}}
