@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..config import EtcdSettings
 from ..errors import EtcdPDError
-from ..store.version import ask_version
+from ..store.cluster_version import ask_version
 
 #: The directory of a generation, as the chart calls it.
 _GENERATION = re.compile(r"(.+-)([0-9]+)")
