@@ -33,6 +33,7 @@ pytestmark = pytest.mark.helm
         ({"etcd": {"external": {"endpoints": ["etcd:2379"]}}}, "endpoints"),
         ({"router": {"serviceType": "Ingress"}}, "serviceType"),
         ({"imagePullSecrets": ["name"]}, "imagePullSecrets"),
+        ({"networkPolicy": {"apiServerPorts": []}}, "apiServerPorts"),
     ],
 )
 @pytest.mark.parametrize("helm", ["helm", "helm3"])
@@ -71,6 +72,10 @@ def test_a_parent_chart_may_set_globals() -> None:
         ({"prefill": {"engine": "sglang"}}, "prefill.image must be SGLang's"),
         ({"prefill": {"model": {"huggingFace": {"repository": "a/b"}}}}, "the reference engine asks no hub"),
         ({"prefill": {"hostNetwork": True}}, "networkPolicy.nodeCidrs is needed with prefill.hostNetwork"),
+        (
+            {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}},
+            "podMonitor.enabled and serviceMonitor.enabled: choose one",
+        ),
         (
             {"prefill": {"hostNetwork": True, "affinity": {"podAntiAffinity": {}}}},
             "prefill.affinity.podAntiAffinity is set by prefill.hostNetwork",
