@@ -15,6 +15,7 @@ from .certs import certs
 from .dashboard import dashboard
 from .doctor import doctor
 from .engine import decode, prefill
+from .etcd_defragment import etcd_defragment
 from .etcd_init import etcd_init
 from .etcd_member import etcd_member
 from .gateway import gateway
@@ -86,6 +87,6 @@ for command in (
     *(up, agent, run, prefill, decode, gateway),
     *(status, instances, rooms, room, watch, top, dashboard, doctor),
     *(drain, fail),
-    *(etcd_init, certs, etcd_member, version),
+    *(etcd_init, certs, etcd_member, etcd_defragment, version),
 ):
     cli.add_command(command)

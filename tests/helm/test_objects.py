@@ -249,6 +249,15 @@ def test_a_configuration_that_changes_restarts_etcd() -> None:
     assert checksum({}) != checksum({"etcd": {"compactionRetention": "10m"}})
 
 
+def test_defragmentation_waits_to_be_asked_for_when_it_is_installed() -> None:
+    job = rendered("cpu").one("CronJob", "defragment")["spec"]
+    assert job["suspend"] is True
+    pod = job["jobTemplate"]["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    secrets = [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume]
+    assert secrets == [f"{FULL}-root-tls"]
+
+
 def test_jobs_are_no_hooks_and_the_test_pod_is_kept() -> None:
     objects = rendered("cpu")
     for each in objects.of("Job"):
@@ -277,7 +286,7 @@ def test_passwords_come_from_a_secret() -> None:
         assert environment(agent)["ETCD_PD_ETCD_USERNAME"] == role
         secret = next(each for each in agent["env"] if each["name"] == "ETCD_PD_ETCD_PASSWORD")
         assert secret["valueFrom"]["secretKeyRef"] == {"name": "users", "key": role}
-    assert not objects.of("CronJob")
+    assert [each["metadata"]["name"] for each in objects.of("CronJob")] == [f"{FULL}-defragment"]
     assert "tls-" not in objects.text
 
 

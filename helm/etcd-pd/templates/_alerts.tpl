@@ -51,7 +51,7 @@
   labels:
     severity: critical
   annotations:
-    summary: etcd refuses writes, as it does with its NOSPACE alarm raised; compact, defragment, disarm the alarm.
+    summary: etcd refuses writes, as it does with its NOSPACE alarm raised; make a Job from the CronJob defragment.
     runbook: docs/runbook.md#etcdpdwritesrefused
 {{- end -}}
 
