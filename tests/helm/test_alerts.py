@@ -110,6 +110,7 @@ STALE = 'etcd_pd_watch_state{state="stale"} decode-b'
 CONFLICTS = 'etcd_pd_registrations_total{outcome="RoomConflict"} prefill-a'
 QUEUE, LIMIT = "etcd_pd_queue_rooms prefill-a", "etcd_pd_queue_limit_rooms prefill-a"
 REGISTERED, RESOLVED = "etcd_pd_registrations_total", "etcd_pd_resolutions_total"
+EXPIRY = "etcd_pd_certificate_expiry_timestamp_seconds prefill-a"
 NOSPACE = 'etcd_pd_etcd_alarms{alarm="NOSPACE"} decode-b'
 
 CASES = [
@@ -158,6 +159,9 @@ CASES = [
     Case("EtcdPdDatabaseNearQuota", "little left", 1, fill(FILE, 0.91)),
     Case("EtcdPdWritesRefused", "taken", 0, refused("OK")),
     Case("EtcdPdWritesRefused", "refused", 1, refused("ResourceExhausted")),
+    Case("EtcdPdCertificateEnds", "far away", 0, {EXPIRY: always(MINUTES * 60 + 15 * 86400 + 60)}),
+    Case("EtcdPdCertificateEnds", "near", 1, {EXPIRY: always(15 * 86400)}),
+    Case("EtcdPdCertificateEnds", "nobody has one", 0, {}),
     Case("EtcdPdCertificatesNotRenewed", "the last run succeeded", 0, cron(always(100), always(110))),
     Case("EtcdPdCertificatesNotRenewed", "the last run did not", 1, cron(always(200), always(110))),
     Case("EtcdPdCertificatesNotRenewed", "no run ever did", 1, cron(always(200))),

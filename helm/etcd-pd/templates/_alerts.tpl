@@ -139,6 +139,17 @@
   annotations:
     summary: Two ranks registered the same room; all but the first were refused.
     runbook: docs/runbook.md#etcdpdroomconflicts
+{{- if .root.Values.tls.enabled }}
+# Renewal begins at twice that.
+- alert: EtcdPdCertificateEnds
+  expr: {{ printf "min by (pod) (etcd_pd_certificate_expiry_timestamp_seconds{%s}) - time() < %d" .pods (int (div (mul .root.Values.tls.renewBeforeDays 86400) 2)) | quote }}
+  for: 1h
+  labels:
+    severity: critical
+  annotations:
+    summary: An agent's client certificate ends soon and was not renewed; after its end the agent cannot connect to etcd.
+    runbook: docs/runbook.md#etcdpdcertificateends
+{{- end }}
 - alert: EtcdPdAlarm
   expr: {{ printf "max by (alarm) (etcd_pd_etcd_alarms{%s}) > 0" .pods | quote }}
   for: 1m
