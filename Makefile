@@ -76,8 +76,12 @@ manifests: $(READY) $(HELM) ## what follows from the Helm chart: k8s/, its READM
 chromium: ## a Chromium for the tests of the dashboard
 	@echo "chromium: $$(scripts/chromium)"
 
+.PHONY: promtool
+promtool: ## Prometheus' promtool for the tests of the alerts
+	@echo "promtool: $$(scripts/promtool)"
+
 .PHONY: test
-test: $(READY) $(SGLANG) $(HELM) docker images chromium ## every test but the long ones (most of chaos, bench)
+test: $(READY) $(SGLANG) $(HELM) docker images chromium promtool ## every test but the long ones (most of chaos, bench)
 	@echo "test: unit, contract, the simulation, SGLang's classes, in two processes: five minutes"
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(SHARED) -m "not (chaos or bench) or quick"
 	@echo "test: integration, e2e, helm, and three minutes of chaos: a quarter of an hour"
@@ -104,7 +108,7 @@ test-e2e: $(READY) docker ## the whole stack, watched by an independent etcd cli
 	@$(BIN)/python -m pytest -q tests/e2e -m "not (chaos or bench)"
 
 .PHONY: test-helm
-test-helm: $(READY) $(HELM) docker images ## the Helm chart: renders, schemas, and its pods as containers with the real router
+test-helm: $(READY) $(HELM) docker images promtool ## the Helm chart: renders, schemas, alerts, and its pods as containers with the real router
 	@echo "test-helm: the chart, and its pods running"
 	@$(BIN)/python -m pytest -q tests/helm
 

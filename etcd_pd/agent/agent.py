@@ -61,6 +61,7 @@ class Agent:
         self._ending = False
         self.prefill_only = settings.prefill_only
         self.queue_limit = settings.queue_max_rooms
+        self.certificate_file = settings.etcd.cert_file
         self.stats = Stats()
         self.view = View(self._keys)
         self.server = Server(settings, self._on_packet, self._on_closed)

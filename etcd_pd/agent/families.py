@@ -9,6 +9,7 @@ from .. import __version__
 from ..core.lease import LeaseState
 from ..core.watch import WatchState
 from ..telemetry.metrics import Metric, counter, counters, counters_by, gauge, gauges, histogram, state
+from .certificate import certificate_end
 from .etcd_health import ALARMS
 from .stats import CONFLICT
 
@@ -110,3 +111,6 @@ def _etcd(agent: Agent) -> Iterator[Metric]:
     yield counter("etcd_pd_etcd_authentications_total", "Tokens asked of etcd.", counts.authentications)
     yield counter("etcd_pd_etcd_connections_total", "Connections to etcd that were used.", counts.connections)
     yield gauges("etcd_pd_etcd_endpoint", "1, with the endpoint in use.", ["endpoint"], {(agent.store.endpoint,): 1})
+    end = certificate_end(agent.certificate_file)
+    ends: dict[tuple[str, ...], float] = {} if end is None else {(): end}
+    yield gauges("etcd_pd_certificate_expiry_timestamp_seconds", "When the client certificate for etcd ends.", [], ends)

@@ -16,6 +16,7 @@ from .dashboard import dashboard
 from .doctor import doctor
 from .engine import decode, prefill
 from .end_fleets import end_fleets
+from .etcd_defragment import etcd_defragment
 from .etcd_init import etcd_init
 from .etcd_member import etcd_member
 from .gateway import gateway
@@ -87,6 +88,6 @@ for command in (
     *(up, agent, run, prefill, decode, gateway),
     *(status, instances, rooms, room, watch, top, dashboard, doctor),
     *(drain, fail),
-    *(etcd_init, certs, etcd_member, end_fleets, version),
+    *(etcd_init, certs, etcd_member, etcd_defragment, end_fleets, version),
 ):
     cli.add_command(command)

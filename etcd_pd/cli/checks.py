@@ -217,7 +217,7 @@ async def _alarms(store: EtcdAdmin) -> Finding:
     if not alarms:
         return Finding("alarms", OK, "none")
     names = ", ".join(sorted({alarm for _, alarm in alarms}))
-    hint = "NOSPACE: compact, defragment, then etcdctl alarm disarm. CORRUPT: replace that member. See docs/runbook.md"
+    hint = "NOSPACE: etcd-pd etcd-defragment, as root. CORRUPT: replace that member. See docs/runbook.md"
     return Finding("alarms", FAIL, f"{names} raised: etcd takes no writes, or cannot be believed", hint)
 
 

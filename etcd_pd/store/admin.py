@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 
 from ..config import EtcdSettings
 from ..core.keys import Keys, prefix_end, root_of
-from ..errors import StoreRejected
+from ..errors import Compacted, StoreRejected
 from . import etcdrpc
 from .etcd import EtcdStore
 
 rpc = etcdrpc
 
+#: A member copies all that its database holds, at the pace of its disk.
+DEFRAGMENT_SECONDS = 600.0
 #: How many keys are looked at in search of cells: beside those, etcd may hold any number of others.
 MOST_LOOKS = 1000
 #: What etcd says where something is there already.
@@ -69,6 +71,27 @@ class EtcdAdmin(EtcdStore):
         """Let a member in that is about to start; one that is in already is no error."""
         request = rpc.MemberAddRequest(peerURLs=[peer_url])
         await self._unless("member add", "Cluster", "MemberAdd", request, "Peer URLs already exists")
+
+    # --- space
+
+    async def compact(self) -> None:
+        """Forget all history before the present revision, and free its pages."""
+        response = await self._calls.repeat("compact", "KV", "Range", rpc.RangeRequest(key=b"\0", count_only=True))
+        request = rpc.CompactionRequest(revision=response.header.revision, physical=True)
+        try:
+            await self._calls.call("compact", "KV", "Compact", request, DEFRAGMENT_SECONDS)
+        except Compacted:
+            pass  # by somebody else, or there was no history
+
+    async def defragment(self) -> None:
+        """Make the file of the member at the endpoint in use as small as what it holds; it answers nobody meanwhile."""
+        await self._calls.call("defragment", "Maintenance", "Defragment", rpc.DefragmentRequest(), DEFRAGMENT_SECONDS)
+
+    async def disarm_nospace(self, member_id: int) -> None:
+        """Let etcd take writes again; it raises the alarm anew if that member's file is still full."""
+        action = rpc.AlarmRequest.DEACTIVATE
+        request = rpc.AlarmRequest(action=action, memberID=member_id, alarm=rpc.AlarmType.NOSPACE)
+        await self._calls.repeat("disarm", "Maintenance", "Alarm", request)
 
     # --- cells
 

@@ -9,6 +9,7 @@ import asyncio
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,10 +39,11 @@ class Cell:
         directory: for files.
         size: how many members.
         tls: whether they speak TLS and want client certificates.
+        config: further keys of etcd's configuration.
     """
 
-    def __init__(self, directory: Path, size: int, tls: bool = True) -> None:
-        self.directory, self.tls = directory, tls
+    def __init__(self, directory: Path, size: int, tls: bool = True, config: Mapping[str, Any] | None = None) -> None:
+        self.directory, self.tls, self._more = directory, tls, dict(config or {})
         self.names = [f"etcd-{number}" for number in range(size)]
         self._docker = docker.from_env()
         self._containers: dict[str, Any] = {}
@@ -165,6 +167,7 @@ class Cell:
             "initial-cluster-token": "test",
             "logger": "zap",
             "log-level": "warn",
+            **self._more,
         }
         if self.tls:
             files = self.directory / "etcd"

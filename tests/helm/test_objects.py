@@ -205,30 +205,6 @@ def _initial_cluster(etcd: dict[str, Any]) -> list[str]:
     return environment(container(etcd["spec"]["template"], "member"))["ETCD_PD_INITIAL_CLUSTER"].split(",")
 
 
-def test_network_policy_lets_agents_and_jobs_reach_etcd_and_only_members_each_other() -> None:
-    objects = rendered("cpu")
-    policy = objects.one("NetworkPolicy", "etcd")["spec"]
-    pods = {where: pod["metadata"]["labels"] for where, pod in objects.pods()}
-    assert _matching(policy["podSelector"]["matchLabels"], pods) == {f"StatefulSet/{FULL}-etcd"}
-    rules = {rule["ports"][0]["port"]: rule for rule in policy["ingress"]}
-    assert set(rules) == {2379, 2380, 2381}
-    clients = rules[2379]["from"][0]["podSelector"]
-    reach = {
-        where
-        for where in _matching(clients["matchLabels"], pods)
-        if pods[where]["app.kubernetes.io/component"] in clients["matchExpressions"][0]["values"]
-    }
-    kinds = {re.sub(r"-[0-9a-f]{8}-1$", "", where.removeprefix(f"Job/{FULL}-")).rpartition("-")[2] for where in reach}
-    assert kinds == {"etcd", "prefill", "decode", "init", "test"}
-    assert _matching(rules[2380]["from"][0]["podSelector"]["matchLabels"], pods) == {f"StatefulSet/{FULL}-etcd"}
-    assert {port["port"] for port in policy["egress"][0]["ports"]} == {53}
-
-
-def test_pods_on_the_host_network_come_from_the_nodes_networks() -> None:
-    policy = rendered("gpu-rdma").one("NetworkPolicy", "etcd")["spec"]
-    assert {"ipBlock": {"cidr": "10.0.0.0/16"}} in policy["ingress"][0]["from"]
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 def test_immutable_fields_survive_an_upgrade(shape: str) -> None:
     values = {
@@ -273,6 +249,15 @@ def test_a_configuration_that_changes_restarts_etcd() -> None:
     assert checksum({}) != checksum({"etcd": {"compactionRetention": "10m"}})
 
 
+def test_defragmentation_waits_to_be_asked_for_when_it_is_installed() -> None:
+    job = rendered("cpu").one("CronJob", "defragment")["spec"]
+    assert job["suspend"] is True
+    pod = job["jobTemplate"]["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    secrets = [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume]
+    assert secrets == [f"{FULL}-root-tls"]
+
+
 def test_jobs_are_no_hooks_and_the_test_pod_is_kept() -> None:
     objects = rendered("cpu")
     for each in objects.of("Job"):
@@ -284,7 +269,8 @@ def test_jobs_are_no_hooks_and_the_test_pod_is_kept() -> None:
 
 def test_external_etcd_brings_no_etcd() -> None:
     objects = rendered("external-etcd")
-    assert not objects.of("StatefulSet") + objects.of("NetworkPolicy") + objects.of("CronJob")
+    assert not objects.of("StatefulSet") + objects.of("CronJob")
+    assert not [each for each in objects.of("NetworkPolicy") if each["metadata"]["name"] == f"{FULL}-etcd"]
     settings = environment(container(objects.instances()["decode"], "agent"))
     assert settings["ETCD_PD_ETCD"].count("https://etcd-") == 3
     assert settings["ETCD_PD_ROOT"] == "/etcd_pd/llama-70b"
@@ -300,7 +286,7 @@ def test_passwords_come_from_a_secret() -> None:
         assert environment(agent)["ETCD_PD_ETCD_USERNAME"] == role
         secret = next(each for each in agent["env"] if each["name"] == "ETCD_PD_ETCD_PASSWORD")
         assert secret["valueFrom"]["secretKeyRef"] == {"name": "users", "key": role}
-    assert not objects.of("CronJob")
+    assert [each["metadata"]["name"] for each in objects.of("CronJob")] == [f"{FULL}-defragment"]
     assert "tls-" not in objects.text
 
 

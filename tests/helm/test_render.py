@@ -71,6 +71,9 @@ def _check_monitoring(each: dict[str, Any]) -> None:
     if each["kind"] == "PodMonitor":
         assert set(each["spec"]) == {"selector", "podMetricsEndpoints"}
         assert all(set(point) == {"port", "interval"} for point in each["spec"]["podMetricsEndpoints"])
+    elif each["kind"] == "ServiceMonitor":
+        assert set(each["spec"]) == {"selector", "endpoints"}
+        assert all(set(point) == {"port", "interval"} for point in each["spec"]["endpoints"])
     else:
         assert each["kind"] == "PrometheusRule"
         rules = [rule for group in each["spec"]["groups"] for rule in group["rules"]]
@@ -92,12 +95,6 @@ def test_monitoring_follows_its_switches_alone() -> None:
         for pod in found:
             ports = [port["name"] for each in containers(pod) for port in each.get("ports", ())]
             assert [ports.count(point["port"]) for point in monitor["spec"]["podMetricsEndpoints"]] in ([1], [1, 1])
-
-
-@pytest.mark.parametrize(("shape", "ports"), [("cpu", ["metrics", "http"]), ("sglang", ["metrics"])])
-def test_agents_are_scraped_and_engines_that_always_have_metrics(shape: str, ports: list[str]) -> None:
-    monitor = Objects(template(shape, {"podMonitor": {"enabled": True}})).one("PodMonitor", "agent")
-    assert [point["port"] for point in monitor["spec"]["podMetricsEndpoints"]] == ports
 
 
 def test_an_external_etcd_has_alerts_of_its_own() -> None:

@@ -36,6 +36,7 @@ pytestmark = pytest.mark.helm
         ({"prefill": {"maxUnavailable": "half"}}, "maxUnavailable"),
         ({"decode": {"updateStrategy": {"maxSurge": "101%"}}}, "maxSurge"),
         ({"serviceAccount": {"name": "-x"}}, "serviceAccount"),
+        ({"networkPolicy": {"apiServerPorts": []}}, "apiServerPorts"),
     ],
 )
 @pytest.mark.parametrize("helm", ["helm", "helm3"])
@@ -75,6 +76,10 @@ def test_the_schema_refuses(helm: str, values: dict[str, Any], named: str) -> No
         ({"prefill": {"model": {"huggingFace": {"repository": "a/b"}}}}, "the reference engine asks no hub"),
         ({"prefill": {"hostNetwork": True}}, "networkPolicy.nodeCidrs is needed with prefill.hostNetwork"),
         ({"decode": {"rdma": {"ipcLock": True}}}, "decode.rdma.ipcLock needs decode.runAsUser 0"),
+        (
+            {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}},
+            "podMonitor.enabled and serviceMonitor.enabled: choose one",
+        ),
         (
             {"prefill": {"hostNetwork": True, "affinity": {"podAntiAffinity": {}}}},
             "prefill.affinity.podAntiAffinity is set by prefill.hostNetwork",

@@ -35,6 +35,9 @@ command:
   - --disaggregation-mode={{ .role }}
   - --disaggregation-bootstrap-port={{ .root.Values.bootstrapPort }}
   - --dp-size={{ .values.dpSize }}
+  {{- if include "etcd-pd.engineMetrics" . }}
+  - --enable-metrics
+  {{- end }}
   {{- with .values.policy }}
   - --load-balance-method={{ . }}
   {{- end }}
