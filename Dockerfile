@@ -34,7 +34,8 @@ RUN pip install --quiet --constraint constraints.txt '.[agent,cluster]' && pip u
 FROM dependencies AS engine-dependencies
 # what torch brings for building extensions and for testing itself, a fifth of a gigabyte, goes
 RUN pip install --quiet --constraint constraints.txt '.[engine,router,tracing]' && pip uninstall --quiet --yes etcd-pd pip \
-  && cd /opt/etcd-pd/lib/python3*/site-packages/torch && rm -rf bin include test
+  && cd /opt/etcd-pd/lib/python3*/site-packages/torch \
+  && rm -rf include test && find bin -type f ! -name torch_shm_manager -delete
 
 FROM ${BASE} AS runtime
 ARG VERSION=0.0.0

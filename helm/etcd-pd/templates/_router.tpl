@@ -38,6 +38,8 @@ containers:
       - --pd-disaggregation
       - --policy={{ $router.policy }}
       - --health-check-interval-secs={{ $router.healthCheckIntervalSeconds }}
+      # By default it leaves both legs' instances alone for a minute after ten requests that failed, whichever leg it was.
+      - --cb-timeout-duration-secs={{ $router.healthCheckIntervalSeconds }}
       - --service-discovery
       - --service-discovery-namespace={{ .Release.Namespace }}
       - --service-discovery-port={{ .Values.enginePort }}
@@ -53,6 +55,9 @@ containers:
         value: /tmp
       - name: HF_HUB_OFFLINE
         value: "1"
+      # Without a line for each request, its own probes among them; requests that fail leave one.
+      - name: RUST_LOG
+        value: smg=info,smg::request=warn,smg::response=warn
     ports:
       - name: http
         containerPort: {{ $router.port }}
