@@ -39,7 +39,8 @@ async def defragment(settings: EtcdSettings) -> None:
             try:
                 await _defragment(user, member)
             except StoreError as exc:
-                log.warning("member=%s was not defragmented: %s", member.name, exc)
+                # its words alone: who keeps records would keep the connection with the traceback
+                log.warning("member=%s was not defragmented: %s", member.name, str(exc))
                 failed = exc
         for id, alarm in await admin.alarms():
             if alarm == NOSPACE:

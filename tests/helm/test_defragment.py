@@ -79,6 +79,25 @@ def test_another_alarm_stays_when_members_hold_different_data(full: Cell) -> Non
     assert "CORRUPT" in asyncio.run(_look(root))[0]
 
 
+def test_the_others_are_defragmented_when_a_member_is_down(tmp_path: Path, _docker: None) -> None:
+    with Cell(tmp_path, 3, config={"quota-backend-bytes": QUOTA}) as cell:
+        for name in cell.names:
+            cell.prepare(name)
+            cell.start(name)
+        cell.member_ids()
+        root = cell.settings("root")
+        asyncio.run(_write(root, QUOTA // 2))
+        cell.stop("etcd-1")
+        with pytest.raises(StoreError):
+            asyncio.run(_write(root, QUOTA))
+        with pytest.raises(StoreError):
+            asyncio.run(defragment(root))
+        for endpoint in (cell.endpoints[0], cell.endpoints[2]):
+            alarms, size = asyncio.run(_look(cell.settings("root", (endpoint,))))
+            assert alarms == []
+            assert size < QUOTA / 4
+
+
 async def _raise_corrupt(settings: EtcdSettings, member: int) -> None:
     async with EtcdAdmin(settings) as admin:
         request = rpc.AlarmRequest(action=rpc.AlarmRequest.ACTIVATE, memberID=member, alarm=rpc.AlarmType.CORRUPT)
