@@ -14,8 +14,8 @@ from .agent import agent, run
 from .certs import certs
 from .dashboard import dashboard
 from .doctor import doctor
-from .engine import decode, prefill
 from .end_fleets import end_fleets
+from .engine import decode, prefill
 from .etcd_defragment import etcd_defragment
 from .etcd_init import etcd_init
 from .etcd_member import etcd_member

@@ -94,6 +94,10 @@ class Objects:
         """Those of a kind."""
         return [each for each in self.all if each["kind"] == kind]
 
+    def jobs(self) -> list[Object]:
+        """The Jobs of an installation: those that are no hooks."""
+        return [each for each in self.of("Job") if "helm.sh/hook" not in each["metadata"].get("annotations", {})]
+
     def one(self, kind: str, name: str) -> Object:
         """The one of a kind whose name is the release's with ``name`` behind it."""
         full = f"{RELEASE}-etcd-pd-{name}" if name else f"{RELEASE}-etcd-pd"

@@ -61,7 +61,6 @@ def test_every_mounted_secret_is_made_when_cert_manager_makes_them() -> None:
 
 def test_the_chart_makes_no_certificate_when_cert_manager_does() -> None:
     objects = Objects(template(values=VALUES))
-    assert not objects.of("CronJob")
     assert not [each for each in objects.all if "-certs" in each["metadata"]["name"]]
     assert "etcd-pd-ca" not in objects.text
 

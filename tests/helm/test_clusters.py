@@ -14,6 +14,8 @@ from tests.helm.chart import CHART, IMAGES, RELEASE, Objects, binaries, run, tem
 pytestmark = pytest.mark.helm
 
 FULL = f"{RELEASE}-etcd-pd"
+#: Whose pods ask the Kubernetes API.
+ASKING = ("certs", "init", "router", "uninstall")
 
 
 @pytest.mark.parametrize("helm", ["helm", "helm3"])
@@ -39,12 +41,12 @@ def test_a_parent_chart_switches_it_and_sets_globals_when_it_is_a_subchart(helm:
 def test_pods_and_bindings_name_the_accounts_when_values_do(create: bool) -> None:
     objects = Objects(template(values={"serviceAccount": {"create": create, "name": "mine"}}))
     made = [each["metadata"]["name"] for each in objects.of("ServiceAccount")]
-    assert sorted(made) == (["mine", "mine-certs", "mine-init", "mine-router"] if create else [])
+    assert sorted(made) == (["mine", *(f"mine-{name}" for name in ASKING)] if create else [])
     used = {where: pod["spec"]["serviceAccountName"] for where, pod in objects.pods()}
     assert used[f"Deployment/{FULL}-router"] == "mine-router"
     assert used[f"StatefulSet/{FULL}-etcd"] == used[f"Deployment/{FULL}-prefill"] == used[f"Pod/{FULL}-test"] == "mine"
     bound = {each["metadata"]["name"]: each["subjects"][0]["name"] for each in objects.of("RoleBinding")}
-    assert bound == {f"{FULL}-{name}": f"mine-{name}" for name in ("certs", "init", "router")}
+    assert bound == {f"{FULL}-{name}": f"mine-{name}" for name in ASKING}
 
 
 def test_names_differ_when_long_release_names_differ_in_their_end_alone() -> None:
@@ -79,6 +81,6 @@ def test_a_disruption_budget_may_be_a_percentage() -> None:
 
 
 def test_jobs_are_new_ones_with_every_upgrade_and_go_some_time_after_they_ended() -> None:
-    for job in Objects(template(values={"jobs": {"ttlSecondsAfterFinished": 600}})).of("Job"):
+    for job in Objects(template(values={"jobs": {"ttlSecondsAfterFinished": 600}})).jobs():
         assert job["spec"]["ttlSecondsAfterFinished"] == 600
         assert job["metadata"]["name"].endswith("-1"), "the release's revision"

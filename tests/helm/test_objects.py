@@ -136,7 +136,7 @@ def test_no_pod_sees_services_as_settings_or_has_a_token_that_it_does_not_need(s
     for where, pod in rendered(shape).pods():
         # a Service called etcd-pd would set ETCD_PD_PORT
         assert pod["spec"]["enableServiceLinks"] is False, where
-        asks = any(part in where for part in ("-router", "-certs", "-init"))
+        asks = any(part in where for part in ("-router", "-certs", "-init", "-uninstall"))
         external = shape == "external-etcd" and "-init" in where
         assert pod["spec"]["automountServiceAccountToken"] is (asks and not external), where
     for each in rendered(shape).of("ServiceAccount"):
@@ -224,12 +224,10 @@ def test_immutable_fields_survive_an_upgrade(shape: str) -> None:
 
 def _check_jobs(before: Objects, after: Objects) -> None:
     """A Job's template cannot be changed: where it differs, the name must."""
-    earlier = {each["metadata"]["name"]: each["spec"] for each in before.of("Job")}
-    for each in after.of("Job"):
+    earlier = {each["metadata"]["name"]: each["spec"] for each in before.jobs()}
+    for each in after.jobs():
         assert earlier.get(each["metadata"]["name"], each["spec"]) == each["spec"]
-    assert not set(earlier) & {each["metadata"]["name"] for each in after.of("Job")}, (
-        "the values above change every Job"
-    )
+    assert not set(earlier) & {each["metadata"]["name"] for each in after.jobs()}, "the values above change every Job"
 
 
 def test_the_number_of_members_is_in_an_immutable_field() -> None:
@@ -258,10 +256,13 @@ def test_defragmentation_waits_to_be_asked_for_when_it_is_installed() -> None:
     assert secrets == [f"{FULL}-root-tls"]
 
 
-def test_jobs_are_no_hooks_and_the_test_pod_is_kept() -> None:
+def test_only_removal_has_a_job_that_helm_waits_for_and_the_test_pod_is_kept() -> None:
     objects = rendered("cpu")
-    for each in objects.of("Job"):
-        assert "annotations" not in each["metadata"]
+    (hook,) = [each for each in objects.of("Job") if each not in objects.jobs()]
+    assert hook == objects.one("Job", "uninstall")
+    assert hook["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
+    waits = environment(hook["spec"]["template"]["spec"]["containers"][0])["ETCD_PD_WAIT_SECONDS"]
+    assert hook["spec"]["activeDeadlineSeconds"] > int(waits)
     annotations = objects.one("Pod", "test")["metadata"]["annotations"]
     assert annotations["helm.sh/hook"] == "test"
     assert annotations["helm.sh/hook-delete-policy"] == "before-hook-creation"

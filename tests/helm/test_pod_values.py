@@ -14,7 +14,8 @@ from tests.helm.chart import SHAPES, Object, Objects, container, containers, ren
 pytestmark = pytest.mark.helm
 
 #: Containers that a ResourceQuota on requests and limits admits without a LimitRange.
-SMALL = {"certs", "init", "test", "agent-prefill", "agent-decode", "router", "member", "client"}
+JOBS = {"certs", "init", "defragment", "uninstall", "test"}
+SMALL = JOBS | {"agent-prefill", "agent-decode", "router", "member", "client"}
 OTHERS = {"engine", "agent", "etcd"}
 
 
@@ -54,7 +55,7 @@ def test_pods_that_end_run_where_and_as_their_values_say() -> None:
     }
     objects = Objects(template("sglang", values))
     pods = _ends(objects)
-    assert sorted(where.partition("/")[0] for where in pods) == ["CronJob", "Job", "Job", "Pod"]
+    assert sorted(where.partition("/")[0] for where in pods) == ["CronJob", "CronJob", "Job", "Job", "Job", "Pod"]
     for where, pod in pods.items():
         spec, metadata = pod["spec"], pod["metadata"]
         assert (spec["nodeSelector"], spec["tolerations"]) == ({"pool": "small"}, [taint]), where
@@ -65,7 +66,7 @@ def test_pods_that_end_run_where_and_as_their_values_say() -> None:
         assert spec["containers"][0]["resources"]["limits"] == {"cpu": "3", "memory": "512Mi"}
     for kind in ("Job", "CronJob"):
         for job in objects.of(kind):
-            assert job["metadata"]["annotations"] == {"of": "the-job"}
+            assert job["metadata"]["annotations"]["of"] == "the-job"
     for name, pod in (("client", objects.instances()["decode"]), ("member", _template(objects, "etcd"))):
         assert container(pod, name)["resources"]["limits"]["cpu"] == "3"
         assert container(pod, name)["securityContext"]["runAsNonRoot"] is True

@@ -8,7 +8,7 @@ metadata:
   {{- with include "etcd-pd.annotations" (dict "values" $root.Values.jobs.podAnnotations) }}{{ nindent 2 . }}{{ end }}
 spec:
   {{- include "etcd-pd.podDefaults" $root | nindent 2 }}
-  serviceAccountName: {{ .accountName | default (include "etcd-pd.account" (dict "root" $root "suffix" .account)) }}
+  serviceAccountName: {{ include "etcd-pd.account" (dict "root" $root "suffix" .account) }}
   automountServiceAccountToken: {{ ne .account "" }}
   restartPolicy: OnFailure
   {{- include "etcd-pd.job.place" $root | nindent 2 }}
