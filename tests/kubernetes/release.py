@@ -169,7 +169,7 @@ class Release:
             heading: of the section.
             substitutes: what stands there, and what this cluster calls it.
         """
-        section = GUIDE.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+        section = re.split(rf"\n##+ {heading}\n", GUIDE.read_text())[1].partition("\n## ")[0]
         commands = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
         assert commands, f"docs/operations.md has no commands under {heading!r}"
         text = commands[0].replace("helm/etcd-pd", str(CHART))

@@ -200,10 +200,13 @@ class World:
     def _fetched(self, room: int, dp_rank: int) -> None:
         """Decode has the KV cache: every process of the rank lets the room go."""
         self._done(room)
-        for place in self._processes(dp_rank):
+        released = self._processes(dp_rank)
+        for place in released:
             self._engines[place].prefill.release(room)
             self._say(self._who(place), "release", room, dp_rank=dp_rank)
         request = self._requests[room]
+        if not released:
+            return  # a lingering rank still holds it: this life has not ended
         if self._loop.time() < self._again_until and self._plan.tp == 1 and not (request.lot or request.fails):
             self._loop.call_later(0.6 * self._again.random() ** 2, self._request, [request])
 

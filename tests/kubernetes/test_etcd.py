@@ -1,0 +1,87 @@
+"""etcd is upgraded over a minor version under load, rolled back, and brought down by the commands of docs/operations.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.helm.chart import ROOT
+from tests.support.etcd_server import image
+from tests.support.waiting import wait_until
+
+from .conftest import MakeRelease, archive
+from .provider import Provider, run
+from .release import READY_SECONDS, Release
+
+pytestmark = [pytest.mark.helm, pytest.mark.chaos, pytest.mark.timeout(1800)]
+
+NEW = "v3.7.3"
+ONE: dict[str, Any] = {"prefill": {"replicas": 1}, "decode": {"replicas": 1}}
+LATER = {**ONE, "etcd": {"image": {"tag": NEW}}}
+
+
+@pytest.fixture(scope="module")
+def cell(make_release: MakeRelease, provider: Provider) -> Iterator[Release]:
+    """A release of three members, whose nodes have the later etcd too."""
+    name = run([str(ROOT / "scripts" / "etcd-image"), NEW], 300).split()[-1]
+    provider.load(archive("etcd", name))
+    assert image().rpartition(":")[2] != NEW
+    release = make_release("upgraded")
+    try:
+        release.install(ONE)
+        release.await_ready()
+        yield release
+    finally:
+        release.uninstall()
+
+
+def versions(release: Release) -> set[str]:
+    """What the members run."""
+    return {each["version"] for each in release.status()["etcd"]["members"]}
+
+
+def test_requests_are_right_when_etcd_is_upgraded_rolled_back_and_brought_down(cell: Release) -> None:
+    old = image().rpartition(":")[2]
+    with cell.load() as load:
+        cell.install(LATER)
+        cell.await_ready()
+        assert versions(cell) == {NEW.removeprefix("v")}
+
+        cell.kube.helm("rollback", cell.name)
+        refused = f"{cell.full}-etcd-2"
+        wait_until(
+            lambda: "downgrade enable" in member_log(cell, refused), "the member says what to do", READY_SECONDS, 1.0
+        )
+
+        cell.install(LATER)
+        cell.kube.kubectl("delete", "pod", refused)  # a StatefulSet does not replace a pod that never was ready
+        cell.await_ready()
+        bring_down(cell, old)
+        cell.await_ready()
+        assert versions(cell) == {old.removeprefix("v")}
+    assert load.wrong() == []
+
+
+def member_log(release: Release, pod: str) -> str:
+    """What a pod's `member` container says; nothing where there is none."""
+    try:
+        return release.kube.kubectl("logs", pod, "--container", "member")
+    except AssertionError:
+        return ""
+
+
+def bring_down(release: Release, tag: str) -> None:
+    """As the guide says, with a pause where a person would look."""
+    lines = (
+        ("2379 &\n", "2379 >/dev/null &\nforward=$!; sleep 3\n"),
+        ("etcdctl --endpoints", f"{ROOT}/build/etcd/{NEW}/etcdctl --endpoints"),
+        (
+            "$root endpoint status --write-out table",
+            'until $root endpoint status --write-out json | grep \'"storageVersion":"3.6\'; do sleep 1; done',
+        ),
+        ("v3.6.16", tag),
+        ("rm ca.crt", "kill $forward; rm ca.crt"),
+    )
+    release.follow_guide("Going back", *lines)
