@@ -119,8 +119,9 @@ test-cluster: $(READY) $(HELM) docker images ## the chart on a real Kubernetes (
 
 .PHONY: test-cluster-all
 test-cluster-all: $(READY) $(HELM) docker images ## the same, with lost nodes, upgrades, policies and all else; an hour
-	@echo "test-cluster-all: an hour"
+	@echo "test-cluster-all: an hour, and the quick ones again on a cluster with IPv6 alone"
 	@$(BIN)/python -m pytest -q -rP $(CLUSTER)
+	@ETCD_PD_TEST_FAMILY=ipv6 $(BIN)/python -m pytest -q -rP $(CLUSTER) -m quick
 
 .PHONY: test-sglang
 test-sglang: $(READY) $(SGLANG) ## SGLang's own engine on this CPU, with and without the plug-in, while parts of etcd_pd are missing

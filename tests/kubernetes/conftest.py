@@ -35,7 +35,7 @@ def kubeconfig(provider: Provider, images: dict[str, str]) -> Iterator[Path]:
     """A cluster whose nodes have the images."""
     ours = archive("images", images["agent"], images["engine"], etcd_image())
     try:
-        found = provider.up("ipv4")
+        found = provider.up(os.environ.get("ETCD_PD_TEST_FAMILY", "ipv4"))
         provider.load(ours)
         yield found
     finally:

@@ -29,7 +29,8 @@ SMALL = {"requests": {"cpu": "50m", "memory": "64Mi"}}
 #: Run in an engine's container: it listens on its pod's address, which `kubectl port-forward` does not reach.
 KILL_RANK = """
 import json, os, urllib.request
-with urllib.request.urlopen(f"http://{os.environ['POD_IP']}:30000/server_info") as answer:
+host = f"[{os.environ['POD_IP']}]" if ":" in os.environ["POD_IP"] else os.environ["POD_IP"]
+with urllib.request.urlopen(f"http://{host}:30000/server_info") as answer:
     os.kill(json.load(answer)["etcd_pd"]["ranks"][0]["pid"], 9)
 """
 

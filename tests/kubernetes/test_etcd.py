@@ -1,4 +1,4 @@
-"""etcd is upgraded over a minor version under load, rolled back, and brought down by the commands of docs/operations.md."""
+"""etcd is upgraded over a minor version under load, rolled back, and brought down by docs/operations.md."""
 
 from __future__ import annotations
 

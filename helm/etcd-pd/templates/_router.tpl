@@ -31,9 +31,10 @@ containers:
     imagePullPolicy: {{ $router.image.pullPolicy }}
     command: [sglang-router, launch]
     args:
-      - --host=0.0.0.0
+      # IPv4 and IPv6; where the kernel has no IPv6 at all, args: [--host=0.0.0.0, --prometheus-host=0.0.0.0]
+      - --host=[::]
       - --port={{ $router.port }}
-      - --prometheus-host=0.0.0.0
+      - --prometheus-host=[::]
       - --prometheus-port=29000
       - --pd-disaggregation
       - --policy={{ $router.policy }}
