@@ -24,10 +24,10 @@ def test_helm_test_succeeds_when_the_release_is_ready(release: Release) -> None:
 
 def test_the_notes_commands_run_as_printed_when_pasted_into_a_shell(release: Release, tmp_path: Path) -> None:
     notes = release.kube.helm("get", "notes", release.name)
-    # the commands are what is indented; helm test ran above
-    lines = [line.strip() for line in notes.splitlines() if line.startswith("  ")]
-    script = "\n".join(line for line in lines if not line.startswith("helm test"))
-    script = re.sub(r"(port-forward .*&)", r"\1\nforward=$!; sleep 3", script) + "\nkill $forward\n"
+    # commands are what is indented; helm test ran above
+    commands = re.findall(r"^  ((?:kubectl|curl) (?:[^\n\\]|\\\n)*)$", notes, re.MULTILINE)
+    assert len(commands) >= 5, notes
+    script = "\n".join(commands).replace("&\n", ">/dev/null &\ntrap 'kill $!' EXIT\nsleep 3\n")
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         env={**release.kube.environ, "HOME": str(tmp_path)},
