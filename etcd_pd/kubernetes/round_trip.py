@@ -1,14 +1,18 @@
-"""``python3 -m etcd_pd.kubernetes.round_trip SOCKET SOCKET``: rooms registered at one agent, resolved at another.
+"""``python3 -m etcd_pd.kubernetes.round_trip SOCKET SOCKET [ROUTER]``: rooms registered here, resolved there.
 
-What ``helm test`` runs, with an agent that holds the prefill certificate and one that holds the decode certificate.
+What ``helm test`` runs, with an agent that holds the prefill certificate and one that holds the decode certificate, and
+then, where there is a router, a request through it.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import socket
 import sys
 import time
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -94,15 +98,41 @@ def _wait(client: Client, wanted: type, timeout: float) -> None:
     raise EtcdPDError(f"no {wanted.__name__} in {timeout:.0f} s; the agent's log says why")
 
 
-def main(arguments: list[str]) -> int:
-    """Exit status 0 where every room arrived."""
+def ask(router: str, timeout: float = TIMEOUT_SECONDS) -> str:
+    """Send a request for a few tokens; what the answer says of itself.
+
+    Args:
+        router: its URL.
+        timeout: seconds that it may take.
+
+    Raises:
+        EtcdPDError: it was refused, with what was said, or had no answer.
+    """
+    wanted = {"text": "The capital of France is", "sampling_params": {"max_new_tokens": 8, "temperature": 0}}
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{router}/generate", json.dumps(wanted).encode(), headers)
     try:
-        prefill_socket, decode_socket = arguments
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            about = json.load(answer)["meta_info"]
+    except urllib.error.HTTPError as exc:
+        with exc:
+            raise EtcdPDError(f"{router}: {exc.code} {exc.read(1000).decode(errors='replace')}") from exc
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise EtcdPDError(f"{router}: no answer of an engine: {exc!r}") from exc
+    return f"{about.get('completion_tokens')} tokens for {about.get('prompt_tokens')}"
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status 0 where every room arrived, and the request was answered."""
+    try:
+        prefill_socket, decode_socket, *router = arguments
         seconds = run(prefill_socket, decode_socket)
+        print(f"ok: {len(seconds)} rooms registered with one certificate and resolved with the other")
+        if router:
+            print(f"ok: a request through the router: {ask(router[0])}")
     except EtcdPDError as exc:
         print(f"failed: {exc}", file=sys.stderr)
         return 1
-    print(f"ok: {len(seconds)} rooms registered with one certificate and resolved with the other")
     return 0
 
 

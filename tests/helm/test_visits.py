@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from etcd_pd import Client, connect
 from etcd_pd.client.drain import drain, main as drain_main
 from etcd_pd.client.events import Announced, Registered, Rejected
 from etcd_pd.client.health import main as probe
-from etcd_pd.errors import AgentUnavailable, RankDraining
+from etcd_pd.errors import AgentUnavailable, EtcdPDError, RankDraining
 from etcd_pd.kubernetes import round_trip
 from etcd_pd.wire.values import Rank, Topology
 from tests.helm.chart import ROOT, run
@@ -147,6 +148,53 @@ def test_rooms_go_from_one_agent_to_the_other(
     said = capsys.readouterr().out
     assert said.count("dp_rank=1") == round_trip.ROOMS
     assert "ok: 10 rooms" in said
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (200, b'{"meta_info": {"completion_tokens": 8, "prompt_tokens": 5}}', ""),
+        (503, b'{"error": "no worker"}', "503 .*no worker"),
+        (200, b"[]", "no answer of an engine"),
+        (200, b"<html>", "no answer of an engine"),
+    ],
+)
+def test_the_request_of_helm_test_says_why_when_it_fails(status: int, body: bytes, said: str) -> None:
+    with _answers(status, body) as url:
+        if said:
+            with pytest.raises(EtcdPDError, match=said):
+                round_trip.ask(url)
+        else:
+            assert round_trip.ask(url) == "8 tokens for 5"
+
+
+def test_the_request_of_helm_test_says_why_when_nobody_listens() -> None:
+    with pytest.raises(EtcdPDError, match="no answer of an engine"):
+        round_trip.ask("http://127.0.0.1:9")
+
+
+@contextmanager
+def _answers(status: int, body: bytes) -> Iterator[str]:
+    """A server that says the same to everybody."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_the_copied_client_needs_nothing_and_brings_its_metadata(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.helm, pytest.mark.quick, pytest.mark.timeout(1800)]
 def test_helm_test_succeeds_when_the_release_is_ready(release: Release) -> None:
     said = release.kube.helm("test", release.name, "--logs", seconds=300)
     assert "rooms registered with one certificate and resolved with the other" in said
+    assert "a request through the router: 8 tokens" in said
 
 
 def test_the_notes_commands_run_as_printed_when_pasted_into_a_shell(release: Release, tmp_path: Path) -> None:
