@@ -88,9 +88,10 @@ class Release:
     def uninstall(self, volumes: bool = True) -> None:
         """`helm uninstall`, until its pods are gone; and the members' volumes."""
         self.kube.helm("uninstall", self.name, "--wait", seconds=300)
-        wait_until(
-            lambda: not self.kube.get("pods", selector=self.selector())["items"], "its pods are gone", STEP_SECONDS
-        )
+        # the pod of `helm test` is a hook, which Helm leaves
+        self.kube.kubectl("delete", "pod", "--selector", self.selector("test"), "--ignore-not-found")
+        mine = self.selector()
+        wait_until(lambda: not self.kube.get("pods", selector=mine)["items"], "its pods are gone", STEP_SECONDS)
         if volumes:
             self.kube.kubectl("delete", "pvc", "--selector", self.selector(), "--wait=false")
             self.recycle_volumes()
