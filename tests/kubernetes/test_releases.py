@@ -89,6 +89,14 @@ def test_a_release_serves_when_quota_and_limit_range_hold(make_release: MakeRele
         assert_serves(release)
 
 
+def test_a_release_serves_when_the_platform_chooses_users(make_release: MakeRelease) -> None:
+    # what OpenShift's admission adds where a pod names no user
+    given = {"podSecurityContext": {"runAsUser": 1000680000, "runAsGroup": 0, "fsGroup": 1000680000}}
+    parts = {part: {**ONE.get(part, {}), **given} for part in ("etcd", "prefill", "decode", "router", "jobs")}
+    with installed(make_release("platform"), {"openshift": True, **parts}) as release:
+        assert_serves(release)
+
+
 def test_helm_waits_until_requests_are_served_when_asked_to(make_release: MakeRelease) -> None:
     release = make_release("waited")
     try:
