@@ -10,10 +10,12 @@ READY := .venv/.ready
 SGLANG := .venv-sglang/.ready
 HELM := build/bin/helm
 # Tests that do not mind a neighbour: two processes share them.
-SHARED := tests/unit tests/simulation tests/contract tests/sglang
+RENDERED := $(shell grep -L 'pytest.mark.\(integration\|e2e\)' tests/helm/test_*.py)
+SHARED := tests/unit tests/simulation tests/contract tests/sglang $(RENDERED)
 # SGLang's own engine needs a namespace for itself, the chart a cluster.
 ENGINE := tests/engine
 CLUSTER := tests/kubernetes
+REST := $(filter-out $(SHARED) $(ENGINE) $(CLUSTER) tests/helm,$(patsubst %/,%,$(wildcard tests/*/))) $(filter-out $(SHARED),$(wildcard tests/helm/test_*.py))
 SLOW := integration or e2e or chaos or helm or bench
 
 .PHONY: help
@@ -82,10 +84,10 @@ promtool: ## Prometheus' promtool for the tests of the alerts
 
 .PHONY: test
 test: $(READY) $(SGLANG) $(HELM) docker images chromium promtool ## every test but the long ones (most of chaos, bench)
-	@echo "test: unit, contract, the simulation, SGLang's classes, in two processes: five minutes"
+	@echo "test: unit, contract, the simulation, SGLang's classes, the rendered chart, in two processes: seven minutes"
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(SHARED) -m "not (chaos or bench) or quick"
-	@echo "test: integration, e2e, helm, and three minutes of chaos: a quarter of an hour"
-	@$(BIN)/python -m pytest -q $(filter-out $(SHARED) $(ENGINE) $(CLUSTER),$(patsubst %/,%,$(wildcard tests/*/))) -m "not (chaos or bench) or quick"
+	@echo "test: integration, e2e, the chart's pods, and three minutes of chaos: a quarter of an hour"
+	@$(BIN)/python -m pytest -q $(REST) -m "not (chaos or bench) or quick"
 
 .PHONY: test-unit
 test-unit: $(READY) ## tests of the pure parts
