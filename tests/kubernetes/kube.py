@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,17 +70,30 @@ class Kube:
 
     @contextmanager
     def forward(self, target: str, port: int) -> Iterator[str]:
-        """A URL on loopback that reaches a port of ``service/NAME`` or ``pod/NAME``."""
-        own = free_port()
+        """A URL on loopback for a port of ``service/NAME`` or ``pod/NAME``, of its next pod where one ended."""
+        own, ends = free_port(), threading.Event()
         words = ["kubectl", "--namespace", self.namespace, "port-forward", "--address", "127.0.0.1"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": self.environ}
-        with child([*words, target, f"{own}:{port}"], **quiet) as process:
-            wait_until(lambda: _listens(process.pid, own), f"port {own} is forwarded to {target}", 30)
+
+        def keep() -> None:
+            while not ends.is_set():
+                with child([*words, target, f"{own}:{port}"], **quiet) as process:
+                    while process.poll() is None and not ends.wait(0.1):
+                        pass
+
+        thread = threading.Thread(target=keep)
+        thread.start()
+        try:
+            wait_until(lambda: _listens(own), f"port {own} is forwarded to {target}", 30)
             yield f"http://127.0.0.1:{own}"
+        finally:
+            ends.set()
+            thread.join()
 
 
-def _listens(pid: int, port: int) -> bool:
-    return any(each.laddr.port == port for each in psutil.Process(pid).net_connections("tcp"))
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def ready(pod: Object) -> bool:

@@ -49,10 +49,12 @@ class Load:
         url: the router's.
         expected: the right continuation of each of TEXTS.
         rate: requests a second.
+        again: whether to send a request again whose connection broke, as when the router itself is replaced.
     """
 
-    def __init__(self, url: str, expected: Sequence[Sequence[int]], rate: float = 4.0) -> None:
-        self._url, self._expected, self._rate = f"{url}/generate", expected, rate
+    def __init__(self, url: str, expected: Sequence[Sequence[int]], rate: float = 4.0, *, again: bool = False) -> None:
+        self._url, self._expected, self._rate, self._again = f"{url}/generate", expected, rate, again
+        self.broken = 0
         self._ends = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self.answers: list[tuple[int, Answer]] = []
@@ -78,15 +80,22 @@ class Load:
 
     async def _ask(self, session: aiohttp.ClientSession, number: int, began: float) -> None:
         sent = time.monotonic()
-        try:
-            timeout = aiohttp.ClientTimeout(total=HANGS)
-            async with session.post(self._url, json=body(TEXTS[number]), timeout=timeout) as reply:
-                status, text = reply.status, await reply.text()
-        except (aiohttp.ClientError, asyncio.TimeoutError) as exc:
-            status, text = 0, f"{type(exc).__name__}: {exc}"
+        status, text = await self._post(session, number)
+        while self._again and status == 0 and time.monotonic() < sent + HANGS:
+            self.broken += 1
+            await asyncio.sleep(0.2)
+            status, text = await self._post(session, number)
         tokens = tuple(json.loads(text)["output_ids"]) if status == 200 else ()
         error = "" if status == 200 else text[:300]
         self.answers.append((number, Answer(sent - began, time.monotonic() - sent, status, tokens, error)))
+
+    async def _post(self, session: aiohttp.ClientSession, number: int) -> tuple[int, str]:
+        try:
+            timeout = aiohttp.ClientTimeout(total=HANGS)
+            async with session.post(self._url, json=body(TEXTS[number]), timeout=timeout) as reply:
+                return reply.status, await reply.text()
+        except (aiohttp.ClientError, asyncio.TimeoutError) as exc:
+            return 0, f"{type(exc).__name__}: {exc}"
 
     @property
     def lasted(self) -> float:
@@ -111,7 +120,7 @@ class Load:
         took = sorted(answer.seconds for _, answer in self.answers if answer.status == 200)
         worst = max((answer.seconds for _, answer in self.answers if answer.status != 200), default=0.0)
         times = f", p50 {took[len(took) // 2]:.2f} s, slowest {took[-1]:.2f} s" if took else ""
-        return f"{dict(counts)}{times}, slowest error {worst:.2f} s"
+        return f"{dict(counts)}{times}, slowest error {worst:.2f} s, {self.broken} connections broken and tried again"
 
 
 def body(text: str) -> dict[str, object]:

@@ -87,7 +87,7 @@ class Release:
 
     def uninstall(self, volumes: bool = True) -> None:
         """`helm uninstall`, until its pods are gone; and the members' volumes."""
-        self.kube.helm("uninstall", self.name, "--wait", seconds=300)
+        self.kube.helm("uninstall", self.name, "--wait", "--ignore-not-found", seconds=300)
         # the pod of `helm test` is a hook, which Helm leaves
         self.kube.kubectl("delete", "pod", "--selector", self.selector("test"), "--ignore-not-found")
         mine = self.selector()
@@ -149,9 +149,9 @@ class Release:
             yield url
 
     @contextmanager
-    def load(self, rate: float = 4.0) -> Iterator[Load]:
+    def load(self, rate: float = 4.0, *, again: bool = False) -> Iterator[Load]:
         """A load on the router."""
-        with self.router() as url, Load(url, self.expected, rate) as load:
+        with self.router() as url, Load(url, self.expected, rate, again=again) as load:
             yield load
 
     def restarts(self, pod: str, container: str) -> int:
