@@ -61,16 +61,19 @@ def expected() -> list[list[int]]:
 
 
 @pytest.fixture(scope="session")
-def make_release(kubeconfig: Path, provider: Provider, expected: list[list[int]]) -> MakeRelease:
+def make_release(kubeconfig: Path, provider: Provider, expected: list[list[int]]) -> Iterator[MakeRelease]:
     """A release that is not installed yet, by namespace and name. Its namespace admits restricted pods alone."""
+    made: dict[str, Kube] = {}
 
     def make(namespace: str, name: str = "pd") -> Release:
-        kube = Kube(kubeconfig, namespace)
+        kube = made[namespace] = Kube(kubeconfig, namespace)
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}})
         return Release(kube, provider, name, etcd_image(), expected)
 
-    return make
+    yield make
+    for namespace, kube in made.items():
+        kube.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
 @pytest.fixture(scope="module")
