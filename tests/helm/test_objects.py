@@ -160,10 +160,11 @@ def test_roles_allow_what_is_needed_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_with_tls_nothing_but_the_metrics_listener_is_plain(shape: str) -> None:
+def test_with_tls_nothing_but_metrics_and_the_request_of_helm_test_is_plain(shape: str) -> None:
     plain = [line.strip() for line in rendered(shape).text.splitlines() if "http://" in line]
-    own = shape != "external-etcd"
-    assert plain == (["listen-metrics-urls: http://0.0.0.0:2381"] if own else [])
+    metrics = ["listen-metrics-urls: http://0.0.0.0:2381"] if shape != "external-etcd" else []
+    requests = [f"- http://{FULL}-router:8000"] if shape != "existing-secrets" else []  # which has no router
+    assert plain == metrics + requests
     for where, pod in rendered(shape).pods():
         for each in containers(pod):
             settings = environment(each)
