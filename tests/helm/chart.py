@@ -94,9 +94,14 @@ class Objects:
         """Those of a kind."""
         return [each for each in self.all if each["kind"] == kind]
 
+    @property
+    def installed(self) -> list[Object]:
+        """What an installation makes: all but hooks."""
+        return [each for each in self.all if "helm.sh/hook" not in each["metadata"].get("annotations", {})]
+
     def jobs(self) -> list[Object]:
-        """The Jobs of an installation: those that are no hooks."""
-        return [each for each in self.of("Job") if "helm.sh/hook" not in each["metadata"].get("annotations", {})]
+        """The Jobs of an installation."""
+        return [each for each in self.installed if each["kind"] == "Job"]
 
     def one(self, kind: str, name: str) -> Object:
         """The one of a kind whose name is the release's with ``name`` behind it."""

@@ -56,8 +56,8 @@ class Machine:
     def __enter__(self: M) -> M:
         try:
             self.api.start()
-            self.api.apply(self.objects.all)
-            for each in self.objects.all:
+            self.api.apply(self.objects.installed)
+            for each in self.objects.installed:
                 if each["kind"] in ("StatefulSet", "Deployment", "Job"):
                     self.apply(each)
             self._kubelet.start()
