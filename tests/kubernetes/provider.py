@@ -6,7 +6,9 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +21,8 @@ NODES = 3
 PATH = {"PATH": f"{ROOT / 'build' / 'bin'}:{os.environ['PATH']}"}
 #: How long a cluster may take to come up, or an image to be loaded onto its nodes, seconds.
 UP_SECONDS, LOAD_SECONDS = 300.0, 900.0
+#: How often to make one, and how long kube-proxy takes to end where it does, seconds.
+ATTEMPTS, PROXY_SECONDS = 3, 10.0
 #: What a cluster of network namespaces changes of its host.
 _SYSCTLS = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
 
@@ -78,8 +82,20 @@ class Folder:
         if "kbr0" in psutil.net_if_addrs():
             raise NoCluster("a cluster of network namespaces runs on this host already (interface kbr0): end it first")
         self._family = family
-        self._run(UP_SECONDS, "up", str(NODES))
-        return self._kubeconfig()
+        for _ in range(ATTEMPTS):
+            self._run(UP_SECONDS, "up", str(NODES))
+            if self._proxies_stay():
+                return self._kubeconfig()
+            self._run(120, "down")
+        raise NoCluster(f"kube-proxy ended on a node at each of {ATTEMPTS} attempts")
+
+    def _proxies_stay(self) -> bool:
+        """Whether every node has its kube-proxy: one that starts before the API server answers it may end."""
+        listed = run(["kubectl", f"--kubeconfig={self._kubeconfig()}", "get", "nodes", "--output", "json"], 30, PATH)
+        addresses = [node["status"]["addresses"][0]["address"] for node in json.loads(listed)["items"]]
+        # its health's port is open before it may end, for some seconds
+        time.sleep(PROXY_SECONDS)
+        return all(_listens(address, 10256) for address in addresses)
 
     def _kubeconfig(self) -> Path:
         return Path(re.findall(r"KUBECONFIG=(\S+)", self._run(10, "env"))[0])
@@ -161,6 +177,14 @@ def find() -> Provider:
         "the chart was not tried on a cluster: set ETCD_PD_TEST_CLUSTER=1 with KUBECONFIG, or ETCD_PD_KUBERNETES, or "
         "install kind; ETCD_PD_NO_CLUSTER=1 goes without"
     )
+
+
+def _listens(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), 5).close()
+    except OSError:
+        return False
+    return True
 
 
 def run(command: Sequence[str], seconds: float, environ: dict[str, str] | None = None) -> str:
