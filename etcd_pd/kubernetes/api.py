@@ -6,20 +6,26 @@ Standard library only: a client package would bring a dozen others into the imag
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
 from ..errors import ConfigError, EtcdPDError
 
+log = logging.getLogger(__name__)
+
 #: Where a pod finds its service account's token, the API server's certificate authority and its own namespace.
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT_SECONDS = 15.0
+#: Attempts at an object that others change at the same time.
+ATTEMPTS = 5
 #: Where the API has the kinds that are not among the core's.
 GROUPS = {"statefulsets": "apis/apps/v1", "deployments": "apis/apps/v1"}
 
@@ -53,6 +59,35 @@ class Api(Protocol):
 
     def replace(self, kind: str, body: Object) -> Object:
         """Replace an object that was read before, or ObjectConflict."""
+
+
+def update(api: Api, kind: str, name: str, change: Callable[[Object | None], Object | None]) -> Object | None:
+    """Read an object, and write what ``change`` makes of it, until nobody interferes.
+
+    Args:
+        api: where.
+        kind: for example ``secrets``.
+        name: the object's.
+        change: called at each attempt with the object, or None where there is none; None where all is well.
+
+    Returns:
+        what was written; None where nothing was to be.
+
+    Raises:
+        ObjectConflict: others changed it at every attempt.
+    """
+    what = kind
+    for _ in range(ATTEMPTS):
+        found = api.get(kind, name)
+        body = change(found)
+        if body is None:
+            return None
+        what = body.get("kind", kind)
+        try:
+            return (api.replace if found else api.create)(kind, body)
+        except ObjectConflict:
+            log.info("%s=%s changed meanwhile", kind.removesuffix("s"), name)
+    raise ObjectConflict(f"{what} {name} changed {ATTEMPTS} times meanwhile", 409)
 
 
 class Kubernetes:

@@ -12,14 +12,12 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
 from ..errors import EtcdPDError
-from .api import Api, Object, ObjectConflict
+from .api import Api, Object, update
 from .authority import Identity, Pair, issue, make_authority, valid_until, why_not
 from .settings import CertSettings
 
 log = logging.getLogger(__name__)
 
-#: Attempts at one Secret that others change at the same time.
-ATTEMPTS = 5
 #: Argo CD and Flux would take a Secret that no chart renders for a leftover: these keep them off.
 ANNOTATIONS = {
     "argocd.argoproj.io/compare-options": "IgnoreExtraneous",
@@ -109,26 +107,23 @@ class _Keeper:
         self._update(secret, renewed)
 
     def _update(self, name: str, renew: Callable[[Pair | None], tuple[Pair, bytes] | None]) -> Pair:
-        """Read a Secret, and write what ``renew`` makes of it, until nobody interferes."""
-        for _ in range(ATTEMPTS):
-            found = self._secrets.get("secrets", name)
-            pair = _pair_in(found)
-            made = renew(pair)
-            if made is None:
-                assert found is not None and pair is not None
-                if _annotations(found).items() >= ANNOTATIONS.items():
-                    return pair
-                body, kept = _annotated(found), pair
-            else:
-                body, kept = self._secret(name, *made, found), made[0]
-            try:
-                (self._secrets.replace if found else self._secrets.create)("secrets", body)
-            except ObjectConflict:
-                log.info("secret=%s changed meanwhile", name)
-                continue
+        """Keep what is in a Secret, or write what ``renew`` makes of it; the one that is there then."""
+        kept: Pair | None = None
+
+        def changed(found: Object | None) -> Object | None:
+            nonlocal kept
+            kept = _pair_in(found)
+            made = renew(kept)
+            if made is not None:
+                kept = made[0]
+                return self._secret(name, *made, found)
+            assert found is not None
+            return None if _annotations(found).items() >= ANNOTATIONS.items() else _annotated(found)
+
+        if update(self._secrets, "secrets", name, changed) is not None:
             self.written.append(name)
-            return kept
-        raise ObjectConflict(f"Secret {name} changed {ATTEMPTS} times meanwhile", 409)
+        assert kept is not None
+        return kept
 
     def _secret(self, name: str, pair: Pair, authority: bytes, found: Object | None) -> Object:
         data = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": authority}

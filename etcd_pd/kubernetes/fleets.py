@@ -9,31 +9,23 @@ import logging
 import time
 from typing import Protocol
 
-from .api import KubernetesError, Object, ObjectConflict
+from .api import Api, KubernetesError, Object, update
 from .settings import FleetSettings
 
 log = logging.getLogger(__name__)
 
 #: Pause between looks at the pods that are left, seconds.
 PAUSE_SECONDS = 1.0
-#: Attempts at a Deployment that others change at the same time.
-ATTEMPTS = 5
 
 
-class Api(Protocol):
-    """What is needed of the Kubernetes API."""
-
-    def get(self, kind: str, name: str) -> Object | None:
-        """An object, None where there is none."""
+class ListingApi(Api, Protocol):
+    """The Kubernetes API, with lists."""
 
     def list(self, kind: str, selector: str) -> list[Object]:
         """The objects with some labels."""
 
-    def replace(self, kind: str, body: Object) -> Object:
-        """Replace an object that was read before, or ObjectConflict."""
 
-
-def end_fleets(settings: FleetSettings, api: Api) -> bool:
+def end_fleets(settings: FleetSettings, api: ListingApi) -> bool:
     """Scale the Deployments to nothing and wait until their pods are gone; whether all are."""
     deadline = time.monotonic() + settings.wait_seconds
     try:
@@ -52,14 +44,10 @@ def end_fleets(settings: FleetSettings, api: Api) -> bool:
 
 
 def _scale_to_nothing(api: Api, name: str) -> None:
-    for _ in range(ATTEMPTS):
-        found = api.get("deployments", name)
+    def scaled(found: Object | None) -> Object | None:
         if found is None or found["spec"]["replicas"] == 0:
-            return
-        try:
-            api.replace("deployments", {**found, "spec": {**found["spec"], "replicas": 0}})
-        except ObjectConflict:
-            continue
-        log.info("deployment=%s scaled from %d to nothing", name, found["spec"]["replicas"])
-        return
-    raise ObjectConflict(f"Deployment {name} changed {ATTEMPTS} times meanwhile", 409)
+            return None
+        log.info("deployment=%s is scaled from %d to nothing", name, found["spec"]["replicas"])
+        return {**found, "spec": {**found["spec"], "replicas": 0}}
+
+    update(api, "deployments", name, scaled)

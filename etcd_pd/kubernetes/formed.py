@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import logging
 
-from .api import Api, KubernetesError, Object, ObjectConflict
+from .api import Api, KubernetesError, Object, update
 from .settings import InitSettings
 
 log = logging.getLogger(__name__)
-
-#: Attempts at a ConfigMap that others change at the same time.
-ATTEMPTS = 5
 
 
 def say_formed(settings: InitSettings, api: Api, cluster_id: int) -> None:
@@ -23,22 +20,17 @@ def say_formed(settings: InitSettings, api: Api, cluster_id: int) -> None:
         KubernetesError: the API server refused or did not answer, or the owner is not there.
     """
     name, data = settings.formed_config_map, {"cluster-id": f"{cluster_id:x}"}
-    for _ in range(ATTEMPTS):
-        owners = _owners(settings.formed_owner, api)
-        found = api.get("configmaps", name) or {}
-        metadata = found.get("metadata", {})
-        if found.get("data") == data and metadata.get("ownerReferences", []) == owners:
-            return
-        new = {"apiVersion": "v1", "kind": "ConfigMap", **found}
-        body: Object = {**new, "metadata": {**metadata, "name": name, "ownerReferences": owners}, "data": data}
-        try:
-            (api.replace if found else api.create)("configmaps", body)
-        except ObjectConflict:
-            log.info("configmap=%s changed meanwhile", name)
-            continue
+
+    def changed(found: Object | None) -> Object | None:
+        owners, there = _owners(settings.formed_owner, api), found or {}
+        metadata = there.get("metadata", {})
+        if there.get("data") == data and metadata.get("ownerReferences", []) == owners:
+            return None
+        new = {"apiVersion": "v1", "kind": "ConfigMap", **there}
+        return {**new, "metadata": {**metadata, "name": name, "ownerReferences": owners}, "data": data}
+
+    if update(api, "configmaps", name, changed) is not None:
         log.info("formed cluster=%x configmap=%s owner=%s", cluster_id, name, settings.formed_owner or "nobody")
-        return
-    raise ObjectConflict(f"ConfigMap {name} changed {ATTEMPTS} times meanwhile", 409)
 
 
 def _owners(name: str, api: Api) -> list[Object]:

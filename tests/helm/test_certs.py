@@ -9,9 +9,9 @@ import pytest
 from cryptography import x509
 
 from etcd_pd.errors import ConfigError
-from etcd_pd.kubernetes.api import Object, ObjectConflict
+from etcd_pd.kubernetes.api import ATTEMPTS, Object, ObjectConflict
 from etcd_pd.kubernetes.authority import valid_until
-from etcd_pd.kubernetes.certs import ANNOTATIONS, ATTEMPTS, AuthorityEnds, AuthorityLost, keep_certificates
+from etcd_pd.kubernetes.certs import ANNOTATIONS, AuthorityEnds, AuthorityLost, keep_certificates
 from etcd_pd.kubernetes.settings import CertSettings
 from tests.helm.secrets import MemoryApi
 

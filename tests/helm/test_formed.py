@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from etcd_pd.kubernetes.api import Kubernetes, KubernetesError, Object, ObjectConflict
-from etcd_pd.kubernetes.formed import ATTEMPTS, say_formed
+from etcd_pd.kubernetes.api import ATTEMPTS, Kubernetes, KubernetesError, Object, ObjectConflict
+from etcd_pd.kubernetes.formed import say_formed
 from etcd_pd.kubernetes.settings import InitSettings
 from tests.helm.chart import NAMESPACE, container, environment, rendered
 from tests.helm.cluster.api import ApiServer
