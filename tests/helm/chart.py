@@ -149,3 +149,9 @@ def container(pod: Object, name: str) -> Object:
 def environment(container: Object) -> dict[str, str]:
     """The variables of a container that have plain values."""
     return {each["name"]: each["value"] for each in container.get("env", ()) if "value" in each}
+
+
+def overlay(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """One mapping of values laid over another, level by level."""
+    both = [key for key in more if isinstance(more[key], Mapping) and isinstance(base.get(key), Mapping)]
+    return {**base, **more, **{key: overlay(base[key], more[key]) for key in both}}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helm.chart import CHART, ROOT, SHAPES, Object, Objects, rendered, template
+from tests.helm.chart import CHART, ROOT, SHAPES, Object, Objects, overlay, rendered, template
 
 pytestmark = pytest.mark.helm
 
@@ -87,13 +87,8 @@ def _merged(shape: str, values: dict[str, Any]) -> dict[str, Any]:
     """What Helm makes of the defaults, a file of ci/ and these values."""
     merged: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
     for more in (yaml.safe_load((CHART / "ci" / f"{shape}.yaml").read_text()), values):
-        merged = _merge(merged, more)
+        merged = overlay(merged, more)
     return merged
-
-
-def _merge(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    both = {key: _merge(one[key], other[key]) for key in one.keys() & other.keys() if isinstance(one[key], dict)}
-    return {**one, **other, **both}
 
 
 def _components(objects: Objects) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,9 +14,10 @@ from tests.support.etcd_server import image as etcd_image
 
 from .kube import Kube
 from .load import NEW_TOKENS, TEXTS
-from .provider import HOME, Folder, NoCluster, Provider, find
+from .provider import HOME, Folder, NoCluster, Provider, find, run
 from .release import Release
 
+SAVE_SECONDS = 600.0
 MakeRelease = Callable[..., Release]
 
 
@@ -47,9 +47,9 @@ def archive(file: str, *names: str) -> Path:
     HOME.mkdir(parents=True, exist_ok=True)
     archive, stamp = HOME / f"{file}.tar", HOME / f"{file}.ids"
     inspected = ["docker", "image", "inspect", "--format", "{{.Id}}", *names]
-    ids = subprocess.run(inspected, check=True, capture_output=True, text=True).stdout
+    ids = run(inspected, 60)
     if not (archive.exists() and stamp.exists() and stamp.read_text() == ids):
-        subprocess.run(["docker", "save", "--output", str(archive), *names], check=True)
+        run(["docker", "save", "--output", str(archive), *names], SAVE_SECONDS)
         stamp.write_text(ids)
     return archive
 
@@ -79,14 +79,8 @@ def make_release(kubeconfig: Path, provider: Provider, expected: list[list[int]]
 @pytest.fixture(scope="module")
 def release(make_release: MakeRelease) -> Iterator[Release]:
     """The chart, installed and ready: three members, two prefills of two ranks, two decodes, a router."""
-    release = make_release("cell")
-    try:
-        release.install()
-        release.await_ready()
+    with make_release("cell").installed() as release:
         yield release
-    finally:
-        if os.environ.get("ETCD_PD_TEST_KEEP") != "1":
-            release.uninstall()
 
 
 @pytest.fixture(scope="session")

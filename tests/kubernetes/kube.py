@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from tests.support.children import child
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
-from .provider import run
+from .provider import listens, run
 
 Object = dict[str, Any]
 
@@ -39,15 +38,14 @@ class Kube:
         """What a command of kubectl prints."""
         return run(["kubectl", "--namespace", self.namespace, *words], seconds, self.environ)
 
-    def helm(self, *words: str, seconds: float = 120, helm: str = "helm") -> str:
+    def helm(self, *words: str, seconds: float = 120) -> str:
         """What a command of helm prints."""
-        return run([helm, "--namespace", self.namespace, *words], seconds, self.environ)
+        return run(["helm", "--namespace", self.namespace, *words], seconds, self.environ)
 
-    def apply(self, body: Object | str) -> None:
-        """Create objects, or change them."""
-        text = body if isinstance(body, str) else json.dumps(body)
+    def apply(self, body: Object) -> None:
+        """Create an object, or change it."""
         words = ["kubectl", "--namespace", self.namespace, "apply", "--filename", "-"]
-        subprocess.run(words, env=self.environ, input=text, text=True, check=True, capture_output=True, timeout=60)
+        run(words, 60, self.environ, json.dumps(body))
 
     def get(self, kind: str, name: str = "", selector: str = "") -> Object:
         """An object, or a list of those with some labels."""
@@ -64,9 +62,12 @@ class Kube:
         """What a command prints in a container."""
         return self.kubectl("exec", pod, "--container", container, "--", *command)
 
-    def events(self, reason: str) -> list[str]:
-        """The messages of a reason's events."""
-        return [each["message"] for each in self.get("events")["items"] if each["reason"] == reason]
+    def logs(self, target: str, *words: str) -> str:
+        """What ``pod/NAME`` or ``job/NAME`` says; nothing where it has not started."""
+        try:
+            return self.kubectl("logs", target, *words)
+        except AssertionError:
+            return ""
 
     @contextmanager
     def forward(self, target: str, port: int) -> Iterator[str]:
@@ -84,23 +85,17 @@ class Kube:
         thread = threading.Thread(target=keep)
         thread.start()
         try:
-            wait_until(lambda: _listens(own), f"port {own} is forwarded to {target}", 30)
+            wait_until(lambda: listens("127.0.0.1", own), f"port {own} is forwarded to {target}", 30)
             yield f"http://127.0.0.1:{own}"
         finally:
             ends.set()
             thread.join()
 
 
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def ready(pod: Object) -> bool:
-    """Whether a pod is ready."""
-    return any(
-        each["type"] == "Ready" and each["status"] == "True" for each in pod.get("status", {}).get("conditions", ())
-    )
+def ready(thing: Object) -> bool:
+    """Whether a pod or a node is ready."""
+    conditions = thing.get("status", {}).get("conditions", ())
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 def name(thing: Object) -> str:

@@ -95,7 +95,7 @@ class Folder:
         addresses = [node["status"]["addresses"][0]["address"] for node in json.loads(listed)["items"]]
         # its health's port is open before it may end, for some seconds
         time.sleep(PROXY_SECONDS)
-        return all(_listens(address, 10256) for address in addresses)
+        return all(listens(address, 10256) for address in addresses)
 
     def _kubeconfig(self) -> Path:
         return Path(re.findall(r"KUBECONFIG=(\S+)", self._run(10, "env"))[0])
@@ -179,7 +179,8 @@ def find() -> Provider:
     )
 
 
-def _listens(address: str, port: int) -> bool:
+def listens(address: str, port: int) -> bool:
+    """Whether somebody takes connections there."""
     try:
         socket.create_connection((address, port), 5).close()
     except OSError:
@@ -187,7 +188,7 @@ def _listens(address: str, port: int) -> bool:
     return True
 
 
-def run(command: Sequence[str], seconds: float, environ: dict[str, str] | None = None) -> str:
+def run(command: Sequence[str], seconds: float, environ: dict[str, str] | None = None, stdin: str = "") -> str:
     """What a command prints.
 
     Raises:
@@ -196,7 +197,7 @@ def run(command: Sequence[str], seconds: float, environ: dict[str, str] | None =
     done = subprocess.run(
         command,
         env={**os.environ, **(environ or {})},
-        stdin=subprocess.DEVNULL,
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=seconds,

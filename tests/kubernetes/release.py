@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tests.helm.chart import CHART, ROOT
+from tests.helm.chart import CHART, ROOT, overlay
 from tests.support.waiting import wait_until
 
 from .kube import Kube, Object, name, ready
@@ -24,6 +24,9 @@ READY_SECONDS = 400.0
 STEP_SECONDS = 120.0
 #: The parts of the values with an image of ours.
 OURS = ("agent", "prefill", "decode", "router")
+#: Values of a cell with one engine on each side; and with one member of etcd too, which is there in half the time.
+ONE_ENGINE: dict[str, Any] = {"prefill": {"replicas": 1}, "decode": {"replicas": 1}}
+ONE = {"etcd": {"replicas": 1}, **ONE_ENGINE}
 SMALL = {"requests": {"cpu": "50m", "memory": "64Mi"}}
 
 #: Run in an engine's container: it listens on its pod's address, which `kubectl port-forward` does not reach.
@@ -69,11 +72,21 @@ class Release:
             "decode": fleet,
             "router": {**never, "healthCheckIntervalSeconds": 1},
         }
-        return yaml.safe_dump(_over(found, more or {}))
+        return yaml.safe_dump(overlay(found, more or {}))
 
     def install(self, more: Mapping[str, Any] | None = None, *words: str, chart: str = str(CHART)) -> str:
         """`helm upgrade --install` with the values of all and more; what it printed."""
         return self._apply(self.values(more), chart, "--install", *words)
+
+    @contextmanager
+    def installed(self, more: Mapping[str, Any] | None = None, chart: str = str(CHART)) -> Iterator[Release]:
+        """The release, installed and ready, and gone afterwards."""
+        try:
+            self.install(more, chart=chart)
+            self.await_ready()
+            yield self
+        finally:
+            self.uninstall()
 
     def upgrade(self, *words: str) -> str:
         """`helm upgrade` with nothing but the images given, and what a word says of the values that were."""
@@ -136,7 +149,10 @@ class Release:
             ]
             return bool(workloads) and all(map(_settled, workloads))
 
-        wait_until(settled, f"{self.name}: {self._states()}", seconds, every=0.5)
+        try:
+            wait_until(settled, f"{self.name} is ready", seconds, every=0.5)
+        except AssertionError as exc:
+            raise AssertionError(f"{exc}; {self._states()}") from None
 
     def _states(self) -> list[str]:
         return [f"{name(pod)}: {'ready' if ready(pod) else 'not ready'}" for pod in self.kube.pods(self.selector())]
@@ -210,11 +226,3 @@ def _answers(url: str) -> list[int] | None:
             return found
     except OSError:
         return None
-
-
-def _over(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """One mapping laid over another, level by level."""
-    both = {
-        key: value for key, value in more.items() if isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
-    }
-    return {**base, **more, **{key: _over(base[key], value) for key, value in both.items()}}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from datetime import datetime, timezone
-from typing import Any
 
 import pytest
 from cryptography import x509
@@ -14,24 +13,18 @@ from tests.support.waiting import wait_until
 
 from .conftest import MakeRelease
 from .load import ETCD_LOST
-from .release import STEP_SECONDS, Release
+from .release import ONE_ENGINE, STEP_SECONDS, Release
 
 pytestmark = [pytest.mark.helm, pytest.mark.chaos, pytest.mark.timeout(1800)]
 
-VALUES: dict[str, Any] = {"prefill": {"replicas": 1}, "decode": {"replicas": 1}}
 IDENTITIES = ("etcd", "root", "prefill", "decode")
 
 
 @pytest.fixture(scope="module")
 def cell(make_release: MakeRelease) -> Iterator[Release]:
     """A release of three members."""
-    release = make_release("certified")
-    try:
-        release.install(VALUES)
-        release.await_ready()
+    with make_release("certified").installed(ONE_ENGINE) as release:
         yield release
-    finally:
-        release.uninstall()
 
 
 def test_requests_are_right_when_every_certificate_is_renewed(cell: Release) -> None:
@@ -50,7 +43,9 @@ def test_no_authority_is_made_when_it_is_lost_and_starting_over_brings_another(c
     cell.kube.kubectl("delete", "secret", f"{cell.full}-ca")
     before = serial_numbers(cell)
     run_certs(cell, "lost")
-    wait_until(lambda: "has no authority any more" in logs(cell, "lost"), "the Job says why", STEP_SECONDS, every=0.5)
+    wait_until(
+        lambda: "has no authority any more" in cell.kube.logs("job/lost"), "the Job says why", STEP_SECONDS, every=0.5
+    )
     cell.kube.kubectl("delete", "job", "lost")
     assert serial_numbers(cell) == before
     with cell.load() as load:
@@ -66,14 +61,6 @@ def test_no_authority_is_made_when_it_is_lost_and_starting_over_brings_another(c
 def run_certs(release: Release, name: str) -> None:
     """The CronJob's Job, now."""
     release.kube.kubectl("create", "job", f"--from=cronjob/{release.full}-certs", name)
-
-
-def logs(release: Release, job: str) -> str:
-    """What a Job says; nothing where its pod has not started."""
-    try:
-        return release.kube.kubectl("logs", f"job/{job}")
-    except AssertionError:
-        return ""
 
 
 def serial_numbers(release: Release) -> dict[str, int]:

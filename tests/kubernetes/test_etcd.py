@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -13,13 +12,12 @@ from tests.support.waiting import wait_until
 
 from .conftest import MakeRelease, archive
 from .provider import Provider, run
-from .release import READY_SECONDS, Release
+from .release import ONE_ENGINE, READY_SECONDS, Release
 
 pytestmark = [pytest.mark.helm, pytest.mark.chaos, pytest.mark.timeout(1800)]
 
 NEW = "v3.7.3"
-ONE: dict[str, Any] = {"prefill": {"replicas": 1}, "decode": {"replicas": 1}}
-LATER = {**ONE, "etcd": {"image": {"tag": NEW}}}
+LATER = {**ONE_ENGINE, "etcd": {"image": {"tag": NEW}}}
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +26,8 @@ def cell(make_release: MakeRelease, provider: Provider) -> Iterator[Release]:
     name = run([str(ROOT / "scripts" / "etcd-image"), NEW], 300).split()[-1]
     provider.load(archive("etcd", name))
     assert image().rpartition(":")[2] != NEW
-    release = make_release("upgraded")
-    try:
-        release.install(ONE)
-        release.await_ready()
+    with make_release("upgraded").installed(ONE_ENGINE) as release:
         yield release
-    finally:
-        release.uninstall()
 
 
 def versions(release: Release) -> set[str]:
@@ -50,9 +43,12 @@ def test_requests_are_right_when_etcd_is_upgraded_rolled_back_and_brought_down(c
         assert versions(cell) == {NEW.removeprefix("v")}
 
         cell.kube.helm("rollback", cell.name)
-        refused = f"{cell.full}-etcd-2"
+        refused, member = f"{cell.full}-etcd-2", "--container=member"
         wait_until(
-            lambda: "downgrade enable" in member_log(cell, refused), "the member says what to do", READY_SECONDS, 1.0
+            lambda: "downgrade enable" in cell.kube.logs(f"pod/{refused}", member),
+            "the member says what to do",
+            READY_SECONDS,
+            every=1.0,
         )
 
         cell.install(LATER)
@@ -62,14 +58,6 @@ def test_requests_are_right_when_etcd_is_upgraded_rolled_back_and_brought_down(c
         cell.await_ready()
         assert versions(cell) == {old.removeprefix("v")}
     assert load.wrong() == []
-
-
-def member_log(release: Release, pod: str) -> str:
-    """What a pod's `member` container says; nothing where there is none."""
-    try:
-        return release.kube.kubectl("logs", pod, "--container", "member")
-    except AssertionError:
-        return ""
 
 
 def bring_down(release: Release, tag: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from tests.support.waiting import wait_until
 
 from .kube import name
 from .load import ENGINE_LOST
+from .provider import run
 from .release import STEP_SECONDS, Release
 
 pytestmark = [pytest.mark.helm, pytest.mark.quick, pytest.mark.timeout(1800)]
@@ -29,17 +29,9 @@ def test_the_notes_commands_run_as_printed_when_pasted_into_a_shell(release: Rel
     commands = re.findall(r"^  ((?:kubectl|curl) (?:[^\n\\]|\\\n)*)$", notes, re.MULTILINE)
     assert len(commands) >= 5, notes
     script = "\n".join(commands).replace("&\n", ">/dev/null &\ntrap 'kill $!' EXIT\nsleep 3\n")
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        env={**release.kube.environ, "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
-    assert "output_ids" in done.stdout
-    assert "session lease granted" in done.stdout
+    said = run(["bash", "-euo", "pipefail", "-c", script], 300, {**release.kube.environ, "HOME": str(tmp_path)})
+    assert "output_ids" in said
+    assert "session lease granted" in said
 
 
 def test_requests_are_right_while_both_fleets_restart(release: Release) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.waiting import wait_until
 
-from .kube import name
+from .kube import name, ready
 from .load import ENGINE_LOST, Load
 from .provider import Folder
 from .release import READY_SECONDS, STEP_SECONDS, Release
@@ -96,8 +96,4 @@ def a_node_without_the_router(release: Release) -> str:
 
 def ready_nodes(release: Release) -> set[str]:
     """The nodes that Kubernetes calls ready."""
-    return {
-        name(node)
-        for node in release.kube.get("nodes")["items"]
-        if any(each["type"] == "Ready" and each["status"] == "True" for each in node["status"]["conditions"])
-    }
+    return {name(node) for node in release.kube.get("nodes")["items"] if ready(node)}

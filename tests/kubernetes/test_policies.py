@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -12,16 +11,10 @@ from tests.support.waiting import wait_until
 
 from .conftest import MakeRelease
 from .kube import Kube, Object, name, ready
-from .release import STEP_SECONDS, Release
+from .release import ONE, STEP_SECONDS, Release
 
 pytestmark = [pytest.mark.helm, pytest.mark.chaos, pytest.mark.timeout(1800)]
 
-ONE: dict[str, Any] = {
-    "etcd": {"replicas": 1},
-    "prefill": {"replicas": 1},
-    "decode": {"replicas": 1},
-    "networkPolicy": {"egress": True},
-}
 TRY = """
 import json, socket, sys
 def opens(host, port):
@@ -37,13 +30,8 @@ print(json.dumps([opens(host, port) for host, port in json.loads(sys.argv[1])]))
 @pytest.fixture(scope="module")
 def cell(make_release: MakeRelease) -> Iterator[Release]:
     """A release whose pods may reach no more than they need to."""
-    release = make_release("policies")
-    try:
-        release.install(ONE)
-        release.await_ready()
+    with make_release("policies").installed({**ONE, "networkPolicy": {"egress": True}}) as release:
         yield release
-    finally:
-        release.uninstall()
 
 
 def test_everything_works_when_egress_is_limited_too(cell: Release) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,14 +12,12 @@ from tests.support.waiting import wait_until
 from .conftest import MakeRelease, archive
 from .kube import ready
 from .provider import HOME, Provider, run
-from .release import STEP_SECONDS, Release
+from .release import ONE, STEP_SECONDS, Release
 
 pytestmark = [pytest.mark.helm, pytest.mark.chaos, pytest.mark.timeout(1800)]
 
 #: The tag that scripts/first-images gives.
 FIRST = "0.1.0.dev1"
-#: A cell of one member and one engine for each side: it is there in half the time.
-ONE: dict[str, Any] = {"etcd": {"replicas": 1}, "prefill": {"replicas": 1}, "decode": {"replicas": 1}}
 QUOTA = {
     "apiVersion": "v1",
     "kind": "ResourceQuota",
@@ -37,17 +32,6 @@ RANGE = {
 }
 
 
-@contextmanager
-def installed(release: Release, values: dict[str, Any], *words: str) -> Iterator[Release]:
-    """A release that serves, and is gone afterwards."""
-    try:
-        release.install(values, *words)
-        release.await_ready()
-        yield release
-    finally:
-        release.uninstall()
-
-
 def assert_serves(release: Release) -> None:
     """Requests are right."""
     with release.load() as load:
@@ -60,23 +44,23 @@ def test_an_installation_serves_when_another_was_there_before(make_release: Make
     release.install(ONE)
     release.await_ready()
     release.uninstall(volumes=False)
-    with installed(release, ONE):  # its volumes are still there
+    with release.installed(ONE):  # its volumes are still there
         assert_serves(release)
-    with installed(release, ONE):  # with new ones
+    with release.installed(ONE):  # with new ones
         assert_serves(release)
 
 
 def test_a_plain_installation_serves_when_a_generation_was_raised_before(make_release: MakeRelease) -> None:
     release = make_release("raised")
-    with installed(release, {**ONE, "etcd": {"replicas": 1, "generation": 3}}):
+    with release.installed({**ONE, "etcd": {"replicas": 1, "generation": 3}}):
         pass
-    with installed(release, ONE):
+    with release.installed(ONE):
         assert_serves(release)
 
 
 def test_two_releases_serve_when_they_share_a_namespace(make_release: MakeRelease) -> None:
     first, second = make_release("shared", "one"), make_release("shared", "two")
-    with installed(first, ONE), installed(second, ONE):
+    with first.installed(ONE), second.installed(ONE):
         assert_serves(first)
         assert_serves(second)
 
@@ -85,7 +69,7 @@ def test_a_release_serves_when_quota_and_limit_range_hold(make_release: MakeRele
     release = make_release("limited")
     release.kube.apply(QUOTA)
     release.kube.apply(RANGE)
-    with installed(release, ONE):
+    with release.installed(ONE):
         assert_serves(release)
 
 
@@ -93,7 +77,7 @@ def test_a_release_serves_when_the_platform_chooses_users(make_release: MakeRele
     # what OpenShift's admission adds where a pod names no user
     given = {"podSecurityContext": {"runAsUser": 1000680000, "runAsGroup": 0, "fsGroup": 1000680000}}
     parts = {part: {**ONE.get(part, {}), **given} for part in ("etcd", "prefill", "decode", "router", "jobs")}
-    with installed(make_release("platform"), {"openshift": True, **parts}) as release:
+    with make_release("platform").installed({"openshift": True, **parts}) as release:
         assert_serves(release)
 
 
@@ -134,9 +118,7 @@ def test_requests_are_right_when_release_0_1_0_is_upgraded(
     two = {**first, "replicas": 2}
     # three members: the upgrade replaces one at a time, and agents of 0.1.0 do not bear an etcd that is away
     values = {"agent": first, "router": first, "prefill": two, "decode": two}
-    try:
-        release.install(values, chart=str(first_chart))
-        release.await_ready()
+    with release.installed(values, str(first_chart)):
         with release.load(again=True) as load:  # its router, which is the way in, is replaced too
             if words:
                 release.upgrade(*words)
@@ -144,8 +126,6 @@ def test_requests_are_right_when_release_0_1_0_is_upgraded(
                 release.install()
             release.await_ready()
         assert load.wrong() == []
-    finally:
-        release.uninstall()
 
 
 @pytest.fixture(scope="module")
