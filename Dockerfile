@@ -37,6 +37,20 @@ RUN pip install --quiet --constraint constraints.txt '.[engine,router,tracing]' 
   && cd /opt/etcd-pd/lib/python3*/site-packages/torch \
   && rm -rf include test && find bin -type f ! -name torch_shm_manager -delete
 
+# What is in an image, as CycloneDX: /opt/etcd-pd/share/sbom.cdx.json
+FROM build AS sbom
+RUN python3 -m venv /sbom && /sbom/bin/pip install --quiet --constraint constraints.txt cyclonedx-bom
+
+FROM ${BASE} AS agent-sbom
+COPY --from=sbom /sbom /sbom
+COPY --from=agent-dependencies /opt/etcd-pd /opt/etcd-pd
+RUN /sbom/bin/cyclonedx-py environment --output-reproducible --output-file /sbom.cdx.json /opt/etcd-pd/bin/python3
+
+FROM ${BASE} AS engine-sbom
+COPY --from=sbom /sbom /sbom
+COPY --from=engine-dependencies /opt/etcd-pd /opt/etcd-pd
+RUN /sbom/bin/cyclonedx-py environment --output-reproducible --output-file /sbom.cdx.json /opt/etcd-pd/bin/python3
+
 FROM ${BASE} AS runtime
 ARG VERSION=0.0.0
 LABEL org.opencontainers.image.title="etcd-pd" \
@@ -50,8 +64,10 @@ ENTRYPOINT ["etcd-pd"]
 
 FROM runtime AS agent
 COPY --from=agent-dependencies /opt/etcd-pd /opt/etcd-pd
+COPY --from=agent-sbom /sbom.cdx.json /opt/etcd-pd/share/
 COPY --from=package /package /opt/etcd-pd
 
 FROM runtime AS engine
 COPY --from=engine-dependencies /opt/etcd-pd /opt/etcd-pd
+COPY --from=engine-sbom /sbom.cdx.json /opt/etcd-pd/share/
 COPY --from=package /package /opt/etcd-pd

@@ -66,9 +66,10 @@ images: $(READY) docker ## the images of the Helm chart: agent and engine
 	@scripts/images
 
 .PHONY: push
-push: docker ## the images into a registry: make push REGISTRY=registry.example.com/team
+push: docker $(HELM) ## the images and the chart into a registry: make push REGISTRY=registry.example.com/team
 	@test -n "$(REGISTRY)" || { echo "push: where to? make push REGISTRY=..." >&2; exit 2; }
 	@scripts/images "$(REGISTRY)"
+	@scripts/push-chart "$(REGISTRY)"
 
 .PHONY: manifests
 manifests: $(READY) $(HELM) ## what follows from the Helm chart: k8s/, its README table, values.schema.json
@@ -80,7 +81,7 @@ chromium: ## a Chromium for the tests of the dashboard
 
 .PHONY: promtool
 promtool: ## Prometheus' promtool for the tests of the alerts
-	@echo "promtool: $$(scripts/promtool)"
+	@echo "promtool: $$(scripts/debian-program promtool prometheus)"
 
 .PHONY: test
 test: $(READY) $(SGLANG) $(HELM) docker images chromium promtool ## every test but the long ones (most of chaos, bench)
@@ -110,7 +111,7 @@ test-e2e: $(READY) docker ## the whole stack, watched by an independent etcd cli
 	@$(BIN)/python -m pytest -q tests/e2e -m "not (chaos or bench)"
 
 .PHONY: test-helm
-test-helm: $(READY) $(HELM) docker images promtool ## the Helm chart: renders, schemas, alerts, and its pods as containers with the real router
+test-helm: $(READY) $(HELM) docker images promtool ## the Helm chart: renders, schemas, alerts, its commands and images
 	@echo "test-helm: the chart, and its pods running"
 	@$(BIN)/python -m pytest -q tests/helm
 

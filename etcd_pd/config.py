@@ -122,7 +122,7 @@ class AgentSettings:
         5, "TTL of the lease under this agent's instances and ranks: how long a lost node goes unnoticed"
     )
     bootstrap_timeout_seconds: float = _option(300.0, "the engine's own bootstrap timeout: a room's lease outlives it")
-    registration_timeout_seconds: float = _option(30.0, "how long a registration may wait for etcd before it fails")
+    registration_timeout_seconds: float = _option(10.0, "how long a registration may wait for etcd before it fails")
     instance_timeout_seconds: float = _option(10.0, "how long decode waits for an unknown instance to appear")
     bucket_max_rooms: int = _option(1000, "most rooms on one lease: an expiring lease stalls etcd by about 4 us a key")
     batch_max_rooms: int = _option(120, "most rooms in one transaction (etcd allows 128 operations)")

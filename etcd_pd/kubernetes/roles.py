@@ -10,7 +10,7 @@ import logging
 import time
 
 from ..core.keys import Keys
-from ..errors import StoreError
+from ..errors import EtcdPDError, StoreError
 from ..store.admin import EtcdAdmin, connect
 from .api import Kubernetes
 from .formed import say_formed
@@ -22,11 +22,16 @@ log = logging.getLogger(__name__)
 PAUSE_SECONDS = 2.0
 
 
+class UserOfAnotherCell(EtcdPDError):
+    """A user has a role in another cell of this etcd: with one more in this cell it could write in both."""
+
+
 async def initialize(settings: InitSettings) -> None:
     """Do all of it.
 
     Raises:
         StoreError: etcd did not answer in time, or refuses.
+        UserOfAnotherCell: of an etcd that cells share.
         KubernetesError: the ConfigMap cannot be written, or its owner is not there.
     """
     admin, enabled = await _connect(settings)
@@ -59,6 +64,9 @@ class _Reconciler:
     async def run(self) -> None:
         settings, prefix = self._settings, self._keys.prefix
         prefill, decode = f"prefill@{settings.root}", f"decode@{settings.root}"
+        if not settings.formed_config_map:  # an etcd of the chart's own serves one cell, whose root may change
+            for user in (settings.prefill_user, settings.decode_user):
+                await self._refuse_others(user)
         await self._role(prefill, [prefix + kind for kind in (b"prefill/", b"rooms/", b"agents/")])
         await self._role(decode, [prefix + kind for kind in (b"decode/", b"agents/")])
         await self._user(settings.prefill_user, settings.prefill_password, prefill)
@@ -74,6 +82,14 @@ class _Reconciler:
             await self._user(ROOT, settings.root_password, ROOT)
             await self._admin.enable_auth()
             log.info("authentication is enabled")
+
+    async def _refuse_others(self, user: str) -> None:
+        cells = {role.partition("@")[2] for role in await self._admin.roles_of(user) if "@" in role}
+        if others := sorted(cells - {self._settings.root}):
+            raise UserOfAnotherCell(
+                f"user {user} has roles in {', '.join(others)} too: give this cell users and certificates of its own "
+                "(auth.users), or revoke those roles"
+            )
 
     async def _role(self, role: str, writable: list[bytes]) -> None:
         await self._admin.add_role(role)

@@ -151,6 +151,16 @@ class EtcdAdmin(EtcdStore):
         request = rpc.AuthUserAddRequest(name=user, password=password, options=options)
         await self._unless("user add", "Auth", "UserAdd", request, *_EXISTS)
 
+    async def roles_of(self, user: str) -> list[str]:
+        """The roles that a user has; none where there is no such user."""
+        try:
+            found = await self._calls.call("user get", "Auth", "UserGet", rpc.AuthUserGetRequest(name=user))
+        except StoreRejected as exc:
+            if _MISSING not in str(exc):
+                raise
+            return []
+        return list(found.roles)
+
     async def delete_user(self, user: str) -> None:
         """Delete a user; one that is gone already is no error."""
         await self._unless("user delete", "Auth", "UserDelete", rpc.AuthUserDeleteRequest(name=user), _MISSING)

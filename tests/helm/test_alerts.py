@@ -172,7 +172,7 @@ CASES = [
 @pytest.fixture(scope="session")
 def promtool() -> str:
     """Prometheus' promtool."""
-    return script("promtool")[-1]
+    return script("debian-program", "promtool", "prometheus")[-1]
 
 
 def _rules(objects: Objects) -> Object:

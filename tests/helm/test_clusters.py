@@ -41,12 +41,13 @@ def test_a_parent_chart_switches_it_and_sets_globals_when_it_is_a_subchart(helm:
 def test_pods_and_bindings_name_the_accounts_when_values_do(create: bool) -> None:
     objects = Objects(template(values={"serviceAccount": {"create": create, "name": "mine"}}))
     made = [each["metadata"]["name"] for each in objects.of("ServiceAccount")]
-    assert sorted(made) == (["mine", *(f"mine-{name}" for name in ASKING)] if create else [])
+    first = "certs-first" if create else "certs"
+    assert sorted(made) == (["mine", *sorted(f"mine-{name}" for name in {*ASKING, first})] if create else [])
     used = {where: pod["spec"]["serviceAccountName"] for where, pod in objects.pods()}
     assert used[f"Deployment/{FULL}-router"] == "mine-router"
     assert used[f"StatefulSet/{FULL}-etcd"] == used[f"Deployment/{FULL}-prefill"] == used[f"Pod/{FULL}-test"] == "mine"
     bound = {each["metadata"]["name"]: each["subjects"][0]["name"] for each in objects.of("RoleBinding")}
-    assert bound == {f"{FULL}-{name}": f"mine-{name}" for name in ASKING}
+    assert bound == {f"{FULL}-{name}": f"mine-{name}" for name in ASKING} | {f"{FULL}-certs-first": f"mine-{first}"}
 
 
 def test_names_differ_when_long_release_names_differ_in_their_end_alone() -> None:

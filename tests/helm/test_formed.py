@@ -10,8 +10,8 @@ import pytest
 from etcd_pd.kubernetes.api import ATTEMPTS, Kubernetes, KubernetesError, Object, ObjectConflict
 from etcd_pd.kubernetes.formed import say_formed
 from etcd_pd.kubernetes.settings import InitSettings
+from tests.helm.api import ApiServer
 from tests.helm.chart import NAMESPACE, container, environment, rendered
-from tests.helm.cluster.api import ApiServer
 from tests.helm.secrets import MemoryApi
 
 pytestmark = pytest.mark.helm

@@ -32,6 +32,17 @@ def test_images_bring_nothing_of_the_build(image: str, images: dict[str, str]) -
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.parametrize(("image", "package"), [("agent", "grpcio"), ("engine", "torch")])
+def test_images_name_what_is_in_them_when_asked(image: str, package: str, images: dict[str, str]) -> None:
+    done = run(*RUN, "--entrypoint", "cat", images[image], "/opt/etcd-pd/share/sbom.cdx.json")
+    bill = json.loads(done.stdout)
+    assert bill["bomFormat"] == "CycloneDX"
+    named = {each["name"]: each["version"] for each in bill["components"]}
+    asked = f"from importlib.metadata import version; print(version('{package}'))"
+    assert named[package] == run(*RUN, "--entrypoint", "python3", images[image], "-c", asked).stdout.strip()
+    assert "pip" not in named and "cyclonedx-bom" not in named
+
+
 def test_the_agent_image_has_what_agents_and_jobs_run(images: dict[str, str]) -> None:
     for words in (["agent"], ["certs"], ["etcd-init"], ["etcd-member"], ["status"]):
         assert run(*RUN, images["agent"], *words, "--help").returncode == 0

@@ -257,14 +257,31 @@ def test_defragmentation_waits_to_be_asked_for_when_it_is_installed() -> None:
     assert secrets == [f"{FULL}-root-tls"]
 
 
-def test_only_removal_has_a_job_that_helm_waits_for_and_the_test_pod_is_kept() -> None:
+def test_helm_waits_for_a_job_when_certificates_are_made_and_when_engines_drain() -> None:
     objects = rendered("cpu")
-    (hook,) = [each for each in objects.of("Job") if each not in objects.jobs()]
-    assert hook == objects.one("Job", "uninstall")
-    assert hook["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
-    waits = environment(hook["spec"]["template"]["spec"]["containers"][0])["ETCD_PD_WAIT_SECONDS"]
-    assert hook["spec"]["activeDeadlineSeconds"] > int(waits)
-    annotations = objects.one("Pod", "test")["metadata"]["annotations"]
+    certs, uninstall = [each for each in objects.of("Job") if "helm.sh/hook" in each["metadata"].get("annotations", {})]
+    assert "-certs-" in certs["metadata"]["name"] and uninstall == objects.one("Job", "uninstall")
+    assert certs["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade,pre-rollback"
+    assert uninstall["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
+    waits = environment(uninstall["spec"]["template"]["spec"]["containers"][0])["ETCD_PD_WAIT_SECONDS"]
+    assert uninstall["spec"]["activeDeadlineSeconds"] > int(waits)
+
+
+@pytest.mark.parametrize(("hook", "suffix"), [(True, "certs-first"), (False, "certs")])
+def test_the_certificates_job_has_what_it_needs_when_it_is_a_hook_and_when_not(hook: bool, suffix: str) -> None:
+    objects = Objects(template("cpu", {"tls": {"hook": hook}}))
+    (job,) = [each for each in objects.of("Job") if "-certs-" in each["metadata"]["name"]]
+    account = job["spec"]["template"]["spec"]["serviceAccountName"]
+    needs = [objects.one(kind, suffix) for kind in ("ServiceAccount", "Role", "RoleBinding")]
+    assert account == f"{FULL}-{suffix}" == needs[2]["subjects"][0]["name"]
+    assert needs[1]["rules"] == objects.one("Role", "certs")["rules"]
+    weights = [int(each["metadata"].get("annotations", {}).get("helm.sh/hook-weight", 0)) for each in [*needs, job]]
+    # a binding comes after its Role, and the Job after both
+    assert weights == ([-2, -2, -1, 0] if hook else [0, 0, 0, 0])
+
+
+def test_the_test_pod_is_kept_when_it_has_ended() -> None:
+    annotations = rendered("cpu").one("Pod", "test")["metadata"]["annotations"]
     assert annotations["helm.sh/hook"] == "test"
     assert annotations["helm.sh/hook-delete-policy"] == "before-hook-creation"
 

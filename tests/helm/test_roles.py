@@ -13,7 +13,7 @@ from etcd_pd.config import EtcdSettings
 from etcd_pd.core.keys import Keys
 from etcd_pd.core.records import Delete, Put
 from etcd_pd.errors import ConfigError, StoreError, StoreRejected
-from etcd_pd.kubernetes.roles import initialize
+from etcd_pd.kubernetes.roles import UserOfAnotherCell, initialize
 from etcd_pd.kubernetes.settings import InitSettings
 from etcd_pd.store.etcd import EtcdStore
 from etcd_pd.wire.values import Rank
@@ -35,6 +35,21 @@ def test_roles_hold_and_may_be_made_again(tmp_path: Path, _docker: None) -> None
         asyncio.run(initialize(settings))
         asyncio.run(initialize(settings))
         asyncio.run(_check_roles(cell.settings("prefill"), cell.settings("decode")))
+
+
+def test_a_user_of_another_cell_is_refused_when_cells_share_an_etcd(tmp_path: Path, _docker: None) -> None:
+    with Cell(tmp_path, 1) as cell:
+        cell.prepare("etcd-0")
+        cell.start("etcd-0")
+        cell.member_ids()
+        first = InitSettings(etcd=cell.settings("root"), root=ROOT)
+        asyncio.run(initialize(first))
+        second = replace(first, root="/etcd_pd/prod/other")
+        with pytest.raises(UserOfAnotherCell, match=f"user prefill has roles in {ROOT} too"):
+            asyncio.run(initialize(second))
+        with pytest.raises(StoreRejected, match="permission denied"):
+            asyncio.run(_read(cell.settings("prefill"), Keys("/etcd_pd/prod/other").room("p-0", 7)))
+        asyncio.run(initialize(replace(second, prefill_user="other-prefill", decode_user="other-decode")))
 
 
 async def _check_roles(prefill: EtcdSettings, decode: EtcdSettings) -> None:
@@ -110,9 +125,9 @@ def test_passwords_do_too_and_may_change(tmp_path: Path, _docker: None) -> None:
         assert "'r'" not in repr(settings)
 
 
-async def _read(settings: EtcdSettings) -> None:
+async def _read(settings: EtcdSettings, key: bytes = ROOM) -> None:
     async with EtcdStore(settings) as store:
-        await store.read([ROOM])
+        await store.read([key])
 
 
 def test_strangers_are_refused(tmp_path: Path, _docker: None) -> None:

@@ -30,11 +30,11 @@ ONE = {"etcd": {"replicas": 1}, **ONE_ENGINE}
 SMALL = {"requests": {"cpu": "50m", "memory": "64Mi"}}
 
 #: Run in an engine's container: it listens on its pod's address, which `kubectl port-forward` does not reach.
-KILL_RANK = """
-import json, os, urllib.request
+ENGINE_PAGE = """
+import os, sys, urllib.request
 host = f"[{os.environ['POD_IP']}]" if ":" in os.environ["POD_IP"] else os.environ["POD_IP"]
-with urllib.request.urlopen(f"http://{host}:30000/server_info") as answer:
-    os.kill(json.load(answer)["etcd_pd"]["ranks"][0]["pid"], 9)
+with urllib.request.urlopen(f"http://{host}:30000{sys.argv[1]}") as answer:
+    print(answer.read().decode())
 """
 
 
@@ -176,9 +176,14 @@ class Release:
         both = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
         return int(next(each["restartCount"] for each in both if each["name"] == container))
 
+    def engine_page(self, pod: str, path: str) -> str:
+        """What an engine answers to a GET."""
+        return self.kube.execute(pod, "engine", "python3", "-c", ENGINE_PAGE, path)
+
     def kill_rank(self, pod: str) -> None:
         """SIGKILL for one rank of an engine."""
-        self.kube.execute(pod, "engine", "python3", "-c", KILL_RANK)
+        pid = json.loads(self.engine_page(pod, "/server_info"))["etcd_pd"]["ranks"][0]["pid"]
+        self.kube.execute(pod, "engine", "python3", "-c", f"import os; os.kill({pid}, 9)")
 
     def follow_guide(self, heading: str, *substitutes: tuple[str, str]) -> None:
         """Run the commands that docs/operations.md prints under a heading, as it prints them.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.helm.chart import ROOT
+from tests.support.etcd_server import image
 from tests.support.waiting import wait_until
 
 from .conftest import MakeRelease, archive
@@ -37,6 +40,23 @@ def assert_serves(release: Release) -> None:
     with release.load() as load:
         wait_until(lambda: len(load.answers) > 10, "requests end", STEP_SECONDS, every=0.2)
     assert load.wrong() == []
+
+
+def test_the_manifests_serve_when_kubectl_applies_them(make_release: MakeRelease, tmp_path: Path) -> None:
+    release = make_release("etcd-pd", "etcd-pd")
+    release.full = release.name  # a release with the chart's name is called that alone
+    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    etcd, _, tag = image().rpartition(":")
+    named = {f"registry.example.com/team/etcd-pd/{part}": f"etcd-pd/{part}" for part in ("agent", "engine")}
+    images = [{"name": old, "newName": new} for old, new in named.items()]
+    mine = {"resources": ["k8s"], "images": [*images, {"name": "quay.io/coreos/etcd", "newName": etcd, "newTag": tag}]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(mine))
+    release.kube.kubectl("apply", "--kustomize", str(tmp_path))
+    try:
+        release.await_ready()
+        assert_serves(release)
+    finally:
+        release.kube.kubectl("delete", "--kustomize", str(tmp_path), seconds=300)
 
 
 def test_an_installation_serves_when_another_was_there_before(make_release: MakeRelease) -> None:

@@ -57,17 +57,17 @@ securityContext:
 {{- end -}}
 
 {{/* An ordinary Job, a new one with every upgrade, so that none that failed is in the way; where nothing counts revisions
-     (`helm template`, k8s/), with every change of its pod. Hooks would not do: Helm waits for them before it starts what they
-     wait for. Call with (dict "root" $ "component" NAME "pod" YAML). */}}
+     (`helm template`, k8s/), with every change of its pod. As a hook it goes when it succeeded, and has less patience, since
+     Helm waits for it. Call with (dict "root" $ "component" NAME "pod" YAML "hook" EVENTS), the last where it is one. */}}
 {{- define "etcd-pd.job" -}}
 apiVersion: batch/v1
 kind: Job
 metadata:
   {{- $suffix := printf "%s-%s-%d" .component (sha256sum .pod | trunc 8) .root.Release.Revision }}
   {{- include "etcd-pd.metadata" (dict "root" .root "component" .component "suffix" $suffix) | nindent 2 }}
-  {{- with include "etcd-pd.annotations" (dict "values" .root.Values.jobs.annotations) }}{{ nindent 2 . }}{{ end }}
+  {{- with include "etcd-pd.hook" (dict "events" .hook "weight" 0 "values" .root.Values.jobs.annotations) }}{{ nindent 2 . }}{{ end }}
 spec:
-  backoffLimit: 100
+  backoffLimit: {{ ternary 100 3 (empty .hook) }}
   ttlSecondsAfterFinished: {{ .root.Values.jobs.ttlSecondsAfterFinished }}
   template:
     {{- .pod | nindent 4 }}

@@ -1,7 +1,7 @@
 """The part of the Kubernetes API that the chart's pods use, over TLS, with tokens and the rendered Roles.
 
-Secrets, ConfigMaps and StatefulSets by name, pods by label selector and as a watch. Whoever asks for something
-that its service account's Role does not allow gets 403, so the Roles are tested too.
+Objects by name. Whoever asks for something that its service account's Role does not allow gets 403, so the Roles are
+tested too.
 """
 
 from __future__ import annotations
@@ -41,10 +41,6 @@ class ApiServer:
         self._roles: dict[str, list[Object]] = {}
         self._bound: dict[str, str] = {}
         self._tokens: dict[str, str] = {}
-        #: What happened to pods, for watches that begin behind it.
-        self._events: list[Object] = []
-        self._happened = asyncio.Condition()
-        self._ending = asyncio.Event()
         now, valid = datetime.now(timezone.utc), timedelta(days=1)
         authority = make_authority("kubernetes", now, valid)
         self.ca = authority.certificate
@@ -63,7 +59,7 @@ class ApiServer:
 
     def stop(self) -> None:
         """End all connections."""
-        self._do(self._end())
+        self._do(self._runner.cleanup())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -89,28 +85,6 @@ class ApiServer:
                 uid = {"uid": str(uuid.uuid4())}
                 self.store.create("statefulsets", {**each, "metadata": {**each["metadata"], **uid}})
 
-    def put_pod(self, kind: str, pod: Object) -> None:
-        """Tell who watches: ``kind`` is ADDED, MODIFIED or DELETED."""
-        self._do(self._put_pod(kind, json.loads(json.dumps(pod))))
-
-    async def _put_pod(self, kind: str, pod: Object) -> None:
-        key = ("pods", pod["metadata"]["name"])
-        if key in self.store.objects:
-            stored = self.store.replace("pods", pod)
-        else:
-            stored = self.store.create("pods", pod)
-        if kind == "DELETED":
-            del self.store.objects[key]
-        async with self._happened:
-            self._events.append({"type": kind, "object": stored})
-            self._happened.notify_all()
-
-    async def _end(self) -> None:
-        async with self._happened:
-            self._ending.set()
-            self._happened.notify_all()
-        await self._runner.cleanup()
-
     def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
         done: Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
         return done.result(20)
@@ -118,48 +92,15 @@ class ApiServer:
     async def _listen(self) -> None:
         app = web.Application(client_max_size=4 << 20)
         for group in ("/api/v1", "/apis/{group}/v1"):
-            app.router.add_route("*", group + "/namespaces/{namespace}/{kind}", self._collection)
+            app.router.add_post(group + "/namespaces/{namespace}/{kind}", self._create)
             app.router.add_route("*", group + "/namespaces/{namespace}/{kind}/{name}", self._one)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, self.host, PORT, ssl_context=self._context).start()
 
-    async def _collection(self, request: web.Request) -> web.StreamResponse:
-        kind = request.match_info["kind"]
-        if request.method == "POST":
-            self._check(request, "create", "")
-            return self._answer(self.store.create, kind, await request.json())
-        watches = request.query.get("watch") in ("1", "true")
-        self._check(request, "watch" if watches else "list", "")
-        words = request.query.get("labelSelector", "")
-        selector = dict(word.split("=", 1) for word in words.split(",") if word)
-        return await self._watch(request, selector) if watches else self._list(kind, selector)
-
-    def _list(self, kind: str, selector: dict[str, str]) -> web.Response:
-        items = [
-            each
-            for (held, _), each in self.store.objects.items()
-            if held == kind and selector.items() <= each["metadata"].get("labels", {}).items()
-        ]
-        version = {"resourceVersion": str(self.store.version)}
-        return web.json_response({"kind": "PodList", "apiVersion": "v1", "metadata": version, "items": items})
-
-    async def _watch(self, request: web.Request, selector: dict[str, str]) -> web.StreamResponse:
-        """Everything after the version that a list showed, and then what happens."""
-        response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        await response.prepare(request)
-        version, told = int(request.query.get("resourceVersion") or 0), 0
-        while not self._ending.is_set():
-            news = self._events[told:]
-            for event in news:
-                metadata = event["object"]["metadata"]
-                if int(metadata["resourceVersion"]) > version and selector.items() <= metadata["labels"].items():
-                    await response.write(json.dumps(event).encode() + b"\n")
-            told += len(news)
-            async with self._happened:
-                while not self._ending.is_set() and told == len(self._events):
-                    await self._happened.wait()
-        return response
+    async def _create(self, request: web.Request) -> web.Response:
+        self._check(request, "create", "")
+        return self._answer(self.store.create, request.match_info["kind"], await request.json())
 
     async def _one(self, request: web.Request) -> web.Response:
         kind, name = request.match_info["kind"], request.match_info["name"]
