@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def registry(tmp_path: Path) -> Iterator[str]:
     storage = {"filesystem": {"rootdirectory": str(tmp_path / "registry")}}
     config = tmp_path / "registry.yaml"
     config.write_text(yaml.safe_dump({"version": 0.1, "storage": storage, "http": {"addr": address}}))
-    with child([program, "serve", str(config)]):
+    with child([program, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
         host, _, port = address.partition(":")
         wait_until(lambda: listens(host, int(port)), "the registry listens", 30)
         yield address
