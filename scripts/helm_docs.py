@@ -55,6 +55,33 @@ DEFINITIONS: dict[str, Any] = {
         "if": {"minProperties": 1},
         "then": {"required": ["repository"]},
     },
+    "modelImage": {
+        "type": "object",
+        "description": "reference of the image, path of the model in it, and when to pull",
+        "properties": {
+            "reference": {"type": "string", "minLength": 1},
+            "path": {"type": "string"},
+            "pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
+        },
+        "additionalProperties": False,
+        "if": {"minProperties": 1},
+        "then": {"required": ["reference"]},
+    },
+    "probe": {
+        "type": "object",
+        "description": "keys of a probe but for what it asks",
+        "properties": {
+            key: {"type": "integer", "minimum": 0 if key == "initialDelaySeconds" else 1}
+            for key in (
+                "initialDelaySeconds",
+                "periodSeconds",
+                "timeoutSeconds",
+                "failureThreshold",
+                "successThreshold",
+            )
+        },
+        "additionalProperties": False,
+    },
 }
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array"}
 

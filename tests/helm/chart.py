@@ -123,8 +123,12 @@ class Objects:
                 yield where, spec["template"]
 
     def instances(self) -> dict[str, Object]:
-        """The templates of the engine pods, by role."""
-        return {role: self.one("Deployment", role)["spec"]["template"] for role in ("prefill", "decode")}
+        """The templates of the engine pods, by role; of a role with groups, that of its first."""
+        found: dict[str, Object] = {}
+        for each in self.of("Deployment"):
+            labels = each["spec"]["template"]["metadata"]["labels"]
+            found.setdefault(labels.get("etcd-pd/role", ""), each["spec"]["template"])
+        return {role: found[role] for role in ("prefill", "decode")}
 
 
 def dashboard_queries() -> Iterator[str]:

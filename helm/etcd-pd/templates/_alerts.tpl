@@ -56,9 +56,21 @@
 {{- end -}}
 
 {{- define "etcd-pd.alerts.agents" -}}
-{{- $prefill := .root.Values.prefill -}}
+{{- $all := dict "root" .root -}}
+{{- include "etcd-pd.fleets" $all -}}
+{{- $pods := 0 -}}
+{{- $ranks := 0 -}}
+{{- $startup := 0 -}}
+{{- range $all.fleets -}}
+{{- $least := include "etcd-pd.fleet.least" . | int -}}
+{{- $pods = add $pods $least -}}
+{{- if eq .role "prefill" -}}
+{{- $ranks = add $ranks (mul $least .values.dpSize) -}}
+{{- $startup = max $startup .values.startupSeconds -}}
+{{- end -}}
+{{- end -}}
 - alert: EtcdPdAgentDown
-  expr: {{ printf "(count(up{endpoint=\"metrics\",%s} == 1) or vector(0)) < %d" .pods (int (add $prefill.replicas .root.Values.decode.replicas)) | quote }}
+  expr: {{ printf "(count(up{endpoint=\"metrics\",%s} == 1) or vector(0)) < %d" .pods $pods | quote }}
   for: 5m
   labels:
     severity: warning
@@ -67,12 +79,12 @@
     runbook: docs/runbook.md#etcdpdagentdown
 # Engines announce their ranks once their weights are loaded.
 - alert: EtcdPdRanksMissing
-  expr: {{ printf "(count(count by (exported_instance, dp_rank) (etcd_pd_rank_rooms{%s})) or vector(0)) < %d" .prefillPods (int (mul $prefill.dpSize $prefill.replicas)) | quote }}
-  for: {{ printf "%ds" (add $prefill.startupSeconds 300) }}
+  expr: {{ printf "(count(count by (exported_instance, dp_rank) (etcd_pd_rank_rooms{%s})) or vector(0)) < %d" .prefillPods $ranks | quote }}
+  for: {{ printf "%ds" (add $startup 300) }}
   labels:
     severity: warning
   annotations:
-    summary: Fewer prefill ranks are announced than prefill.replicas times prefill.dpSize; the others take all requests.
+    summary: Fewer prefill ranks are announced than prefill pods have by dpSize; the others take all requests.
     runbook: docs/runbook.md#etcdpdranksmissing
 - alert: EtcdPdViewStale
   expr: {{ printf "max by (pod) (etcd_pd_watch_state{state=\"stale\",%s}) == 1" .pods | quote }}

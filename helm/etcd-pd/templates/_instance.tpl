@@ -1,9 +1,12 @@
 {{/* A fleet of engine pods: prefill and decode differ in their name, their certificate and their values alone.
-     Call with (dict "root" $ "role" prefill|decode "values" VALUES). */}}
+     Call with one of _fleets.tpl. */}}
 
 {{- define "etcd-pd.instance.selector" -}}
 {{ include "etcd-pd.selectorLabels" .root }}
 etcd-pd/role: {{ .role }}
+{{- with .group }}
+etcd-pd/group: {{ . }}
+{{- end }}
 {{- end -}}
 
 {{/* The model as the engine's --model-path. */}}
@@ -13,6 +16,8 @@ etcd-pd/role: {{ .role }}
 {{ .huggingFace.repository }}
 {{- else if .claim -}}
 {{ printf "/model/%s" (.claim.path | default "") | trimSuffix "/" }}
+{{- else if .image -}}
+{{ printf "/model/%s" (.image.path | default "") | trimSuffix "/" }}
 {{- else if .hostPath -}}
 /model
 {{- end -}}
@@ -137,6 +142,9 @@ args:
 {{- if $devices -}}
 {{- $_ := set $resources "limits" (merge $devices (get $resources "limits" | default dict)) -}}
 {{- end -}}
+{{- range .values.resourceClaims -}}
+{{- $_ := set $resources "claims" (append (get $resources "claims" | default list) (pick . "name")) -}}
+{{- end -}}
 {{- toYaml $resources -}}
 {{- end -}}
 
@@ -170,26 +178,16 @@ env:
 ports:
   - name: http
     containerPort: {{ .root.Values.enginePort }}
-startupProbe:
+{{- $started := dict "path" $alive "periodSeconds" 5 "timeoutSeconds" 5 "failureThreshold" (div (add .values.startupSeconds 4) 5) }}
+{{- $living := dict "path" $alive "periodSeconds" 10 "timeoutSeconds" 10 "failureThreshold" 6 }}
+{{- $ready := dict "path" "/health" "periodSeconds" 5 "timeoutSeconds" 5 }}
+{{- range $name, $own := dict "startup" $started "liveness" $living "readiness" $ready }}
+{{ $name }}Probe:
   httpGet:
-    path: {{ $alive }}
+    path: {{ $own.path }}
     port: http
-  periodSeconds: 5
-  timeoutSeconds: 5
-  failureThreshold: {{ div (add .values.startupSeconds 4) 5 }}
-livenessProbe:
-  httpGet:
-    path: {{ $alive }}
-    port: http
-  periodSeconds: 10
-  timeoutSeconds: 10
-  failureThreshold: 6
-readinessProbe:
-  httpGet:
-    path: /health
-    port: http
-  periodSeconds: 5
-  timeoutSeconds: 5
+  {{- mergeOverwrite (omit $own "path") (get $.values.probes $name) | toYaml | nindent 2 }}
+{{- end }}
 lifecycle:
   preStop:
     exec:
@@ -199,6 +197,10 @@ lifecycle:
         - etcd_pd.client.drain
         - --delay-seconds={{ .values.drain.delaySeconds }}
         - --timeout-seconds={{ .values.drain.timeoutSeconds }}
+  {{- with .values.postStart }}
+  postStart:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
 {{- with include "etcd-pd.instance.resources" . | fromYaml }}
 resources:
   {{- toYaml . | nindent 2 }}
@@ -221,7 +223,7 @@ volumeMounts:
     mountPath: /etcd-pd/python
     readOnly: true
   {{- end }}
-  {{- if or .values.model.claim .values.model.hostPath }}
+  {{- if or .values.model.claim .values.model.hostPath .values.model.image }}
   - name: model
     mountPath: /model
     readOnly: true
@@ -256,6 +258,11 @@ volumeMounts:
   hostPath:
     path: {{ .values.model.hostPath }}
     type: Directory
+{{- else if .values.model.image }}
+- name: model
+  image:
+    reference: {{ .values.model.image.reference }}
+    pullPolicy: {{ .values.model.image.pullPolicy | default "IfNotPresent" }}
 {{- end }}
 {{- with include "etcd-pd.tls.volume" (dict "root" .root "identity" .role) }}{{ nindent 0 . }}{{ end }}
 {{- with .values.extraVolumes }}
@@ -277,10 +284,16 @@ dnsPolicy: ClusterFirstWithHostNet
 {{ $key }}: {{ . }}
 {{- end }}
 {{- end }}
-{{- range $key := list "nodeSelector" "tolerations" }}
+{{- range $key := list "nodeSelector" "tolerations" "resourceClaims" }}
 {{- with get $.values $key }}
 {{ $key }}:
   {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- with .values.topologySpreadConstraints }}
+topologySpreadConstraints:
+{{- range . }}
+  - {{ merge (deepCopy .) (dict "labelSelector" (dict "matchLabels" (include "etcd-pd.instance.selector" $ | fromYaml))) | toYaml | nindent 4 | trim }}
 {{- end }}
 {{- end }}
 {{- with include "etcd-pd.instance.affinity" . }}
@@ -303,6 +316,9 @@ initContainers:
   {{- end }}
   {{- $agent := dict "root" .root "identity" .role "name" "agent" "socket" "/run/etcd-pd/agent.sock" "metrics" .root.Values.agent.metricsPort "resources" .root.Values.agent.resources }}
   - {{ include "etcd-pd.agent" $agent | nindent 4 | trim }}
+  {{- with .values.extraInitContainers }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 containers:
   - {{ include "etcd-pd.instance.engine" . | nindent 4 | trim }}
   {{- with .values.extraContainers }}
@@ -313,13 +329,13 @@ volumes:
 {{- end -}}
 
 {{- define "etcd-pd.instance" -}}
-{{- $metadata := dict "root" .root "component" .role "suffix" .role -}}
+{{- $metadata := dict "root" .root "component" .role "suffix" .name -}}
 apiVersion: apps/v1
 kind: Deployment
 metadata:
   {{- include "etcd-pd.metadata" $metadata | nindent 2 }}
 spec:
-  replicas: {{ .values.replicas }}
+  {{- with include "etcd-pd.fleet.replicas" . }}{{ nindent 2 . }}{{ end }}
   # With maxSurge 0, since a new pod may not have a GPU before an old one gives it up.
   strategy:
     type: {{ .values.updateStrategy.type }}
@@ -334,6 +350,7 @@ spec:
   template:
     metadata:
       {{- $labels := mergeOverwrite dict .values.podLabels (dict "etcd-pd/role" .role) }}
+      {{- with .group }}{{ $_ := set $labels "etcd-pd/group" . }}{{ end }}
       labels:
         {{- include "etcd-pd.podLabels" (dict "root" .root "component" "agent" "labels" $labels) | nindent 8 }}
       {{- $annotations := dict "kubectl.kubernetes.io/default-container" "agent" }}
@@ -352,4 +369,8 @@ spec:
   selector:
     matchLabels:
       {{- include "etcd-pd.instance.selector" . | nindent 6 }}
+{{- with include "etcd-pd.fleet.autoscaler" . }}
+---
+{{ . | trim }}
+{{- end }}
 {{- end -}}

@@ -22,8 +22,10 @@
 {{- $monitor := .root.Values.podMonitor -}}
 {{- $http := false -}}
 {{- if eq .component "agent" -}}
-{{- range $role := list "prefill" "decode" -}}
-{{- if include "etcd-pd.engineMetrics" (dict "root" $.root "values" (get $.root.Values $role)) }}{{ $http = true }}{{ end -}}
+{{- $all := dict "root" .root -}}
+{{- include "etcd-pd.fleets" $all -}}
+{{- range $all.fleets -}}
+{{- if include "etcd-pd.engineMetrics" . }}{{ $http = true }}{{ end -}}
 {{- end -}}
 {{- end -}}
 apiVersion: monitoring.coreos.com/v1

@@ -67,9 +67,12 @@
 {{/* What fleets open to each other: SGLang's transfers any port in either direction, the reference engine's decode
      any port of prefill. Call with (dict "root" $ "side" from|to "role" prefill|decode). */}}
 {{- define "etcd-pd.policy.fleets" -}}
-{{- $values := .root.Values -}}
+{{- $all := dict "root" .root -}}
+{{- include "etcd-pd.fleets" $all -}}
+{{- $engines := list -}}
+{{- range $all.fleets }}{{ $engines = append $engines .values.engine }}{{ end -}}
 {{- $peers := list -}}
-{{- if has "sglang" (list $values.prefill.engine $values.decode.engine) -}}
+{{- if has "sglang" $engines -}}
 {{- $peers = list "prefill" "decode" -}}
 {{- else if eq (printf "%s %s" .role .side) "prefill from" -}}
 {{- $peers = list "decode" -}}

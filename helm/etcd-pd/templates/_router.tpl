@@ -17,12 +17,19 @@ app.kubernetes.io/component: router
 {{- include "etcd-pd.podDefaults" . }}
 serviceAccountName: {{ include "etcd-pd.account" (dict "root" . "suffix" "router") }}
 automountServiceAccountToken: true
+terminationGracePeriodSeconds: {{ $router.terminationGracePeriodSeconds }}
 {{- range $key := list "nodeSelector" "tolerations" }}
 {{- with get $router $key }}
 {{ $key }}:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
+{{- /* rather not on one node */}}
+{{- $selector := dict "matchLabels" (include "etcd-pd.router.selector" . | fromYaml) }}
+{{- $apart := dict "weight" 100 "podAffinityTerm" (dict "topologyKey" "kubernetes.io/hostname" "labelSelector" $selector) }}
+{{- $affinity := dict "podAntiAffinity" (dict "preferredDuringSchedulingIgnoredDuringExecution" (list $apart)) }}
+affinity:
+  {{- mergeOverwrite $affinity $router.affinity | toYaml | nindent 2 }}
 securityContext:
   {{- include "etcd-pd.podSecurity" (dict "root" . "user" 65532 "values" $router.podSecurityContext) | nindent 2 }}
 containers:
@@ -59,6 +66,9 @@ containers:
       # Without a line for each request, its own probes among them; requests that fail leave one.
       - name: RUST_LOG
         value: smg=info,smg::request=warn,smg::response=warn
+      {{- with $router.env }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
     ports:
       - name: http
         containerPort: {{ $router.port }}
@@ -95,4 +105,69 @@ containers:
 volumes:
   - name: tmp
     emptyDir: {}
+{{- end -}}
+
+{{/* The ways in from outside of the cluster. */}}
+{{- define "etcd-pd.router.ways" -}}
+{{- $router := .Values.router -}}
+{{- $metadata := dict "root" . "component" "router" "suffix" "router" -}}
+{{- $name := printf "%s-router" (include "etcd-pd.fullname" .) -}}
+{{- with $router.ingress }}
+{{- if .enabled }}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata:
+  {{- include "etcd-pd.metadata" $metadata | nindent 2 }}
+  {{- with include "etcd-pd.annotations" (dict "values" .annotations) }}{{ nindent 2 . }}{{ end }}
+spec:
+  {{- with .className }}
+  ingressClassName: {{ . }}
+  {{- end }}
+  {{- with .tlsSecret }}
+  tls:
+    - secretName: {{ . }}
+      {{- with $router.ingress.hosts }}
+      hosts:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+  {{- end }}
+  rules:
+    {{- range .hosts | default (list "") }}
+    - http:
+        paths:
+          - path: /
+            pathType: Prefix
+            backend: {service: {name: {{ $name }}, port: {name: http}}}
+      {{- with . }}
+      host: {{ . | quote }}
+      {{- end }}
+    {{- end }}
+{{- end }}
+{{- end }}
+{{- with $router.httpRoute }}
+{{- if .enabled }}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+  {{- include "etcd-pd.metadata" $metadata | nindent 2 }}
+  {{- with include "etcd-pd.annotations" (dict "values" .annotations) }}{{ nindent 2 . }}{{ end }}
+spec:
+  parentRefs:
+    {{- toYaml .parentRefs | nindent 4 }}
+  {{- with .hostnames }}
+  hostnames:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  rules:
+    - backendRefs:
+        - name: {{ $name }}
+          port: {{ $router.port }}
+      {{- with .timeouts }}
+      timeouts:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+{{- end }}
+{{- end }}
 {{- end -}}

@@ -1,0 +1,89 @@
+{{/* Sets `fleets` in its argument: a dict (root, role, group, name, values) for each fleet, which is what templates of
+     _instance.tpl take. A role with groups has a fleet for each of them, whose values lie over the role's.
+     Call with (dict "root" $). */}}
+{{- define "etcd-pd.fleets" -}}
+{{- $root := .root -}}
+{{- $fleets := list -}}
+{{- range $role := list "prefill" "decode" -}}
+{{- $base := get $root.Values $role -}}
+{{- range $group, $own := $base.groups | default (dict "" dict) -}}
+{{- $name := ternary $role (printf "%s-%s" $role $group) (empty $group) -}}
+{{- $values := mergeOverwrite (omit $base "groups" | deepCopy) (deepCopy $own) -}}
+{{- $fleets = append $fleets (dict "root" $root "role" $role "group" $group "name" $name "values" $values) -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set . "fleets" $fleets -}}
+{{- end -}}
+
+{{/* How few pods of a fleet there may be. */}}
+{{- define "etcd-pd.fleet.least" -}}
+{{ ternary .values.replicas .values.autoscaling.minReplicas (eq .values.autoscaling.kind "none") | int }}
+{{- end -}}
+
+{{/* replicas of a fleet: where somebody else scales it, what there is now, and else Kubernetes' own default. Without a cluster to
+     ask, as under Argo CD, it is left out always. */}}
+{{- define "etcd-pd.fleet.replicas" -}}
+{{- if eq .values.autoscaling.kind "none" -}}
+replicas: {{ .values.replicas }}
+{{- else -}}
+{{- $name := printf "%s-%s" (include "etcd-pd.fullname" .root) .name -}}
+{{- with lookup "apps/v1" "Deployment" .root.Release.Namespace $name -}}
+replicas: {{ .spec.replicas }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The rooms that a fleet's pods have: those that prefill registered, those that decode waits for or uses. */}}
+{{- define "etcd-pd.fleet.metric" -}}
+{{ ternary "etcd_pd_rank_rooms" "etcd_pd_waits" (eq .role "prefill") }}
+{{- end -}}
+
+{{/* Who scales a fleet by the rooms of its pods. */}}
+{{- define "etcd-pd.fleet.autoscaler" -}}
+{{- $name := printf "%s-%s" (include "etcd-pd.fullname" .root) .name -}}
+{{- $metadata := dict "root" .root "component" .role "suffix" .name -}}
+{{- with .values.autoscaling -}}
+{{- if eq .kind "hpa" }}
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata:
+  {{- include "etcd-pd.metadata" $metadata | nindent 2 }}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: {{ $name }}}
+  minReplicas: {{ .minReplicas }}
+  maxReplicas: {{ .maxReplicas }}
+  metrics:
+    - type: Pods
+      pods:
+        metric: {name: {{ .metric | default (include "etcd-pd.fleet.metric" $) }}}
+        target: {type: AverageValue, averageValue: {{ .target | quote }}}
+  {{- with .behavior }}
+  behavior:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- else if eq .kind "keda" }}
+{{- $rooms := printf "sum(%s{namespace=\"%s\",pod=~\"%s-.+\"})" (.metric | default (include "etcd-pd.fleet.metric" $)) $.root.Release.Namespace $name }}
+apiVersion: keda.sh/v1alpha1
+kind: ScaledObject
+metadata:
+  {{- include "etcd-pd.metadata" $metadata | nindent 2 }}
+spec:
+  scaleTargetRef: {name: {{ $name }}}
+  minReplicaCount: {{ .minReplicas }}
+  maxReplicaCount: {{ .maxReplicas }}
+  {{- with .behavior }}
+  advanced:
+    horizontalPodAutoscalerConfig:
+      behavior:
+        {{- toYaml . | nindent 8 }}
+  {{- end }}
+  triggers:
+    - type: prometheus
+      metricType: AverageValue
+      metadata:
+        serverAddress: {{ .prometheus | quote }}
+        query: {{ .query | default $rooms | quote }}
+        threshold: {{ .target | quote }}
+{{- end }}
+{{- end -}}
+{{- end -}}
