@@ -18,6 +18,7 @@ from ..core.claims import LocalRank
 from ..core.keys import Keys
 from ..core.lease import BucketPool
 from ..core.records import KeyValue
+from ..core.roster import Roster
 from ..core.view import View
 from ..core.watch import Changes, Snapshot, WatchState
 from ..errors import EtcdPDError, InstanceConflict
@@ -28,6 +29,7 @@ from .announcer import Announcer
 from .connection import EngineConnection
 from .etcd_health import EtcdHealth
 from .histories import Histories
+from .looks import Looks
 from .packets import Packets
 from .pushes import Pushes
 from .ranks import Ranks
@@ -63,7 +65,7 @@ class Agent:
         self.queue_limit = settings.queue_max_rooms
         self.certificate_file = settings.etcd.cert_file
         self.stats = Stats()
-        self.view = View(self._keys)
+        self.view, self.roster = View(self._keys), Roster(self._keys)
         self.server = Server(settings, self._on_packet, self._on_closed)
         self.etcd_health = EtcdHealth(store)
         self.session = Session(store, settings.session_ttl_seconds, self._on_new_lease)
@@ -90,8 +92,9 @@ class Agent:
         self.ranks = Ranks(self.view, self.book, self.announcer, self.registrar, self._pushes, connections)
         pushes, stats = self._pushes, self.stats
         self._wants = Wants(settings, store, self.view, self.watcher, pushes, connections, stats)
+        looks = Looks(settings, self.view, self.roster, self.watcher)
         drivers = (self.announcer, self.registrar, self.watcher.synced, self.ranks, self._wants)
-        self._packets = Packets(settings, self.book, *drivers, pushes, connections, self._histories, stats)
+        self._packets = Packets(settings, self.book, *drivers, pushes, connections, self._histories, looks, stats)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set.
@@ -210,6 +213,7 @@ class Agent:
             self.announcer.history_lost()
             self._pushes.notify(self.view.void(snapshot.revision), self.view.revision)
             self._wants.expect_instances()
+        self.roster.replace(snapshot.kvs)
         self.announcer.sweep(snapshot.kvs)
         before = self.view.revision
         self._pushes.notify(self.view.relist(snapshot.revision, snapshot.kvs), before)
@@ -219,6 +223,7 @@ class Agent:
         self.registrar.kick()
 
     def _on_changes(self, changes: Changes) -> None:
+        self.roster.apply(changes.events)
         before = self.view.revision
         self._pushes.notify(self.view.apply(changes.revision, changes.events), before)
 

@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from ..core.claims import LocalRank
 from ..core.notices import Wait
@@ -54,6 +54,7 @@ class EngineConnection:
         known: names under which it knows an instance, by the instance's id.
         numbers: by which answers refer to instances that it knows, by their ids.
         followed: names of instances whose changes it wants.
+        pages: of what it looks at, those that it has not asked for yet.
         received_bytes, sent_bytes: of packets so far.
     """
 
@@ -74,6 +75,7 @@ class EngineConnection:
         self.known: dict[str, set[str]] = {}
         self.numbers: dict[str, int] = {}
         self.followed: set[str] = set()
+        self.pages: Iterator[bytes] = iter(())
         self.closed = False
         self.greeted = False
         self.received_bytes = self.sent_bytes = 0

@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
 import click
 
-from ..config import default_socket_path
 from ..wire.limits import check_name
-from .look import LookSettings
+from .look import NodeSettings
 from .options import settings_options
 
 
-@dataclass(frozen=True)
-class DoctorSettings(LookSettings):
-    """Which etcd, which cell, which agent."""
-
-    socket_path: str = field(
-        default_factory=default_socket_path, metadata={"help": "the agent's socket", "name": "socket"}
-    )
-
-
 @click.command()
-@settings_options("settings", DoctorSettings)
+@settings_options("settings", NodeSettings)
 @click.option(
     "--instance", default="doctor", show_default=True, help="whose keys are tried, where roles are by instance"
 )
 @click.option("--fix-hints", is_flag=True, help="say what to do about each finding")
-def doctor(settings: DoctorSettings, instance: str, fix_hints: bool) -> None:
+def doctor(settings: NodeSettings, instance: str, fix_hints: bool) -> None:
     """Check this node's agent and its etcd, part by part.
 
     The agent's socket; each endpoint; TLS; the quorum; alarms; what these credentials may do; a lease's round trip;

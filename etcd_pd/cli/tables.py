@@ -17,10 +17,16 @@ def room_table(found: dict[str, Any]) -> RenderableType:
     title = f"{len(found['rooms'])} rooms in {found['root']} at revision {found['revision']}"
     table = plain_table(title, "instance", "room:", "dp_rank:", "epoch:", "state", "lease:", "time left:")
     for room in found["rooms"]:
-        left = f"{room['seconds_left']} s" if room["seconds_left"] else "expired"
+        left = _time_left(room["seconds_left"])
         numbers = (str(room["room"]), str(room["dp_rank"]), str(room["epoch"]))
         table.add_row(room["instance"], *numbers, _state(room), room["lease"], left)
     return table
+
+
+def _time_left(seconds: int | None) -> str:
+    if seconds is None:
+        return "not known"
+    return f"{seconds} s" if seconds else "expired"
 
 
 def _state(room: dict[str, Any]) -> str:
@@ -43,15 +49,28 @@ def _life(life: dict[str, Any]) -> RenderableType:
     table.add_row("by", f"dp_rank {life['dp_rank']}, in its epoch {life['epoch']}")
     if life["changed_revision"] != life["revision"]:
         table.add_row(life["state"], f"at revision {life['changed_revision']}")
-    left = f"{life['seconds_left']} s left" if life["seconds_left"] else "expired"
-    table.add_row("lease", f"{life['lease']}, {left}, {life['lease_age_seconds']} s old")
+    if life["seconds_left"] is None:
+        table.add_row("lease", f"{life['lease']}, its time is not known")
+    else:
+        left = f"{life['seconds_left']} s left" if life["seconds_left"] else "expired"
+        table.add_row("lease", f"{life['lease']}, {left}, {life['lease_age_seconds']} s old")
     return table
 
 
 def status_tables(found: dict[str, Any]) -> RenderableType:
     """What is wrong, then etcd, then the cell."""
-    rooms = ", ".join(f"{count} {state}" for state, count in found["rooms"].items() if count) or "none"
-    return Group(_verdict(found["problems"]), _members(found["etcd"]), instance_tables(found), f"rooms: {rooms}\n")
+    if found["rooms"] is None:
+        rooms = "not known: this agent serves prefill engines alone, and has none"
+    else:
+        rooms = ", ".join(f"{count} {state}" for state, count in found["rooms"].items() if count) or "none"
+    etcd = [_members(found["etcd"])] if found["etcd"] else []
+    return Group(_verdict(found["problems"]), *etcd, instance_tables(found), f"rooms: {rooms}\n")
+
+
+def stale_line(stale: dict[str, Any]) -> Text:
+    """That what follows is an agent's view, and how old that is."""
+    text = f"etcd does not answer; from the agent on {stale['socket']}, {stale['age_seconds']:.0f} s old"
+    return Text(printable(text), style="bold yellow")
 
 
 def _verdict(problems: list[dict[str, Any]]) -> RenderableType:
@@ -103,6 +122,6 @@ def instance_tables(found: dict[str, Any]) -> RenderableType:
     others = plain_table("decode instances and agents", "kind", "id", "address", "session lease:", "time left:")
     for kind, entries in (("decode", found["decode"]), ("agent", found["agents"])):
         for entry in entries:
-            left = f"{entry['seconds_left']} s"
+            left = _time_left(entry["seconds_left"])
             others.add_row(kind, entry["id"], str(entry.get("address", "")), entry["lease"], left)
     return Group(prefill, others)

@@ -27,7 +27,8 @@ def judge(found: dict[str, Any]) -> list[Problem]:
 
     Only what etcd shows: an instance or agent that is gone altogether is not missed, for etcd forgets it.
     """
-    problems = [*_etcd(found["etcd"]), *_prefill(found["prefill"]), *_others(found)]
+    etcd = _etcd(found["etcd"]) if found["etcd"] else [Problem(WRONG, "etcd does not answer", "EtcdPdQuorumLost")]
+    problems = [*etcd, *_prefill(found["prefill"]), *_others(found)]
     return sorted(problems, key=lambda problem: problem.severity != WRONG)
 
 
@@ -60,7 +61,7 @@ def _prefill(instances: list[dict[str, Any]]) -> Iterator[Problem]:
 def _others(found: dict[str, Any]) -> Iterator[Problem]:
     if not found["prefill"]:
         yield Problem(DEGRADED, "no prefill instance is announced", "EtcdPdRoomsNotResolved")
-    lost = found["rooms"]["lost"]
+    lost = found["rooms"]["lost"] if found["rooms"] else 0
     if lost:
         yield Problem(
             DEGRADED, f"{lost} rooms are lost with their ranks, and end with their leases", "EtcdPdSessionLost"

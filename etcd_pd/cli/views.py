@@ -6,19 +6,25 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 from ..core.keys import AgentKey, DecodeKey, Keys, PrefillKey, RankKey, RoomKey
-from ..core.records import MAX_TXN_OPS
+from ..core.records import MAX_TXN_OPS, LeaseTimes
 from ..wire.values import ASSIGNED, FAILED, InstanceInfo, Rank, RankEndpoint, RoomValue, Topology
 from .etcd_view import describe_etcd
+from .from_agent import AgentCell
 from .verdict import judge
 
 if TYPE_CHECKING:
     from ..config import EtcdSettings
-    from ..core.records import KeyValue, LeaseTimes
+    from ..core.records import KeyValue
     from ..store.admin import EtcdAdmin
 
+#: Where a cell is read: in etcd, or where that does not answer, at an agent.
+Source = Union["EtcdAdmin", AgentCell]
+
+#: The time of a key that hangs on no lease.
+NO_LEASE = LeaseTimes(0, 0)
 #: State of a key whose value is not of this version.
 UNREADABLE = "unreadable"
 #: State of a room whose rank is gone: nobody follows its key, which ends with its lease.
@@ -27,7 +33,7 @@ LOST = "lost"
 ROOM_STATES = (ASSIGNED, FAILED, LOST, UNREADABLE)
 
 
-async def list_rooms(store: EtcdAdmin, root: str, instance: str = "") -> dict[str, Any]:
+async def list_rooms(store: Source, root: str, instance: str = "") -> dict[str, Any]:
     """The rooms in etcd at one revision, or one instance's, each with the time its lease had left a moment later."""
     keys = Keys(root)
     listing, ranks = await asyncio.gather(store.list(keys.rooms(instance)), store.list(keys.prefill("")))
@@ -35,7 +41,7 @@ async def list_rooms(store: EtcdAdmin, root: str, instance: str = "") -> dict[st
     return {"root": root, "revision": listing.header.revision, "rooms": rooms}
 
 
-async def find_room(store: EtcdAdmin, root: str, room: int) -> dict[str, Any]:
+async def find_room(store: Source, root: str, room: int) -> dict[str, Any]:
     """Every key of one room: room numbers are an instance's own, so there may be several."""
     keys = Keys(root)
     ranks = await store.list(keys.prefill(""))
@@ -50,32 +56,44 @@ async def find_room(store: EtcdAdmin, root: str, room: int) -> dict[str, Any]:
     return {"root": root, "room": str(room), "lives": await _rooms(store, keys, found, ranks.kvs)}
 
 
-async def describe_cell(store: EtcdAdmin, settings: EtcdSettings, root: str) -> dict[str, Any]:
-    """etcd, instances with the number of rooms that each rank holds, agents, and rooms by state."""
-    etcd, cell, rooms = await asyncio.gather(
-        describe_etcd(store, settings), list_instances(store, root), list_rooms(store, root)
-    )
+async def describe_cell(store: Source, settings: EtcdSettings, root: str) -> dict[str, Any]:
+    """etcd, instances with the number of rooms that each rank holds, agents, and rooms by state.
+
+    Of what an agent knows: ``etcd`` is None, and ``rooms`` where it follows none.
+    """
+    if isinstance(store, AgentCell):
+        found = {**await list_instances(store, root), "etcd": None, "rooms": None}
+        if store.follows_rooms:
+            found["rooms"] = _count_rooms(found, await list_rooms(store, root))
+    else:
+        etcd, cell, rooms = await asyncio.gather(
+            describe_etcd(store, settings), list_instances(store, root), list_rooms(store, root)
+        )
+        found = {**cell, "etcd": etcd, "rooms": _count_rooms(cell, rooms)}
+    return {"problems": [problem._asdict() for problem in judge(found)], **found}
+
+
+def _count_rooms(cell: dict[str, Any], rooms: dict[str, Any]) -> dict[str, int]:
+    """Note of each rank how many rooms it holds; how many there are in each state."""
     held = Counter((room["instance"], room["dp_rank"]) for room in rooms["rooms"] if room["state"] == ASSIGNED)
     for instance in cell["prefill"]:
         for rank in instance["ranks"]:
             rank["rooms"] = held[instance["id"], int(rank["rank"].partition(".")[0])]
     states = Counter(room["state"] for room in rooms["rooms"])
-    found = {**cell, "etcd": etcd, "rooms": {state: states[state] for state in ROOM_STATES}}
-    return {"problems": [problem._asdict() for problem in judge(found)], **found}
+    return {state: states[state] for state in ROOM_STATES}
 
 
 async def _rooms(
-    store: EtcdAdmin, keys: Keys, rooms: Iterable[KeyValue], ranks: Iterable[KeyValue]
+    store: Source, keys: Keys, rooms: Iterable[KeyValue], ranks: Iterable[KeyValue]
 ) -> list[dict[str, Any]]:
     leases = sorted({kv.lease for kv in rooms if kv.lease})
     times = dict(zip(leases, await asyncio.gather(*map(store.lease_times, leases)), strict=True))
     epochs = {(key.instance, kv.create_revision) for kv in ranks if isinstance(key := keys.parse(kv.key), RankKey)}
-    return [
-        _room(key, kv, times.get(kv.lease), epochs) for kv in rooms if isinstance(key := keys.parse(kv.key), RoomKey)
-    ]
+    found = [(key, kv) for kv in rooms if isinstance(key := keys.parse(kv.key), RoomKey)]
+    return [_room(key, kv, times.get(kv.lease, NO_LEASE), epochs) for key, kv in found]
 
 
-async def list_instances(store: EtcdAdmin, root: str) -> dict[str, Any]:
+async def list_instances(store: Source, root: str) -> dict[str, Any]:
     """Prefill instances with their ranks, decode instances and agents."""
     keys = Keys(root)
     prefill: dict[str, dict[str, Any]] = {}
@@ -107,7 +125,7 @@ async def list_instances(store: EtcdAdmin, root: str) -> dict[str, Any]:
     times = dict(zip(leases, await asyncio.gather(*map(store.lease_times, leases)), strict=True))
     for entry in (*decode, *agents):
         lease = times[int(entry["lease"], 16)]
-        entry["seconds_left"], entry["ttl_seconds"] = lease.left, lease.granted
+        entry["seconds_left"], entry["ttl_seconds"] = (lease.left, lease.granted) if lease else (None, None)
     return {"root": root, "prefill": list(prefill.values()), "decode": decode, "agents": agents}
 
 
@@ -129,9 +147,9 @@ def _room(key: RoomKey, kv: KeyValue, lease: LeaseTimes | None, epochs: set[tupl
         "revision": kv.create_revision,
         "changed_revision": kv.mod_revision,
         "lease": f"{kv.lease:x}",
-        "seconds_left": lease.left if lease else 0,
+        "seconds_left": lease.left if lease else None,
         # etcd keeps no times: a room is younger than its lease, by at most a sixteenth of the lease's TTL
-        "lease_age_seconds": lease.granted - lease.left if lease else 0,
+        "lease_age_seconds": lease.granted - lease.left if lease else None,
     }
 
 

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import messages
-from .limits import MAX_REVISION, check_int, check_room
+from .limits import MAX_REVISION, check_int, check_room, check_seconds
 from .packet import Packet, check_type
 from .values import InstanceInfo, PrefillInstance, Rank, RankEndpoint, Topology
+
+#: Longest time that a view may be stale, in seconds: a bound on nonsense.
+MAX_STALE = 1e9
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,34 @@ class Welcome(Packet):
 
     def __post_init__(self) -> None:
         check_type("refused", self.refused, str)
+
+
+@dataclass(frozen=True)
+class Looked(Packet):
+    """The answer to LOOK; what the agent's view holds at this moment follows in KEYS, a packet for each LOOK_ON.
+
+    Attributes:
+        agent: its id.
+        root: of its cell.
+        revision: of etcd that its view is at, 0 before it has seen etcd.
+        stale_seconds: for how long changes may be missing in it, 0 while none are.
+        prefill_only: it follows no rooms.
+    """
+
+    KIND = messages.LOOKED
+
+    agent: str
+    root: str
+    revision: int = 0
+    stale_seconds: float = 0.0
+    prefill_only: bool = False
+
+    def __post_init__(self) -> None:
+        check_type("agent", self.agent, str)
+        check_type("root", self.root, str)
+        check_int("revision", self.revision, 0, MAX_REVISION)
+        check_seconds("stale_seconds", self.stale_seconds, 0, MAX_STALE)
+        check_type("prefill_only", self.prefill_only, bool)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
+import etcd_pd
 from etcd_pd.cli.app import cli
 from etcd_pd.reference.local.embedded import EmbeddedEtcd
+from tests.support.agents import AgentProcess, announce, wait_for
 from tests.support.etcd_server import EtcdCluster, EtcdServer
 from tests.support.etcdctl import EtcdCtl
+from tests.support.waiting import wait_until
 
 INSTANCE = {
     "incarnation": "i1",
@@ -228,6 +231,28 @@ def test_an_etcd_that_does_not_answer_is_one_line_and_a_next_step(root: str) -> 
     error, step = result.output.splitlines()
     assert error.startswith("Error: list: ")
     assert step.startswith("Next: ") and "etcd-pd doctor" in step
+
+
+def test_the_agent_answers_when_etcd_is_gone(fresh_etcd: EtcdServer, root: str) -> None:
+    with AgentProcess(fresh_etcd.endpoint, root) as agent, agent.client() as client:
+        announce(client, dp_rank=1)
+        client.prefill.register(7)
+        wait_for(client, etcd_pd.Registered)
+        fresh_etcd.kill()
+        wait_until(lambda: "watch stale" in agent.log, "the agent has noticed")
+        given = ["--etcd", fresh_etcd.endpoint, "--root", root, "--etcd-request-timeout-seconds", "0.5"]
+        environ = {"ETCD_PD_SOCKET": agent.socket_path}
+
+        def ask(*what: str) -> Result:
+            return CliRunner().invoke(cli, [*what, *given], env=environ)
+
+        for what, told in ((("status",), "1 assigned"), (("rooms",), "assigned"), (("room", "7"), "dp_rank 1")):
+            shown = ask(*what)
+            assert shown.exit_code == 3, shown.output
+            assert f"etcd does not answer; from the agent on {agent.socket_path}, " in shown.output
+            assert told in shown.output
+        (room,) = json.loads(ask("rooms", "--output", "json").stdout)["rooms"]
+        assert (room["room"], room["dp_rank"], room["seconds_left"]) == ("7", 1, None)
 
 
 HOSTILE = "out of [/memory] [errno 110] \x1b[2J\x1b]0;owned\x07 \u202egnp"
