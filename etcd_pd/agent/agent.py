@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import time
 
 from ..config import AgentSettings
@@ -103,7 +104,8 @@ class Agent:
             ConfigError: the socket cannot be used; nothing was started.
         """
         self.server.open()
-        self.announcer.keep(self._keys.agent(self._settings.agent_id), json.dumps({"version": 1}).encode())
+        about = {"version": 1, "socket": f"{socket.gethostname()}:{self._settings.socket_path}"}
+        self.announcer.keep(self._keys.agent(self._settings.agent_id), json.dumps(about).encode())
         work = [asyncio.create_task(part) for part in (self.session.run(), self.watcher.run(), self.registrar.run())]
         work += [asyncio.create_task(self._report()), asyncio.create_task(self._give_signs())]
         work += [asyncio.create_task(part.run(self.watcher.synced)) for part in (self.etcd_health, self._spread)]
@@ -120,6 +122,7 @@ class Agent:
         # engines that live on will re-attach to a new agent within the session's TTL: leave it what is theirs
         served = any(connection.rank or connection.wants for connection in self.server.connections)
         served = served or bool(self.ranks.lingering)
+        self.announcer.leave(self._keys.agent(self._settings.agent_id))
         await self._flush()
         self._ending = True
         self.ranks.lingering.close()
@@ -213,7 +216,7 @@ class Agent:
             self.announcer.history_lost()
             self._pushes.notify(self.view.void(snapshot.revision), self.view.revision)
             self._wants.expect_instances()
-        self.roster.replace(snapshot.kvs)
+        self.roster.replace(snapshot.kvs, time.monotonic())
         self.announcer.sweep(snapshot.kvs)
         before = self.view.revision
         self._pushes.notify(self.view.relist(snapshot.revision, snapshot.kvs), before)
@@ -223,7 +226,7 @@ class Agent:
         self.registrar.kick()
 
     def _on_changes(self, changes: Changes) -> None:
-        self.roster.apply(changes.events)
+        self.roster.apply(changes.events, time.monotonic())
         before = self.view.revision
         self._pushes.notify(self.view.apply(changes.revision, changes.events), before)
 

@@ -54,6 +54,7 @@ class EngineConnection:
         known: names under which it knows an instance, by the instance's id.
         numbers: by which answers refer to instances that it knows, by their ids.
         followed: names of instances whose changes it wants.
+        leaving: it said goodbye, or its node is drained: its end is no death.
         pages: of what it looks at, those that it has not asked for yet.
         received_bytes, sent_bytes: of packets so far.
     """
@@ -76,8 +77,7 @@ class EngineConnection:
         self.numbers: dict[str, int] = {}
         self.followed: set[str] = set()
         self.pages: Iterator[bytes] = iter(())
-        self.closed = False
-        self.greeted = False
+        self.closed = self.greeted = self.leaving = False
         self.received_bytes = self.sent_bytes = 0
         self._socket = sock
         self._limit = limit

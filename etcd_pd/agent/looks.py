@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 from ..config import AgentSettings
-from ..core.roster import Roster
+from ..core.roster import MEMORY_SECONDS, Roster
 from ..core.view import View
-from ..wire import messages, to_client
-from ..wire.listing import encode_keys
+from ..wire import messages, to_agent, to_client
+from ..wire.listing import GoneKey, encode_gone, encode_keys
 from .connection import EngineConnection
 from .watcher import Watcher
 
@@ -26,9 +28,20 @@ class Looks:
 
     def begin(self, engine: EngineConnection, packet: bytes) -> None:
         """A LOOK packet: all pages will be of this moment, though each is made when it is asked for."""
-        engine.pages = encode_keys([*self._roster.present.values(), *self._view.rooms.values()])
-        settings, stale = self._settings, self._watcher.stale_seconds
-        looked = to_client.Looked(settings.agent_id, settings.root, self._view.revision, stale, settings.prefill_only)
+        now, roster, settings = time.monotonic(), self._roster, self._settings
+        if to_agent.Look.decode(packet).gone:
+            engine.pages = encode_gone([GoneKey(one.key, now - one.at, one.left) for one in roster.gone(now)])
+        else:
+            engine.pages = encode_keys([*roster.present.values(), *self._view.rooms.values()])
+        remembers = 0.0 if roster.since is None else min(now - roster.since, MEMORY_SECONDS)
+        looked = to_client.Looked(
+            settings.agent_id,
+            settings.root,
+            self._view.revision,
+            self._watcher.stale_seconds,
+            settings.prefill_only,
+            remembers,
+        )
         engine.send(looked.encode())
 
     def go_on(self, engine: EngineConnection, packet: bytes) -> None:

@@ -126,7 +126,7 @@ class Packets:
         self._wants.leave(engine)
         self._ranks.leave(engine)
         if engine.decoder:
-            self._announcer.drop(self._keys.decode(engine.decoder))
+            self._announcer.drop(self._keys.decode(engine.decoder), left=engine.leaving)
 
     def _hello(self, engine: EngineConnection, packet: bytes) -> None:
         hello = to_agent.Hello.decode(packet)
@@ -221,6 +221,7 @@ class Packets:
         """Whoever ends this node asks: let no new room in, and say when the last one has ended."""
         log.info("draining the node engines=%d", len(self._connections) - 1)
         for other in self._connections:
+            other.leaving = True
             if other.rank:
                 self._ranks.drain(other)
         self._send_node_drained(engine)
@@ -232,8 +233,9 @@ class Packets:
             engine.send(messages.DRAINED)
 
     def _bye(self, engine: EngineConnection, packet: bytes) -> None:
+        engine.leaving = True
         if engine.rank:
-            engine.rank.linger = 0.0
+            engine.rank.linger, engine.rank.leaving = 0.0, True
 
     def _ping(self, engine: EngineConnection, packet: bytes) -> None:
         self._pushes.flush()

@@ -14,7 +14,7 @@ from ..config import AgentSettings, EtcdSettings, default_socket_path
 from ..core.keys import Keys, prefix_end
 from ..errors import ConfigError, StoreRejected, StoreUnavailable
 from ..wire.limits import MAX_PARALLEL, MAX_ROOM
-from .from_agent import AgentCell, ask_agent
+from .from_agent import AgentCell, ask_agent, ask_memory
 from .options import settings_options
 from .printable import printable
 from .views import ROOM_STATES, Source
@@ -66,7 +66,8 @@ def status(settings: NodeSettings) -> None:
     from .tables import status_tables
     from .views import describe_cell
 
-    _show(settings, lambda store: describe_cell(store, settings.etcd, settings.root), status_tables)
+    memory = ask_memory(settings.socket_path, settings.root)
+    _show(settings, lambda store: describe_cell(store, settings.etcd, settings.root, memory), status_tables)
 
 
 @click.command()

@@ -11,6 +11,17 @@ from .console import plain_table
 from .printable import printable
 from .verdict import WRONG
 
+#: Most problems that are shown, and most names of who left.
+MOST_LINES = 20
+#: What is counted, in words.
+_COUNTED = {
+    "members": "members of etcd",
+    "ranks": "rank processes",
+    "prefill": "prefill instances",
+    "decode": "decode instances",
+    "agent": "agents",
+}
+
 
 def room_table(found: dict[str, Any]) -> RenderableType:
     """One row a room."""
@@ -64,7 +75,7 @@ def status_tables(found: dict[str, Any]) -> RenderableType:
     else:
         rooms = ", ".join(f"{count} {state}" for state, count in found["rooms"].items() if count) or "none"
     etcd = [_members(found["etcd"])] if found["etcd"] else []
-    return Group(_verdict(found["problems"]), *etcd, instance_tables(found), f"rooms: {rooms}\n")
+    return Group(_verdict(found), *etcd, instance_tables(found), f"rooms: {rooms}\n")
 
 
 def stale_line(stale: dict[str, Any]) -> Text:
@@ -73,16 +84,33 @@ def stale_line(stale: dict[str, Any]) -> Text:
     return Text(printable(text), style="bold yellow")
 
 
-def _verdict(problems: list[dict[str, Any]]) -> RenderableType:
-    """A line for each problem, with the runbook's heading for it."""
-    if not problems:
-        return Text("nothing is wrong, as far as etcd shows\n", style="green")
-    lines = Text()
-    for problem in problems:
+def _verdict(found: dict[str, Any]) -> RenderableType:
+    """A line for each problem, with the runbook's heading for it; what there is; who left, and who remembers that."""
+    problems, memory = found["problems"], found["memory"]
+    lines = Text() if problems else Text("nothing is wrong, as far as is known here\n", style="green")
+    for problem in problems[:MOST_LINES]:
         style = "bold red" if problem["severity"] == WRONG else "yellow"
-        lines.append(printable(f"{problem['severity']}: {problem['text']}"), style=style)
+        since = "" if problem["seconds"] is None else f", for {_duration(problem['seconds'])}"
+        lines.append(printable(f"{problem['severity']}: {problem['text']}{since}"), style=style)
         lines.append(f"  (docs/runbook.md, {problem['runbook']})\n")
+    if len(problems) > MOST_LINES:
+        lines.append(f"and {len(problems) - MOST_LINES} more: --output json\n", style="bold red")
+    counts = [f"{_COUNTED[what]} {one['there']} of {one['expected']}" for what, one in found["counts"].items()]
+    lines.append(f"there: {', '.join(counts)}\n")
+    if memory is None:
+        lines.append("no agent of this cell answers here: who is gone altogether is not known\n", style="dim")
+        return lines
+    left = [one for one in memory["gone"] if one["left"]]
+    for one in left[-MOST_LINES:]:
+        name = f"{one['name']}/{one['rank']}" if one["rank"] else one["name"]
+        lines.append(printable(f"left: {one['kind']} {name}, {_duration(one['seconds'])} ago") + "\n", style="dim")
+    who = printable(f"the agent on {memory['socket']}")
+    lines.append(f"who is gone is known from {who}, for the last {_duration(memory['seconds'])}\n", style="dim")
     return lines
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _members(etcd: dict[str, Any]) -> RenderableType:

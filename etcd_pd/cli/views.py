@@ -12,8 +12,8 @@ from ..core.keys import AgentKey, DecodeKey, Keys, PrefillKey, RankKey, RoomKey
 from ..core.records import MAX_TXN_OPS, LeaseTimes
 from ..wire.values import ASSIGNED, FAILED, InstanceInfo, Rank, RankEndpoint, RoomValue, Topology
 from .etcd_view import describe_etcd
-from .from_agent import AgentCell
-from .verdict import judge
+from .from_agent import AgentCell, Memory
+from .verdict import count, judge
 
 if TYPE_CHECKING:
     from ..config import EtcdSettings
@@ -56,8 +56,8 @@ async def find_room(store: Source, root: str, room: int) -> dict[str, Any]:
     return {"root": root, "room": str(room), "lives": await _rooms(store, keys, found, ranks.kvs)}
 
 
-async def describe_cell(store: Source, settings: EtcdSettings, root: str) -> dict[str, Any]:
-    """etcd, instances with the number of rooms that each rank holds, agents, and rooms by state.
+async def describe_cell(store: Source, settings: EtcdSettings, root: str, memory: Memory | None) -> dict[str, Any]:
+    """What is wrong, etcd, instances with the number of rooms that each rank holds, agents, and rooms by state.
 
     Of what an agent knows: ``etcd`` is None, and ``rooms`` where it follows none.
     """
@@ -70,7 +70,17 @@ async def describe_cell(store: Source, settings: EtcdSettings, root: str) -> dic
             describe_etcd(store, settings), list_instances(store, root), list_rooms(store, root)
         )
         found = {**cell, "etcd": etcd, "rooms": _count_rooms(cell, rooms)}
-    return {"problems": [problem._asdict() for problem in judge(found)], **found}
+    found["memory"] = _remember(memory, found) if memory else None
+    return {"problems": [problem._asdict() for problem in judge(found)], "counts": count(found), **found}
+
+
+def _remember(memory: Memory, found: dict[str, Any]) -> dict[str, Any]:
+    """Who is gone as an agent remembers it, but for those who are back, which it may not have heard of yet."""
+    back = {("rank", one["id"], rank["rank"]) for one in found["prefill"] for rank in one["ranks"]}
+    for kind, present in (("prefill", found["prefill"]), ("decode", found["decode"]), ("agent", found["agents"])):
+        back |= {(kind, one["id"], None) for one in present if one.get("state") != "gone"}
+    gone = [one for one in memory.gone if (one["kind"], one["name"], one["rank"]) not in back]
+    return {**memory._asdict(), "gone": gone}
 
 
 def _count_rooms(cell: dict[str, Any], rooms: dict[str, Any]) -> dict[str, int]:

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+import etcd_pd
 from etcd_pd.cli.app import cli
-from etcd_pd.cli.from_agent import AgentCell, ask_agent
+from etcd_pd.cli.from_agent import AgentCell, ask_agent, ask_memory
+from etcd_pd.client.drain import drain
 from etcd_pd.core.records import Put
 from etcd_pd.errors import StoreUnavailable
 from etcd_pd.store import admin
@@ -150,3 +152,61 @@ async def test_a_page_is_empty_when_nobody_began_to_look(world: InMemory) -> Non
             return messages.KEYS in found
 
         await until(page, "an empty page")
+
+
+async def remembered(world: InMemory) -> dict[str, bool]:
+    """Who is gone, and whether they left."""
+    memory = await asyncio.to_thread(ask_memory, world.settings.socket_path, "/cell")
+    assert memory is not None and memory.agent == "agent"
+    return {f"{one['kind']} {one['name']}": one["left"] for one in memory.gone}
+
+
+async def engines(world: InMemory) -> tuple[etcd_pd.Client, etcd_pd.Client]:
+    """A prefill instance of one rank and a decode instance, which stand in etcd."""
+    prefill = await world.prefill(0)
+    decode = world.client()
+    decode.decode.announce("d", address="10.0.0.2:31001")
+    key = world.keys.decode("d")
+    await until(lambda: decode.decode.poll() is not None and key in world.agent.roster.present, "it stands")
+    return prefill, decode
+
+
+async def all_gone(world: InMemory) -> dict[str, bool]:
+    """Who is gone once both are."""
+    await until(lambda: set(world.agent.roster.present) == {world.keys.agent("agent")}, "both are gone")
+    return await remembered(world)
+
+
+async def test_engines_that_die_are_remembered_as_gone(world: InMemory) -> None:
+    for client in await engines(world):
+        client.detach()
+    assert await all_gone(world) == {"prefill p": False, "decode d": False}
+    await engines(world)
+    assert await remembered(world) == {}
+
+
+async def test_engines_that_close_have_left(world: InMemory) -> None:
+    for client in await engines(world):
+        client.close()
+    assert await all_gone(world) == {"prefill p": True, "decode d": True}
+
+
+async def test_engines_of_a_drained_node_have_left_when_they_end(world: InMemory) -> None:
+    clients = await engines(world)
+    await asyncio.to_thread(drain, world.settings.socket_path, 10.0)
+    for client in clients:
+        client.detach()
+    assert await all_gone(world) == {"prefill p": True, "decode d": True}
+
+
+async def test_an_agent_s_node_has_left_when_it_is_asked_to_end(world: InMemory, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    async with running(tmp_path / "other", world.store, agent_id="other") as other:
+        await engines(other)
+        key = world.keys.agent("other")
+        await until(lambda: key in world.agent.roster.present, "it stands")
+    world.store.etcd.expire()
+    revoked = {kv.lease for kv in world.store.etcd.scan(b"/cell/").kvs if kv.key != world.keys.agent("agent")}
+    for lease in revoked:  # as etcd does when nobody has renewed it
+        await world.store.revoke(lease)
+    assert await all_gone(world) == {"agent other": True, "prefill p": True, "decode d": True}

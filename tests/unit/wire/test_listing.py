@@ -7,7 +7,16 @@ from hypothesis import given, strategies as st
 
 from etcd_pd.errors import ProtocolError
 from etcd_pd.wire import messages
-from etcd_pd.wire.listing import MAX_KEY, MAX_VALUE, ListedKey, decode_keys, encode_keys
+from etcd_pd.wire.listing import (
+    MAX_KEY,
+    MAX_VALUE,
+    GoneKey,
+    ListedKey,
+    decode_keys,
+    encode_gone,
+    encode_keys,
+    read_gone,
+)
 
 NUMBERS = st.integers(0, 2**63 - 1)
 KEYS = st.builds(ListedKey, st.binary(max_size=60), st.binary(max_size=60), NUMBERS, NUMBERS, NUMBERS)
@@ -41,6 +50,17 @@ def test_a_value_is_cut_and_a_key_passed_over_when_they_are_huge() -> None:
     keys = [ListedKey(b"a", b"v" * 10**6, 1, 1, 1), ListedKey(b"k" * (MAX_KEY + 1), b"", 1, 1, 1)]
     (page,) = encode_keys(keys)
     assert decode_keys(page) == [ListedKey(b"a", b"v" * MAX_VALUE, 1, 1, 1)]
+
+
+def test_who_is_gone_is_encoded_and_decoded() -> None:
+    gone = [GoneKey(b"a", 1.5, True), GoneKey(b"b", 3600.0, False)]
+    assert [read_gone(key) for page in encode_gone(gone) for key in decode_keys(page)] == gone
+
+
+@pytest.mark.parametrize("value", [b"", b"[]", b"7", b"{}", b'{"seconds": -1, "left": true}', b"[" * 10**5])
+def test_who_is_gone_is_refused_when_it_is_malformed(value: bytes) -> None:
+    with pytest.raises(ProtocolError, match="KEYS"):
+        read_gone(ListedKey(b"a", value, 0, 0, 0))
 
 
 @given(st.binary(min_size=1, max_size=100))
