@@ -23,18 +23,20 @@ def doctor(settings: NodeSettings, instance: str, fix_hints: bool) -> None:
     """Check this node's agent and its etcd, part by part.
 
     The agent's socket; each endpoint; TLS; the quorum; alarms; what these credentials may do; a lease's round trip;
-    rooms registered and resolved through the agent, timed. It leaves nothing behind. Exit status 1 where something
-    fails.
+    who is missing in the cell; rooms registered and resolved through the agent, timed. It leaves nothing behind. Exit
+    status 1 where something fails.
 
     \b
       etcd-pd doctor --etcd http://127.0.0.1:2379 --fix-hints
       etcd-pd doctor --output json | jq '.[] | select(.status == "fail")'
     """
+    from .cell_check import check_cell
     from .checks import FAIL, OK, check_agent, check_etcd, check_round_trip
 
     check_name("--instance", instance)
     agent = check_agent(settings.socket_path)
     findings = [agent, *asyncio.run(check_etcd(settings.etcd, settings.root, instance))]
+    findings.append(asyncio.run(check_cell(settings)))
     roles = next(finding for finding in findings if finding.check == "roles")
     findings.append(check_round_trip(settings.socket_path, agent, roles))
     if settings.output == "json":

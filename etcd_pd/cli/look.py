@@ -17,6 +17,7 @@ from ..wire.limits import MAX_PARALLEL, MAX_ROOM
 from .from_agent import AgentCell, ask_agent, ask_memory
 from .options import settings_options
 from .printable import printable
+from .verdict import WRONG
 from .views import ROOM_STATES, Source
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ class NodeSettings(LookSettings):
     )
 
 
-#: Exit status where the command worked, and what it shows is stale.
-STALE = 3
+#: Exit status where the command worked, and what it shows is wrong or stale.
+NOT_WELL = 3
 
 
 @click.command()
@@ -57,7 +58,8 @@ def status(settings: NodeSettings) -> None:
     """Show etcd and the cell in one screen.
 
     Members of etcd with leader, version and size, alarms, leases; agents; prefill ranks with their epochs, states and
-    rooms in flight; decode instances. Where etcd does not answer, what this node's agent knows (exit status 3).
+    rooms in flight; decode instances. Where etcd does not answer, what this node's agent knows. Exit status 3 where
+    something is wrong, rather than degraded at most.
 
     \b
       etcd-pd status --etcd http://127.0.0.1:2379
@@ -67,7 +69,9 @@ def status(settings: NodeSettings) -> None:
     from .views import describe_cell
 
     memory = ask_memory(settings.socket_path, settings.root)
-    _show(settings, lambda store: describe_cell(store, settings.etcd, settings.root, memory), status_tables)
+    found = _show(settings, lambda store: describe_cell(store, settings.etcd, settings.root, memory), status_tables)
+    if any(problem["severity"] == WRONG for problem in found["problems"]):
+        raise SystemExit(NOT_WELL)
 
 
 @click.command()
@@ -173,7 +177,7 @@ def _show(
         cell = _ask_agent(settings, exc, needs_rooms)
         found = {"stale": cell.as_json(str(exc)), **asyncio.run(read(cell))}
         _print(found, render, settings.output)
-        raise SystemExit(STALE) from exc
+        raise SystemExit(NOT_WELL) from exc
     _print(found, render, settings.output)
     if others is not None:
         known = f"; etcd holds the cells {', '.join(others)}" if others else ", and no other cell in this etcd"

@@ -62,16 +62,21 @@ async def describe_cell(store: Source, settings: EtcdSettings, root: str, memory
     Of what an agent knows: ``etcd`` is None, and ``rooms`` where it follows none.
     """
     if isinstance(store, AgentCell):
-        found = {**await list_instances(store, root), "etcd": None, "rooms": None}
-        if store.follows_rooms:
-            found["rooms"] = _count_rooms(found, await list_rooms(store, root))
+        found = {**await read_cell(store, root, memory), "etcd": None}
     else:
-        etcd, cell, rooms = await asyncio.gather(
-            describe_etcd(store, settings), list_instances(store, root), list_rooms(store, root)
-        )
-        found = {**cell, "etcd": etcd, "rooms": _count_rooms(cell, rooms)}
-    found["memory"] = _remember(memory, found) if memory else None
+        etcd, cell = await asyncio.gather(describe_etcd(store, settings), read_cell(store, root, memory))
+        found = {**cell, "etcd": etcd}
     return {"problems": [problem._asdict() for problem in judge(found)], "counts": count(found), **found}
+
+
+async def read_cell(store: Source, root: str, memory: Memory | None) -> dict[str, Any]:
+    """The cell's part of it."""
+    if isinstance(store, AgentCell) and not store.follows_rooms:
+        found = {**await list_instances(store, root), "rooms": None}
+    else:
+        cell, rooms = await asyncio.gather(list_instances(store, root), list_rooms(store, root))
+        found = {**cell, "rooms": _count_rooms(cell, rooms)}
+    return {**found, "memory": _remember(memory, found) if memory else None}
 
 
 def _remember(memory: Memory, found: dict[str, Any]) -> dict[str, Any]:

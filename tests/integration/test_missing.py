@@ -41,6 +41,16 @@ class Cell:
         """Who left."""
         return sorted(f"{one['kind']} {one['name']}" for one in self.status()["memory"]["gone"] if one["left"])
 
+    def exit_status(self, command: str) -> int:
+        """With which status a command ends."""
+        return CliRunner().invoke(cli, [command, *self._flags]).exit_code
+
+    def finding(self) -> dict[str, str]:
+        """What the doctor says of the cell."""
+        result = CliRunner().invoke(cli, ["doctor", *self._flags, "--output", "json"])
+        found: dict[str, str] = next(one for one in json.loads(result.stdout) if one["check"] == "cell")
+        return found
+
     def text(self) -> str:
         """What a person sees."""
         return CliRunner().invoke(cli, ["status", *self._flags]).output
@@ -94,3 +104,15 @@ def test_an_agent_and_its_engines_left_when_it_is_asked_to_end(cell: Cell) -> No
         assert cell.missed() == []
         cell.other.start()
         wait_until(lambda: client.prefill.poll() is not None and not cell.left(), "both are back")
+
+
+def test_status_and_doctor_fail_when_a_rank_is_missing(cell: Cell) -> None:
+    with cell.other.client() as one:
+        announce(one, topology=ONE_RANK)
+        assert (cell.exit_status("status"), cell.finding()["status"]) == (0, "ok")
+        one.detach()
+        wait_until(lambda: cell.missed(), "it is missed")
+        found = cell.finding()
+        assert cell.exit_status("status") == 3 and cell.exit_status("doctor") == 1
+        assert found["status"] == "fail" and found["text"].startswith("prefill prefill-0 is gone")
+        assert found["hint"].endswith("docs/runbook.md, EtcdPdRanksMissing")
