@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 from ..core.keys import AgentKey, DecodeKey, Keys, PrefillKey, RankKey, RoomKey
 from ..core.records import MAX_TXN_OPS, LeaseTimes
+from ..kubernetes.round_trip import PREFIX
 from ..wire.values import ASSIGNED, FAILED, InstanceInfo, Rank, RankEndpoint, RoomValue, Topology
 from .etcd_view import describe_etcd
 from .from_agent import AgentCell, Memory
@@ -85,6 +86,7 @@ def _remember(memory: Memory, found: dict[str, Any]) -> dict[str, Any]:
     for kind, present in (("prefill", found["prefill"]), ("decode", found["decode"]), ("agent", found["agents"])):
         back |= {(kind, one["id"], None) for one in present if one.get("state") != "gone"}
     gone = [one for one in memory.gone if (one["kind"], one["name"], one["rank"]) not in back]
+    gone = [one for one in gone if not one["name"].startswith(PREFIX)]  # of a doctor's or a test's, which nobody misses
     return {**memory._asdict(), "gone": gone}
 
 

@@ -70,6 +70,11 @@ def test_a_rank_is_not_missing_when_it_was_drained() -> None:
     assert problem.severity == WRONG
 
 
+def test_a_round_trip_s_missing_rank_is_not_missed_when_a_doctor_is_at_work() -> None:
+    found = cell(prefill=[*prefill(["0.0.0.0", "0.0.1.0", "1.0.0.0", "1.0.1.0"]), *prefill([], id="round-trip-host-1")])
+    assert judge(found) == []
+
+
 def test_what_is_there_is_counted_against_what_is_expected() -> None:
     lost = memory(gone("decode", "d"), gone("agent", "a", left=True), gone("rank", "p", "1.0.1.0"))
     found = cell(etcd=members(2), prefill=prefill(["0.0.0.0", "0.0.1.0", "1.0.0.0"]), memory=lost)
