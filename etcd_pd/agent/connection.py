@@ -154,6 +154,8 @@ class EngineConnection:
                 size = self._socket.recv_into(_BUFFER)
             except BlockingIOError:
                 return
+            except ConnectionResetError:  # it closed and had not read all: what it said before that is still to be read
+                continue
             except OSError as exc:
                 self.close(f"its socket failed: {exc.strerror}")
                 return

@@ -191,6 +191,14 @@ async def test_engines_that_close_have_left(world: InMemory) -> None:
     assert await all_gone(world) == {"prefill p": True, "decode d": True}
 
 
+async def test_an_engine_that_closes_has_left_when_it_had_not_read_all_that_it_was_sent(world: InMemory) -> None:
+    client = world.client()
+    client.decode.announce("d")
+    await until(lambda: world.keys.decode("d") in world.agent.roster.present, "it stands")
+    client.close()  # the agent finds its goodbye and a reset
+    assert await all_gone(world) == {"decode d": True}
+
+
 async def test_engines_of_a_drained_node_have_left_when_they_end(world: InMemory) -> None:
     clients = await engines(world)
     await asyncio.to_thread(drain, world.settings.socket_path, 10.0)
