@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import time
 
 from ..config import AgentSettings
@@ -18,6 +19,7 @@ from ..core.claims import LocalRank
 from ..core.keys import Keys
 from ..core.lease import BucketPool
 from ..core.records import KeyValue
+from ..core.roster import Roster
 from ..core.view import View
 from ..core.watch import Changes, Snapshot, WatchState
 from ..errors import EtcdPDError, InstanceConflict
@@ -28,6 +30,7 @@ from .announcer import Announcer
 from .connection import EngineConnection
 from .etcd_health import EtcdHealth
 from .histories import Histories
+from .looks import Looks
 from .packets import Packets
 from .pushes import Pushes
 from .ranks import Ranks
@@ -63,7 +66,7 @@ class Agent:
         self.queue_limit = settings.queue_max_rooms
         self.certificate_file = settings.etcd.cert_file
         self.stats = Stats()
-        self.view = View(self._keys)
+        self.view, self.roster = View(self._keys), Roster(self._keys)
         self.server = Server(settings, self._on_packet, self._on_closed)
         self.etcd_health = EtcdHealth(store)
         self.session = Session(store, settings.session_ttl_seconds, self._on_new_lease)
@@ -90,8 +93,9 @@ class Agent:
         self.ranks = Ranks(self.view, self.book, self.announcer, self.registrar, self._pushes, connections)
         pushes, stats = self._pushes, self.stats
         self._wants = Wants(settings, store, self.view, self.watcher, pushes, connections, stats)
+        looks = Looks(settings, self.view, self.roster, self.watcher)
         drivers = (self.announcer, self.registrar, self.watcher.synced, self.ranks, self._wants)
-        self._packets = Packets(settings, self.book, *drivers, pushes, connections, self._histories, stats)
+        self._packets = Packets(settings, self.book, *drivers, pushes, connections, self._histories, looks, stats)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set.
@@ -100,7 +104,8 @@ class Agent:
             ConfigError: the socket cannot be used; nothing was started.
         """
         self.server.open()
-        self.announcer.keep(self._keys.agent(self._settings.agent_id), json.dumps({"version": 1}).encode())
+        about = {"version": 1, "socket": f"{socket.gethostname()}:{self._settings.socket_path}"}
+        self.announcer.keep(self._keys.agent(self._settings.agent_id), json.dumps(about).encode())
         work = [asyncio.create_task(part) for part in (self.session.run(), self.watcher.run(), self.registrar.run())]
         work += [asyncio.create_task(self._report()), asyncio.create_task(self._give_signs())]
         work += [asyncio.create_task(part.run(self.watcher.synced)) for part in (self.etcd_health, self._spread)]
@@ -117,6 +122,7 @@ class Agent:
         # engines that live on will re-attach to a new agent within the session's TTL: leave it what is theirs
         served = any(connection.rank or connection.wants for connection in self.server.connections)
         served = served or bool(self.ranks.lingering)
+        self.announcer.leave(self._keys.agent(self._settings.agent_id))
         await self._flush()
         self._ending = True
         self.ranks.lingering.close()
@@ -210,6 +216,7 @@ class Agent:
             self.announcer.history_lost()
             self._pushes.notify(self.view.void(snapshot.revision), self.view.revision)
             self._wants.expect_instances()
+        self.roster.replace(snapshot.kvs, time.monotonic())
         self.announcer.sweep(snapshot.kvs)
         before = self.view.revision
         self._pushes.notify(self.view.relist(snapshot.revision, snapshot.kvs), before)
@@ -219,6 +226,7 @@ class Agent:
         self.registrar.kick()
 
     def _on_changes(self, changes: Changes) -> None:
+        self.roster.apply(changes.events, time.monotonic())
         before = self.view.revision
         self._pushes.notify(self.view.apply(changes.revision, changes.events), before)
 

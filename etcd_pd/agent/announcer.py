@@ -12,6 +12,7 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -24,7 +25,7 @@ from ..core.records import Condition, Delete, KeyValue, OnLease, Put
 from ..core.view import View
 from ..errors import InstanceConflict, StoreError, StoreRejected
 from ..store.base import Store
-from ..wire.values import DRAINING, SERVING
+from ..wire.values import DRAINING, SERVING, leaving
 from .session import Session
 
 log = logging.getLogger(__name__)
@@ -108,10 +109,14 @@ class Announcer:
         if value is not None:
             self.keep(key, value)
 
-    def drop(self, key: bytes) -> None:
-        """Stop keeping such a key, and delete it."""
-        if self._others.pop(key, None) is not None:
-            self._spawn(self._until_done(lambda: self._store.txn([], [Delete(key)])))
+    def drop(self, key: bytes, *, left: bool) -> None:
+        """Stop keeping such a key, and delete it; ``left``: its process ended as it was asked to."""
+        if key in self._others:
+            self._spawn(self._drop(key, self._others.pop(key), left))
+
+    def leave(self, key: bytes) -> None:
+        """Say under such a key that its process ends as it was asked to."""
+        self._spawn(self._say_left(key, self._others[key]))
 
     def new_lease(self, lease_id: int) -> None:
         """The session has a new lease: everything must be written again under it."""
@@ -267,6 +272,16 @@ class Announcer:
                 await self._store.txn([], [Put(key, value, lease_id)])
 
         await self._until_done(put)
+
+    async def _drop(self, key: bytes, value: bytes, left: bool) -> None:
+        if left:
+            await self._say_left(key, value)
+        if key not in self._others:  # else somebody keeps it again
+            await self._until_done(lambda: self._store.txn([], [Delete(key)]))
+
+    async def _say_left(self, key: bytes, value: bytes) -> None:
+        with suppress(StoreError):  # said once: who misses it takes this end for a death
+            await self._store.txn([OnLease(key, self._session.lease_id)], [Put(key, leaving(value), None)])
 
     async def _until_done(self, act: Callable[[], Awaitable[object]]) -> None:
         pause = LOOK_AGAIN

@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from ..core.claims import LocalRank
 from ..core.notices import Wait
@@ -54,6 +54,8 @@ class EngineConnection:
         known: names under which it knows an instance, by the instance's id.
         numbers: by which answers refer to instances that it knows, by their ids.
         followed: names of instances whose changes it wants.
+        leaving: it said goodbye, or its node is drained: its end is no death.
+        pages: of what it looks at, those that it has not asked for yet.
         received_bytes, sent_bytes: of packets so far.
     """
 
@@ -74,8 +76,8 @@ class EngineConnection:
         self.known: dict[str, set[str]] = {}
         self.numbers: dict[str, int] = {}
         self.followed: set[str] = set()
-        self.closed = False
-        self.greeted = False
+        self.pages: Iterator[bytes] = iter(())
+        self.closed = self.greeted = self.leaving = False
         self.received_bytes = self.sent_bytes = 0
         self._socket = sock
         self._limit = limit
@@ -152,6 +154,8 @@ class EngineConnection:
                 size = self._socket.recv_into(_BUFFER)
             except BlockingIOError:
                 return
+            except ConnectionResetError:  # it closed and had not read all: what it said before that is still to be read
+                continue
             except OSError as exc:
                 self.close(f"its socket failed: {exc.strerror}")
                 return

@@ -19,6 +19,7 @@ from ..wire import messages, to_agent, to_client
 from .announcer import Announcer
 from .connection import EngineConnection
 from .histories import Histories
+from .looks import Looks
 from .pushes import Pushes
 from .ranks import Ranks
 from .registrar import Registrar
@@ -45,6 +46,7 @@ class Packets:
         pushes: what is sent to engines.
         connections: every engine.
         histories: compares what engines have seen of etcd with what it is.
+        looks: shows what the agent knows.
         stats: what is counted.
     """
 
@@ -60,6 +62,7 @@ class Packets:
         pushes: Pushes,
         connections: Collection[EngineConnection],
         histories: Histories,
+        looks: Looks,
         stats: Stats,
     ) -> None:
         self._settings, self._keys, self._book = settings, Keys(settings.root), book
@@ -88,6 +91,8 @@ class Packets:
             messages.FOLLOW[0]: wants.follow,
             messages.BYE[0]: self._bye,
             messages.PING[0]: self._ping,
+            messages.LOOK[0]: looks.begin,
+            messages.LOOK_ON[0]: looks.go_on,
         }
 
     def packet(self, engine: EngineConnection, packet: bytes) -> None:
@@ -121,7 +126,7 @@ class Packets:
         self._wants.leave(engine)
         self._ranks.leave(engine)
         if engine.decoder:
-            self._announcer.drop(self._keys.decode(engine.decoder))
+            self._announcer.drop(self._keys.decode(engine.decoder), left=engine.leaving)
 
     def _hello(self, engine: EngineConnection, packet: bytes) -> None:
         hello = to_agent.Hello.decode(packet)
@@ -216,6 +221,7 @@ class Packets:
         """Whoever ends this node asks: let no new room in, and say when the last one has ended."""
         log.info("draining the node engines=%d", len(self._connections) - 1)
         for other in self._connections:
+            other.leaving = True
             if other.rank:
                 self._ranks.drain(other)
         self._send_node_drained(engine)
@@ -227,8 +233,9 @@ class Packets:
             engine.send(messages.DRAINED)
 
     def _bye(self, engine: EngineConnection, packet: bytes) -> None:
+        engine.leaving = True
         if engine.rank:
-            engine.rank.linger = 0.0
+            engine.rank.linger, engine.rank.leaving = 0.0, True
 
     def _ping(self, engine: EngineConnection, packet: bytes) -> None:
         self._pushes.flush()

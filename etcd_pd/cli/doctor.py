@@ -4,47 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
 import click
 
-from ..config import default_socket_path
 from ..wire.limits import check_name
-from .look import LookSettings
+from .look import NodeSettings
 from .options import settings_options
 
 
-@dataclass(frozen=True)
-class DoctorSettings(LookSettings):
-    """Which etcd, which cell, which agent."""
-
-    socket_path: str = field(
-        default_factory=default_socket_path, metadata={"help": "the agent's socket", "name": "socket"}
-    )
-
-
 @click.command()
-@settings_options("settings", DoctorSettings)
+@settings_options("settings", NodeSettings)
 @click.option(
     "--instance", default="doctor", show_default=True, help="whose keys are tried, where roles are by instance"
 )
 @click.option("--fix-hints", is_flag=True, help="say what to do about each finding")
-def doctor(settings: DoctorSettings, instance: str, fix_hints: bool) -> None:
+def doctor(settings: NodeSettings, instance: str, fix_hints: bool) -> None:
     """Check this node's agent and its etcd, part by part.
 
     The agent's socket; each endpoint; TLS; the quorum; alarms; what these credentials may do; a lease's round trip;
-    rooms registered and resolved through the agent, timed. It leaves nothing behind. Exit status 1 where something
-    fails.
+    who is missing in the cell; rooms registered and resolved through the agent, timed. It leaves nothing behind. Exit
+    status 1 where something fails.
 
     \b
       etcd-pd doctor --etcd http://127.0.0.1:2379 --fix-hints
       etcd-pd doctor --output json | jq '.[] | select(.status == "fail")'
     """
+    from .cell_check import check_cell
     from .checks import FAIL, OK, check_agent, check_etcd, check_round_trip
 
     check_name("--instance", instance)
     agent = check_agent(settings.socket_path)
     findings = [agent, *asyncio.run(check_etcd(settings.etcd, settings.root, instance))]
+    findings.append(asyncio.run(check_cell(settings)))
     roles = next(finding for finding in findings if finding.check == "roles")
     findings.append(check_round_trip(settings.socket_path, agent, roles))
     if settings.output == "json":

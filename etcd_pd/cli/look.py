@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..config import AgentSettings, EtcdSettings
+from ..config import AgentSettings, EtcdSettings, default_socket_path
 from ..core.keys import Keys, prefix_end
-from ..errors import StoreRejected
+from ..errors import ConfigError, StoreRejected, StoreUnavailable
 from ..wire.limits import MAX_PARALLEL, MAX_ROOM
+from .from_agent import AgentCell, ask_agent, ask_memory
 from .options import settings_options
-from .views import ROOM_STATES
+from .printable import printable
+from .verdict import WRONG
+from .views import ROOM_STATES, Source
 
 if TYPE_CHECKING:
     from ..store.admin import EtcdAdmin
@@ -36,13 +39,27 @@ class LookSettings(CellSettings):
     output: str = field(default="table", metadata={"help": "for people, or for programs", "choices": ("table", "json")})
 
 
+@dataclass(frozen=True)
+class NodeSettings(LookSettings):
+    """Where to look, and this node's agent."""
+
+    socket_path: str = field(
+        default_factory=default_socket_path, metadata={"help": "the agent's socket", "name": "socket"}
+    )
+
+
+#: Exit status where the command worked, and what it shows is wrong or stale.
+NOT_WELL = 3
+
+
 @click.command()
-@settings_options("settings", LookSettings)
-def status(settings: LookSettings) -> None:
+@settings_options("settings", NodeSettings)
+def status(settings: NodeSettings) -> None:
     """Show etcd and the cell in one screen.
 
     Members of etcd with leader, version and size, alarms, leases; agents; prefill ranks with their epochs, states and
-    rooms in flight; decode instances.
+    rooms in flight; decode instances. Where etcd does not answer, what this node's agent knows. Exit status 3 where
+    something is wrong, rather than degraded at most.
 
     \b
       etcd-pd status --etcd http://127.0.0.1:2379
@@ -51,11 +68,14 @@ def status(settings: LookSettings) -> None:
     from .tables import status_tables
     from .views import describe_cell
 
-    _show(settings, lambda store: describe_cell(store, settings.etcd, settings.root), status_tables)
+    memory = ask_memory(settings.socket_path, settings.root)
+    found = _show(settings, lambda store: describe_cell(store, settings.etcd, settings.root, memory), status_tables)
+    if any(problem["severity"] == WRONG for problem in found["problems"]):
+        raise SystemExit(NOT_WELL)
 
 
 @click.command()
-@settings_options("settings", LookSettings)
+@settings_options("settings", NodeSettings)
 @click.option("--instance", default="", help="only this prefill instance's rooms")
 @click.option("--rank", type=click.IntRange(0, MAX_PARALLEL - 1), help="only rooms of this data-parallel rank")
 @click.option("--state", type=click.Choice(ROOM_STATES), help="only rooms in this state")
@@ -66,7 +86,7 @@ def status(settings: LookSettings) -> None:
     metavar="SECONDS",
     help="only rooms whose lease is at least this old; a room is younger by at most a sixteenth of the lease's TTL",
 )
-def rooms(settings: LookSettings, instance: str, rank: int | None, state: str | None, min_age: float) -> None:
+def rooms(settings: NodeSettings, instance: str, rank: int | None, state: str | None, min_age: float) -> None:
     """Show the rooms in flight.
 
     Which rank holds each, under which lease, and how long that lease has left. A room is assigned, failed by its
@@ -80,24 +100,31 @@ def rooms(settings: LookSettings, instance: str, rank: int | None, state: str | 
     from .tables import room_table
     from .views import list_rooms
 
-    async def read(store: EtcdAdmin) -> dict[str, Any]:
+    async def read(store: Source) -> dict[str, Any]:
         found = await list_rooms(store, settings.root, instance)
         found["rooms"] = [
             room
             for room in found["rooms"]
             if (rank is None or room["dp_rank"] == rank)
             and (state is None or room["state"] == state)
-            and room["lease_age_seconds"] >= min_age
+            and (not min_age or _age(room) >= min_age)
         ]
         return found
 
-    _show(settings, read, room_table)
+    _show(settings, read, room_table, needs_rooms=True)
+
+
+def _age(room: dict[str, Any]) -> int:
+    age: int | None = room["lease_age_seconds"]
+    if age is None:
+        raise ConfigError("--min-age", "needs etcd: an agent knows the age of no lease")
+    return age
 
 
 @click.command()
 @click.argument("room", type=click.IntRange(0, MAX_ROOM))
-@settings_options("settings", LookSettings)
-def room(settings: LookSettings, room: int) -> None:
+@settings_options("settings", NodeSettings)
+def room(settings: NodeSettings, room: int) -> None:
     """Show the life of one room so far.
 
     When it was registered and last changed (as revisions of etcd), by which rank in which epoch, under which lease,
@@ -110,14 +137,14 @@ def room(settings: LookSettings, room: int) -> None:
     from .tables import room_life
     from .views import find_room
 
-    found = _show(settings, lambda store: find_room(store, settings.root, room), room_life)
+    found = _show(settings, lambda store: find_room(store, settings.root, room), room_life, needs_rooms=True)
     if not found["lives"]:
         raise SystemExit(1)
 
 
 @click.command()
-@settings_options("settings", LookSettings)
-def instances(settings: LookSettings) -> None:
+@settings_options("settings", NodeSettings)
+def instances(settings: NodeSettings) -> None:
     """Show prefill ranks, decode instances and agents.
 
     \b
@@ -131,27 +158,57 @@ def instances(settings: LookSettings) -> None:
 
 
 def _show(
-    settings: LookSettings,
-    read: Callable[[EtcdAdmin], Awaitable[dict[str, Any]]],
+    settings: NodeSettings,
+    read: Callable[[Source], Coroutine[Any, Any, dict[str, Any]]],
     render: Callable[[dict[str, Any]], Any],
+    *,
+    needs_rooms: bool = False,
 ) -> dict[str, Any]:
-    """Read, print, and return what was read."""
+    """Read, print, and return what was read; where that is what an agent knows, the command ends here."""
     from ..store.admin import EtcdAdmin
-    from .console import make_console
 
     async def look() -> tuple[dict[str, Any], list[str] | None]:
         async with EtcdAdmin(settings.etcd) as store:
             return await read(store), await _other_cells(store, settings.root)
 
-    found, others = asyncio.run(look())
-    if settings.output == "json":
-        click.echo(json.dumps(found, indent=2))
-    else:
-        make_console().print(render(found))
+    try:
+        found, others = asyncio.run(look())
+    except StoreUnavailable as exc:
+        cell = _ask_agent(settings, exc, needs_rooms)
+        found = {"stale": cell.as_json(str(exc)), **asyncio.run(read(cell))}
+        _print(found, render, settings.output)
+        raise SystemExit(NOT_WELL) from exc
+    _print(found, render, settings.output)
     if others is not None:
         known = f"; etcd holds the cells {', '.join(others)}" if others else ", and no other cell in this etcd"
         click.echo(f"etcd-pd: nothing is under --root {settings.root}{known}", err=True)
     return found
+
+
+def _print(found: dict[str, Any], render: Callable[[dict[str, Any]], Any], output: str) -> None:
+    from .console import make_console
+    from .tables import stale_line
+
+    if output == "json":
+        click.echo(json.dumps(found, indent=2))
+        return
+    console = make_console()
+    if "stale" in found:
+        console.print(stale_line(found["stale"]))
+    console.print(render(found))
+
+
+def _ask_agent(settings: NodeSettings, error: StoreUnavailable, needs_rooms: bool) -> AgentCell:
+    """What this node's agent knows; the error again where there is none, or it does not know what is needed."""
+    cell = ask_agent(settings.socket_path, settings.root)
+    if cell is None:
+        raise error
+    if needs_rooms and not cell.follows_rooms:
+        who = f"the agent on {printable(settings.socket_path)}"
+        why = str(error).removeprefix(f"{error.op}: ")
+        text = f"{why}; and {who} has no rooms: it serves prefill engines alone"
+        raise StoreUnavailable(error.op, text) from error
+    return cell
 
 
 async def _other_cells(store: EtcdAdmin, root: str) -> list[str] | None:

@@ -11,16 +11,33 @@ from .console import plain_table
 from .printable import printable
 from .verdict import WRONG
 
+#: Most problems that are shown, and most names of who left.
+MOST_LINES = 20
+#: What is counted, in words.
+_COUNTED = {
+    "members": "members of etcd",
+    "ranks": "rank processes",
+    "prefill": "prefill instances",
+    "decode": "decode instances",
+    "agent": "agents",
+}
+
 
 def room_table(found: dict[str, Any]) -> RenderableType:
     """One row a room."""
     title = f"{len(found['rooms'])} rooms in {found['root']} at revision {found['revision']}"
     table = plain_table(title, "instance", "room:", "dp_rank:", "epoch:", "state", "lease:", "time left:")
     for room in found["rooms"]:
-        left = f"{room['seconds_left']} s" if room["seconds_left"] else "expired"
+        left = _time_left(room["seconds_left"])
         numbers = (str(room["room"]), str(room["dp_rank"]), str(room["epoch"]))
         table.add_row(room["instance"], *numbers, _state(room), room["lease"], left)
     return table
+
+
+def _time_left(seconds: int | None) -> str:
+    if seconds is None:
+        return "not known"
+    return f"{seconds} s" if seconds else "expired"
 
 
 def _state(room: dict[str, Any]) -> str:
@@ -43,27 +60,57 @@ def _life(life: dict[str, Any]) -> RenderableType:
     table.add_row("by", f"dp_rank {life['dp_rank']}, in its epoch {life['epoch']}")
     if life["changed_revision"] != life["revision"]:
         table.add_row(life["state"], f"at revision {life['changed_revision']}")
-    left = f"{life['seconds_left']} s left" if life["seconds_left"] else "expired"
-    table.add_row("lease", f"{life['lease']}, {left}, {life['lease_age_seconds']} s old")
+    if life["seconds_left"] is None:
+        table.add_row("lease", f"{life['lease']}, its time is not known")
+    else:
+        left = f"{life['seconds_left']} s left" if life["seconds_left"] else "expired"
+        table.add_row("lease", f"{life['lease']}, {left}, {life['lease_age_seconds']} s old")
     return table
 
 
 def status_tables(found: dict[str, Any]) -> RenderableType:
     """What is wrong, then etcd, then the cell."""
-    rooms = ", ".join(f"{count} {state}" for state, count in found["rooms"].items() if count) or "none"
-    return Group(_verdict(found["problems"]), _members(found["etcd"]), instance_tables(found), f"rooms: {rooms}\n")
+    if found["rooms"] is None:
+        rooms = "not known: this agent serves prefill engines alone, and has none"
+    else:
+        rooms = ", ".join(f"{count} {state}" for state, count in found["rooms"].items() if count) or "none"
+    etcd = [_members(found["etcd"])] if found["etcd"] else []
+    return Group(_verdict(found), *etcd, instance_tables(found), f"rooms: {rooms}\n")
 
 
-def _verdict(problems: list[dict[str, Any]]) -> RenderableType:
-    """A line for each problem, with the runbook's heading for it."""
-    if not problems:
-        return Text("nothing is wrong, as far as etcd shows\n", style="green")
-    lines = Text()
-    for problem in problems:
+def stale_line(stale: dict[str, Any]) -> Text:
+    """That what follows is an agent's view, and how old that is."""
+    text = f"etcd does not answer; from the agent on {stale['socket']}, {stale['age_seconds']:.0f} s old"
+    return Text(printable(text), style="bold yellow")
+
+
+def _verdict(found: dict[str, Any]) -> RenderableType:
+    """A line for each problem, with the runbook's heading for it; what there is; who left, and who remembers that."""
+    problems, memory = found["problems"], found["memory"]
+    lines = Text() if problems else Text("nothing is wrong, as far as is known here\n", style="green")
+    for problem in problems[:MOST_LINES]:
         style = "bold red" if problem["severity"] == WRONG else "yellow"
-        lines.append(printable(f"{problem['severity']}: {problem['text']}"), style=style)
+        since = "" if problem["seconds"] is None else f", for {_duration(problem['seconds'])}"
+        lines.append(printable(f"{problem['severity']}: {problem['text']}{since}"), style=style)
         lines.append(f"  (docs/runbook.md, {problem['runbook']})\n")
+    if len(problems) > MOST_LINES:
+        lines.append(f"and {len(problems) - MOST_LINES} more: --output json\n", style="bold red")
+    counts = [f"{_COUNTED[what]} {one['there']} of {one['expected']}" for what, one in found["counts"].items()]
+    lines.append(f"there: {', '.join(counts)}\n")
+    if memory is None:
+        lines.append("no agent of this cell answers here: who is gone altogether is not known\n", style="dim")
+        return lines
+    left = [one for one in memory["gone"] if one["left"]]
+    for one in left[-MOST_LINES:]:
+        name = f"{one['name']}/{one['rank']}" if one["rank"] else one["name"]
+        lines.append(printable(f"left: {one['kind']} {name}, {_duration(one['seconds'])} ago") + "\n", style="dim")
+    who = printable(f"the agent on {memory['socket']}")
+    lines.append(f"who is gone is known from {who}, for the last {_duration(memory['seconds'])}\n", style="dim")
     return lines
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _members(etcd: dict[str, Any]) -> RenderableType:
@@ -103,6 +150,6 @@ def instance_tables(found: dict[str, Any]) -> RenderableType:
     others = plain_table("decode instances and agents", "kind", "id", "address", "session lease:", "time left:")
     for kind, entries in (("decode", found["decode"]), ("agent", found["agents"])):
         for entry in entries:
-            left = f"{entry['seconds_left']} s"
+            left = _time_left(entry["seconds_left"])
             others.add_row(kind, entry["id"], str(entry.get("address", "")), entry["lease"], left)
     return Group(prefill, others)

@@ -6,19 +6,26 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 from ..core.keys import AgentKey, DecodeKey, Keys, PrefillKey, RankKey, RoomKey
-from ..core.records import MAX_TXN_OPS
+from ..core.records import MAX_TXN_OPS, LeaseTimes
+from ..kubernetes.round_trip import PREFIX
 from ..wire.values import ASSIGNED, FAILED, InstanceInfo, Rank, RankEndpoint, RoomValue, Topology
 from .etcd_view import describe_etcd
-from .verdict import judge
+from .from_agent import AgentCell, Memory
+from .verdict import count, judge
 
 if TYPE_CHECKING:
     from ..config import EtcdSettings
-    from ..core.records import KeyValue, LeaseTimes
+    from ..core.records import KeyValue
     from ..store.admin import EtcdAdmin
 
+#: Where a cell is read: in etcd, or where that does not answer, at an agent.
+Source = Union["EtcdAdmin", AgentCell]
+
+#: The time of a key that hangs on no lease.
+NO_LEASE = LeaseTimes(0, 0)
 #: State of a key whose value is not of this version.
 UNREADABLE = "unreadable"
 #: State of a room whose rank is gone: nobody follows its key, which ends with its lease.
@@ -27,7 +34,7 @@ LOST = "lost"
 ROOM_STATES = (ASSIGNED, FAILED, LOST, UNREADABLE)
 
 
-async def list_rooms(store: EtcdAdmin, root: str, instance: str = "") -> dict[str, Any]:
+async def list_rooms(store: Source, root: str, instance: str = "") -> dict[str, Any]:
     """The rooms in etcd at one revision, or one instance's, each with the time its lease had left a moment later."""
     keys = Keys(root)
     listing, ranks = await asyncio.gather(store.list(keys.rooms(instance)), store.list(keys.prefill("")))
@@ -35,7 +42,7 @@ async def list_rooms(store: EtcdAdmin, root: str, instance: str = "") -> dict[st
     return {"root": root, "revision": listing.header.revision, "rooms": rooms}
 
 
-async def find_room(store: EtcdAdmin, root: str, room: int) -> dict[str, Any]:
+async def find_room(store: Source, root: str, room: int) -> dict[str, Any]:
     """Every key of one room: room numbers are an instance's own, so there may be several."""
     keys = Keys(root)
     ranks = await store.list(keys.prefill(""))
@@ -50,32 +57,60 @@ async def find_room(store: EtcdAdmin, root: str, room: int) -> dict[str, Any]:
     return {"root": root, "room": str(room), "lives": await _rooms(store, keys, found, ranks.kvs)}
 
 
-async def describe_cell(store: EtcdAdmin, settings: EtcdSettings, root: str) -> dict[str, Any]:
-    """etcd, instances with the number of rooms that each rank holds, agents, and rooms by state."""
-    etcd, cell, rooms = await asyncio.gather(
-        describe_etcd(store, settings), list_instances(store, root), list_rooms(store, root)
-    )
+async def describe_cell(store: Source, settings: EtcdSettings, root: str, memory: Memory | None) -> dict[str, Any]:
+    """What is wrong, etcd, instances with the number of rooms that each rank holds, agents, and rooms by state.
+
+    Of what an agent knows: ``etcd`` is None, and ``rooms`` where it follows none.
+    """
+    if isinstance(store, AgentCell):
+        found = {**await read_cell(store, root, memory), "etcd": None}
+    else:
+        etcd, cell = await asyncio.gather(describe_etcd(store, settings), read_cell(store, root, memory))
+        found = {**cell, "etcd": etcd}
+    return {"problems": [problem._asdict() for problem in judge(found)], "counts": count(found), **found}
+
+
+async def read_cell(store: Source, root: str, memory: Memory | None) -> dict[str, Any]:
+    """The cell's part of it."""
+    if isinstance(store, AgentCell) and not store.follows_rooms:
+        found = {**await list_instances(store, root), "rooms": None}
+    else:
+        cell, rooms = await asyncio.gather(list_instances(store, root), list_rooms(store, root))
+        found = {**cell, "rooms": _count_rooms(cell, rooms)}
+    return {**found, "memory": _remember(memory, found) if memory else None}
+
+
+def _remember(memory: Memory, found: dict[str, Any]) -> dict[str, Any]:
+    """Who is gone as an agent remembers it, but for those who are back, which it may not have heard of yet."""
+    back = {("rank", one["id"], rank["rank"]) for one in found["prefill"] for rank in one["ranks"]}
+    for kind, present in (("prefill", found["prefill"]), ("decode", found["decode"]), ("agent", found["agents"])):
+        back |= {(kind, one["id"], None) for one in present if one.get("state") != "gone"}
+    gone = [one for one in memory.gone if (one["kind"], one["name"], one["rank"]) not in back]
+    gone = [one for one in gone if not one["name"].startswith(PREFIX)]  # of a doctor's or a test's, which nobody misses
+    return {**memory._asdict(), "gone": gone}
+
+
+def _count_rooms(cell: dict[str, Any], rooms: dict[str, Any]) -> dict[str, int]:
+    """Note of each rank how many rooms it holds; how many there are in each state."""
     held = Counter((room["instance"], room["dp_rank"]) for room in rooms["rooms"] if room["state"] == ASSIGNED)
     for instance in cell["prefill"]:
         for rank in instance["ranks"]:
             rank["rooms"] = held[instance["id"], int(rank["rank"].partition(".")[0])]
     states = Counter(room["state"] for room in rooms["rooms"])
-    found = {**cell, "etcd": etcd, "rooms": {state: states[state] for state in ROOM_STATES}}
-    return {"problems": [problem._asdict() for problem in judge(found)], **found}
+    return {state: states[state] for state in ROOM_STATES}
 
 
 async def _rooms(
-    store: EtcdAdmin, keys: Keys, rooms: Iterable[KeyValue], ranks: Iterable[KeyValue]
+    store: Source, keys: Keys, rooms: Iterable[KeyValue], ranks: Iterable[KeyValue]
 ) -> list[dict[str, Any]]:
     leases = sorted({kv.lease for kv in rooms if kv.lease})
     times = dict(zip(leases, await asyncio.gather(*map(store.lease_times, leases)), strict=True))
     epochs = {(key.instance, kv.create_revision) for kv in ranks if isinstance(key := keys.parse(kv.key), RankKey)}
-    return [
-        _room(key, kv, times.get(kv.lease), epochs) for kv in rooms if isinstance(key := keys.parse(kv.key), RoomKey)
-    ]
+    found = [(key, kv) for kv in rooms if isinstance(key := keys.parse(kv.key), RoomKey)]
+    return [_room(key, kv, times.get(kv.lease, NO_LEASE), epochs) for key, kv in found]
 
 
-async def list_instances(store: EtcdAdmin, root: str) -> dict[str, Any]:
+async def list_instances(store: Source, root: str) -> dict[str, Any]:
     """Prefill instances with their ranks, decode instances and agents."""
     keys = Keys(root)
     prefill: dict[str, dict[str, Any]] = {}
@@ -107,7 +142,7 @@ async def list_instances(store: EtcdAdmin, root: str) -> dict[str, Any]:
     times = dict(zip(leases, await asyncio.gather(*map(store.lease_times, leases)), strict=True))
     for entry in (*decode, *agents):
         lease = times[int(entry["lease"], 16)]
-        entry["seconds_left"], entry["ttl_seconds"] = lease.left, lease.granted
+        entry["seconds_left"], entry["ttl_seconds"] = (lease.left, lease.granted) if lease else (None, None)
     return {"root": root, "prefill": list(prefill.values()), "decode": decode, "agents": agents}
 
 
@@ -129,9 +164,9 @@ def _room(key: RoomKey, kv: KeyValue, lease: LeaseTimes | None, epochs: set[tupl
         "revision": kv.create_revision,
         "changed_revision": kv.mod_revision,
         "lease": f"{kv.lease:x}",
-        "seconds_left": lease.left if lease else 0,
+        "seconds_left": lease.left if lease else None,
         # etcd keeps no times: a room is younger than its lease, by at most a sixteenth of the lease's TTL
-        "lease_age_seconds": lease.granted - lease.left if lease else 0,
+        "lease_age_seconds": lease.granted - lease.left if lease else None,
     }
 
 

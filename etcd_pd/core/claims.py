@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ..errors import InstanceConflict
 from ..wire.to_agent import Announce
-from ..wire.values import ENDED, InstanceInfo, Rank, RankEndpoint
+from ..wire.values import ENDED, InstanceInfo, Rank, RankEndpoint, leaving
 from .batch import Guard
 from .keys import Keys
 from .own_room import RankRef
@@ -42,6 +42,7 @@ class LocalRank:
         renounced: a key of its own that is found in etcd belongs to a life that is over.
         draining: it takes no new rooms.
         drained: its engine knows that it has none left.
+        leaving: its engine said goodbye.
     """
 
     instance: str
@@ -56,6 +57,7 @@ class LocalRank:
     renounced: bool = False
     draining: bool = False
     drained: bool = False
+    leaving: bool = False
 
     @classmethod
     def announced(cls, said: Announce) -> LocalRank:
@@ -249,7 +251,9 @@ class Claims:
         if not info_kv or not info or info.incarnation != local.incarnation:
             return
         if info.state != ENDED:
-            yield abandoned(info_kv), [Put(info_kv.key, replace(info, state=ENDED).to_json(), None)]
+            word = replace(info, state=ENDED).to_json()
+            left = local.leaving or local.draining
+            yield abandoned(info_kv), [Put(info_kv.key, leaving(word) if left else word, None)]
         yield abandoned(info_kv), [Delete(info_kv.key)]
 
 

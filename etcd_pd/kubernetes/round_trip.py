@@ -28,6 +28,9 @@ TIMEOUT_SECONDS = 60.0
 #: Nobody connects to it: the KV cache of these rooms does not exist.
 PORT = 9
 
+#: How the instances begin that are announced for it, with one rank of two.
+PREFIX = "round-trip-"
+
 
 def run(
     prefill_socket: str,
@@ -46,7 +49,7 @@ def run(
     Raises:
         EtcdPDError: a room was refused, or did not arrive.
     """
-    instance = f"round-trip-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+    instance = f"{PREFIX}{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
     with connect(prefill_socket) as prefill, connect(decode_socket) if decode_socket else nullcontext() as decode:
         prefill.prefill.announce(
             instance,

@@ -117,3 +117,15 @@ class Fail(Packet):
         check_room(self.room)
         check_text("reason", self.reason)
         check_int("sequence", self.sequence, 1, MAX_REVISION)
+
+
+@dataclass(frozen=True)
+class Look(Packet):
+    """Somebody looks at the cell; ``gone``: not at what is there, but at who is gone, as :mod:`.listing` says it."""
+
+    KIND = messages.LOOK
+
+    gone: bool = False
+
+    def __post_init__(self) -> None:
+        check_type("gone", self.gone, bool)

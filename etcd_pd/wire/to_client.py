@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import messages
-from .limits import MAX_REVISION, check_int, check_room
+from .limits import MAX_REVISION, check_int, check_room, check_seconds
 from .packet import Packet, check_type
 from .values import InstanceInfo, PrefillInstance, Rank, RankEndpoint, Topology
+
+#: Longest time that a view may be stale, or remember, in seconds: a bound on nonsense.
+MAX_AGE = 1e9
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,37 @@ class Welcome(Packet):
 
     def __post_init__(self) -> None:
         check_type("refused", self.refused, str)
+
+
+@dataclass(frozen=True)
+class Looked(Packet):
+    """The answer to Look; what was looked at follows as it is at this moment, in KEYS, a packet for each LOOK_ON.
+
+    Attributes:
+        agent: its id.
+        root: of its cell.
+        revision: of etcd that its view is at, 0 before it has seen etcd.
+        stale_seconds: for how long changes may be missing in it, 0 while none are.
+        prefill_only: it follows no rooms.
+        memory_seconds: for how long it would know of somebody who is gone.
+    """
+
+    KIND = messages.LOOKED
+
+    agent: str
+    root: str
+    revision: int = 0
+    stale_seconds: float = 0.0
+    prefill_only: bool = False
+    memory_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_type("agent", self.agent, str)
+        check_type("root", self.root, str)
+        check_int("revision", self.revision, 0, MAX_REVISION)
+        check_seconds("stale_seconds", self.stale_seconds, 0, MAX_AGE)
+        check_seconds("memory_seconds", self.memory_seconds, 0, MAX_AGE)
+        check_type("prefill_only", self.prefill_only, bool)
 
 
 @dataclass(frozen=True)

@@ -250,5 +250,19 @@ class Assignment(NamedTuple):
     stale: bool = False
 
 
+def leaving(value: bytes) -> bytes:
+    """A key's value as the last word of a process that ends as it was asked to."""
+    return _dump({**json.loads(value), "left": True})
+
+
+def has_left(value: bytes) -> bool:
+    """Whether a key's value says that its process is to end: that it drains, or has left."""
+    try:
+        data = json.loads(value)
+        return data.get("left") is True or data.get("state") == DRAINING
+    except (*_GARBAGE, AttributeError):
+        return False
+
+
 def _dump(data: dict[str, Any]) -> bytes:
     return json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()

@@ -62,6 +62,7 @@ def test_a_healthy_node_passes_and_keeps_nothing_of_it(etcd: EtcdServer, root: s
             "alarms",
             "roles",
             "lease",
+            "cell",
             "register and resolve",
         ]
         assert "10 rooms there and back" in found["register and resolve"]["text"]

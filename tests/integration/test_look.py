@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
+import etcd_pd
 from etcd_pd.cli.app import cli
 from etcd_pd.reference.local.embedded import EmbeddedEtcd
+from tests.support.agents import AgentProcess, announce, wait_for
 from tests.support.etcd_server import EtcdCluster, EtcdServer
 from tests.support.etcdctl import EtcdCtl
+from tests.support.waiting import wait_until
 
 INSTANCE = {
     "incarnation": "i1",
@@ -42,10 +45,10 @@ class Cell:
         """Write a key below the cell's version; its revision."""
         return self.ctl.put(f"{self._root}/v1/{key}", value if isinstance(value, str) else json.dumps(value), lease)
 
-    def show(self, *what: str) -> dict[str, Any]:
-        """The command's JSON."""
+    def show(self, *what: str, status: int = 0) -> dict[str, Any]:
+        """The command's JSON, where it ends with this status."""
         result = CliRunner().invoke(cli, [*what, *self._flags, "--output", "json"])
-        assert result.exit_code == 0, result.output
+        assert result.exit_code == status, result.output
         found: dict[str, Any] = json.loads(result.stdout)
         return found
 
@@ -182,7 +185,7 @@ def test_status_shows_members_alarms_leases_and_the_cell(cell: Cell, endpoint: s
     for room in (1, 2):
         cell.put(f"rooms/p/{room}", {"dp_rank": 1, "epoch": epoch, "state": "assigned"}, lease)
     cell.put("rooms/p/3", {"dp_rank": 0, "epoch": 1, "state": "assigned"}, lease)
-    found, server = cell.show("status"), cell.ctl.status()
+    found, server = cell.show("status", status=3), cell.ctl.status()
     (member,) = found["etcd"]["members"]
     assert member["leader"] and member["id"] == f"{server.member_id:x}" and member["version"] == server.version
     assert 0 < member["db_size_in_use_bytes"] <= member["db_size_bytes"]
@@ -201,7 +204,7 @@ def test_status_shows_members_alarms_leases_and_the_cell(cell: Cell, endpoint: s
 def test_status_shows_alarms(cell: Cell) -> None:
     cell.ctl.alarm("CORRUPT", active=True)
     try:
-        assert cell.show("status")["etcd"]["alarms"] == [{"member": "embedded", "alarm": "CORRUPT"}]
+        assert cell.show("status", status=3)["etcd"]["alarms"] == [{"member": "embedded", "alarm": "CORRUPT"}]
         assert "ALARM CORRUPT at embedded" in cell.table("status")
     finally:
         cell.ctl.alarm("CORRUPT", active=False)
@@ -228,6 +231,28 @@ def test_an_etcd_that_does_not_answer_is_one_line_and_a_next_step(root: str) -> 
     error, step = result.output.splitlines()
     assert error.startswith("Error: list: ")
     assert step.startswith("Next: ") and "etcd-pd doctor" in step
+
+
+def test_the_agent_answers_when_etcd_is_gone(fresh_etcd: EtcdServer, root: str) -> None:
+    with AgentProcess(fresh_etcd.endpoint, root) as agent, agent.client() as client:
+        announce(client, dp_rank=1)
+        client.prefill.register(7)
+        wait_for(client, etcd_pd.Registered)
+        fresh_etcd.kill()
+        wait_until(lambda: "watch stale" in agent.log, "the agent has noticed")
+        given = ["--etcd", fresh_etcd.endpoint, "--root", root, "--etcd-request-timeout-seconds", "0.5"]
+        environ = {"ETCD_PD_SOCKET": agent.socket_path}
+
+        def ask(*what: str) -> Result:
+            return CliRunner().invoke(cli, [*what, *given], env=environ)
+
+        for what, told in ((("status",), "1 assigned"), (("rooms",), "assigned"), (("room", "7"), "dp_rank 1")):
+            shown = ask(*what)
+            assert shown.exit_code == 3, shown.output
+            assert f"etcd does not answer; from the agent on {agent.socket_path}, " in shown.output
+            assert told in shown.output
+        (room,) = json.loads(ask("rooms", "--output", "json").stdout)["rooms"]
+        assert (room["room"], room["dp_rank"], room["seconds_left"]) == ("7", 1, None)
 
 
 HOSTILE = "out of [/memory] [errno 110] \x1b[2J\x1b]0;owned\x07 \u202egnp"

@@ -209,7 +209,8 @@ class Release:
     def status(self) -> Object:
         """What `etcd-pd status` says in a decode pod."""
         pod = name(self.fleet("decode")[0])
-        found: Object = json.loads(self.kube.execute(pod, "agent", "etcd-pd", "status", "--output", "json"))
+        command = "etcd-pd status --output json || test $? = 3"  # what is wrong is for the test to judge
+        found: Object = json.loads(self.kube.execute(pod, "agent", "sh", "-c", command))
         return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from etcd_pd.cli.verdict import DEGRADED, WRONG, Problem, judge
+from etcd_pd.cli.verdict import DEGRADED, WRONG, Problem, count, judge
 
 RUNBOOK = Path(__file__).parents[3] / "docs" / "runbook.md"
 MEMBERS = [{"id": f"{n}", "name": f"etcd-{n}", "leader": n == 0} for n in range(3)]
@@ -33,6 +33,64 @@ def members(*silent: int) -> dict[str, Any]:
 
 def prefill(ranks: list[str], **changes: Any) -> list[dict[str, Any]]:
     return [{"id": "p", "dp_size": 2, "processes": 4, "ranks": [{"rank": rank} for rank in ranks], **changes}]
+
+
+def gone(kind: str, name: str, rank: str | None = None, *, left: bool = False, seconds: float = 35.0) -> dict[str, Any]:
+    return {"kind": kind, "name": name, "rank": rank, "seconds": seconds, "left": left}
+
+
+def memory(*them: dict[str, Any]) -> dict[str, Any]:
+    return {"agent": "a", "socket": "/run/a.sock", "seconds": 600.0, "gone": list(them)}
+
+
+@pytest.mark.parametrize("kind", ["prefill", "decode", "agent"])
+def test_who_is_gone_is_wrong_when_it_did_not_leave(kind: str) -> None:
+    found = cell(memory=memory(gone(kind, "x"), gone(kind, "y", left=True)))
+    (problem,) = judge(found)
+    assert (problem.severity, problem.seconds) == (WRONG, 35.0)
+    assert problem.text == f"{kind} x is gone, and did not say that it leaves"
+    assert f"### {problem.runbook}" in RUNBOOK.read_text().splitlines()
+
+
+def test_a_missing_rank_has_its_time_when_an_agent_saw_it_go() -> None:
+    ranks = prefill(["0.0.0.0", "0.0.1.0"])
+    lost = memory(gone("rank", "p", "1.0.0.0", seconds=35.0), gone("rank", "p", "1.0.1.0", seconds=34.0))
+    (problem,) = judge(cell(prefill=ranks, memory=lost))
+    assert problem.text == "prefill p: 2 of 4 rank processes: 1 missing" and problem.seconds == 35.0
+    other = memory(gone("rank", "q", "1.0.0.0"))
+    assert [one.seconds for one in judge(cell(prefill=ranks, memory=other))] == [None]
+
+
+def test_a_rank_is_not_missing_when_it_was_drained() -> None:
+    ranks = prefill(["0.0.0.0", "0.0.1.0", "1.0.0.0"])
+    assert judge(cell(prefill=ranks, memory=memory(gone("rank", "p", "1.0.1.0", left=True)))) == []
+    (problem,) = judge(
+        cell(prefill=prefill(["0.0.0.0", "0.0.1.0"]), memory=memory(gone("rank", "p", "1.0.1.0", left=True)))
+    )
+    assert problem.severity == WRONG
+
+
+def test_a_round_trip_s_missing_rank_is_not_missed_when_a_doctor_is_at_work() -> None:
+    found = cell(prefill=[*prefill(["0.0.0.0", "0.0.1.0", "1.0.0.0", "1.0.1.0"]), *prefill([], id="round-trip-host-1")])
+    assert judge(found) == []
+
+
+def test_what_is_there_is_counted_against_what_is_expected() -> None:
+    lost = memory(gone("decode", "d"), gone("agent", "a", left=True), gone("rank", "p", "1.0.1.0"))
+    found = cell(etcd=members(2), prefill=prefill(["0.0.0.0", "0.0.1.0", "1.0.0.0"]), memory=lost)
+    assert {what: (one["there"], one["expected"]) for what, one in count(found).items()} == {
+        "members": (2, 3),
+        "ranks": (3, 4),
+        "prefill": (1, 1),
+        "decode": (0, 1),
+        "agent": (0, 0),
+    }
+    assert "members" not in count(cell(etcd=None))
+
+
+def test_etcd_itself_is_wrong_when_only_an_agent_answers() -> None:
+    (problem,) = judge(cell(etcd=None, rooms=None))
+    assert (problem.severity, problem.text) == (WRONG, "etcd does not answer")
 
 
 def test_nothing_is_said_when_all_is_there() -> None:

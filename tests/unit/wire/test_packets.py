@@ -27,6 +27,8 @@ SAID = (
     to_client.Rejected(5, 1, "RoomConflict", "room 5 is taken", holder="p/0@7", owned=4),
     to_client.Ended(1, "InstanceUnknown"),
     to_client.Ended(1, "PrefillLost", 9, dp_rank=0, epoch=7, arrived=messages.Answer(0, 7, 8, 77, 0, 1)),
+    to_agent.Look(True),
+    to_client.Looked("a", "/cell", 9, 1.5, True, 60.0),
     to_client.Instance("p", 1, ("p", "h:1")),
     to_client.Instance.describe(
         "p", 1, ("p",), PrefillInstance("p", INFO, (RankEndpoint(Rank(1), "i", 9, "uuid", "serving", 7),))
