@@ -47,9 +47,9 @@ run: $(READY) ## start etcd, 4 prefill ranks, 2 decodes and the router; send 32 
 	@$(BIN)/etcd-pd up --demo
 
 .PHONY: up
-up: $(READY) ## the same stack, left running until Ctrl-C
+up: $(READY) ## the same stack, left running until Ctrl-C; its router at port 8000, or make up PORT=N
 	@echo "up: the whole stack, until Ctrl-C"
-	@$(BIN)/etcd-pd up
+	@$(BIN)/etcd-pd up --port $(or $(PORT),8000)
 
 .PHONY: check
 check: $(READY) ## unit and contract tests: the inner loop, about a minute

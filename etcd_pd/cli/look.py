@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -14,6 +14,7 @@ from ..config import AgentSettings, EtcdSettings
 from ..core.keys import Keys, prefix_end
 from ..errors import StoreRejected
 from ..wire.limits import MAX_PARALLEL, MAX_ROOM
+from .completion import complete_instance, complete_rank, complete_room
 from .options import settings_options
 from .views import ROOM_STATES
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class CellSettings:
     """Which cell, in which etcd."""
+
+    #: Where no etcd is given, that of the user's own stack is taken.
+    seeks_local_cell: ClassVar[bool] = True
 
     etcd: EtcdSettings = field(default_factory=EtcdSettings)
     root: str = field(default=AgentSettings.root, metadata={"help": "key prefix of the cell"})
@@ -56,8 +60,13 @@ def status(settings: LookSettings) -> None:
 
 @click.command()
 @settings_options("settings", LookSettings)
-@click.option("--instance", default="", help="only this prefill instance's rooms")
-@click.option("--rank", type=click.IntRange(0, MAX_PARALLEL - 1), help="only rooms of this data-parallel rank")
+@click.option("--instance", default="", shell_complete=complete_instance, help="only this prefill instance's rooms")
+@click.option(
+    "--rank",
+    type=click.IntRange(0, MAX_PARALLEL - 1),
+    shell_complete=complete_rank,
+    help="only rooms of this data-parallel rank",
+)
 @click.option("--state", type=click.Choice(ROOM_STATES), help="only rooms in this state")
 @click.option(
     "--min-age",
@@ -95,7 +104,7 @@ def rooms(settings: LookSettings, instance: str, rank: int | None, state: str | 
 
 
 @click.command()
-@click.argument("room", type=click.IntRange(0, MAX_ROOM))
+@click.argument("room", type=click.IntRange(0, MAX_ROOM), shell_complete=complete_room)
 @settings_options("settings", LookSettings)
 def room(settings: LookSettings, room: int) -> None:
     """Show the life of one room so far.
