@@ -21,12 +21,11 @@ from ..reference.stack.settings import StackSettings
 from ..reference.stack.stack import Stack
 from .console import make_console
 from .report import load_table, request_table, verdict, what_to_try
+from .stopping import INTERRUPTED
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: What another terminal is told of this one.
 COMMAND = "etcd-pd up"
-#: Exit status of what a person interrupted, as in a shell.
-INTERRUPTED = 130
 _LOOK_SECONDS = 0.3
 
 

@@ -8,6 +8,9 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
+#: Exit status of what a person interrupted, as in a shell.
+INTERRUPTED = 130
+
 
 def run_until_stopped(work: Coroutine[Any, Any, None]) -> None:
     """Run until it returns, or until Ctrl-C, SIGTERM or a closed terminal, which are a normal end."""
