@@ -56,6 +56,10 @@ check: $(READY) ## unit and contract tests: the inner loop, about a minute
 	@echo "check: unit and contract tests"
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit tests/contract -m "not ($(SLOW))"
 
+.PHONY: check-pythons
+check-pythons: $(READY) ## the same on every Python from 3.11 on that is installed, and which these are
+	@scripts/check-pythons tests/unit tests/contract -m "not ($(SLOW))"
+
 .PHONY: docker
 docker: ## a Docker engine with an etcd image, for the tests
 	@scripts/docker-engine
