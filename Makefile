@@ -47,14 +47,18 @@ run: $(READY) ## start etcd, 4 prefill ranks, 2 decodes and the router; send 32 
 	@$(BIN)/etcd-pd up --demo
 
 .PHONY: up
-up: $(READY) ## the same stack, left running until Ctrl-C
+up: $(READY) ## the same stack, left running until Ctrl-C; its router at port 8000, or make up PORT=N
 	@echo "up: the whole stack, until Ctrl-C"
-	@$(BIN)/etcd-pd up
+	@$(BIN)/etcd-pd up --port $(or $(PORT),8000)
 
 .PHONY: check
 check: $(READY) ## unit and contract tests: the inner loop, about a minute
 	@echo "check: unit and contract tests"
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit tests/contract -m "not ($(SLOW))"
+
+.PHONY: check-pythons
+check-pythons: $(READY) ## the same on every Python from 3.11 on that is installed, and which these are
+	@scripts/check-pythons tests/unit tests/contract -m "not ($(SLOW))"
 
 .PHONY: docker
 docker: ## a Docker engine with an etcd image, for the tests

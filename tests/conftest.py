@@ -6,6 +6,7 @@ may kill, pause or partition them, and the next test finds them healthy. `fresh_
 
 from __future__ import annotations
 
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -14,6 +15,10 @@ import pytest
 from tests.support import ports
 from tests.support.etcd_server import EtcdCluster, EtcdServer, remove_leftovers
 from tests.support.leaks import LeakCheck
+
+# A run in the background of a script inherits an ignored SIGINT; what tests interrupt must not inherit it in turn.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _mistreatable: list[EtcdServer | EtcdCluster] = []
 

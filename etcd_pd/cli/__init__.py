@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from .stopping import INTERRUPTED
+
 
 def main() -> int:
     """Run the command line; what it needs beyond the standard library is imported only here."""
@@ -14,6 +16,8 @@ def main() -> int:
             raise
         print(f"etcd-pd needs {error.name}: pip install 'etcd-pd[agent]'", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED  # nothing has begun, so there is nothing to say
     try:
         cli.main(prog_name="etcd-pd")
     except SystemExit as end:

@@ -17,6 +17,7 @@ from ..core.records import Compare, Delete, KeyValue, Put
 from ..errors import ConfigError, StoreRejected
 from ..wire.limits import MAX_PARALLEL, MAX_ROOM, check_seconds, check_text
 from ..wire.values import FAILED, RoomValue
+from .completion import complete_instance, complete_rank, complete_room
 from .look import LookSettings
 from .options import settings_options
 
@@ -64,9 +65,13 @@ def fail() -> None:
 
 
 @fail.command("room")
-@click.argument("room", type=click.IntRange(0, MAX_ROOM))
+@click.argument("room", type=click.IntRange(0, MAX_ROOM), shell_complete=complete_room)
 @settings_options("settings", LookSettings)
-@click.option("--instance", help="the prefill instance, where several hold a room of this number")
+@click.option(
+    "--instance",
+    shell_complete=complete_instance,
+    help="the prefill instance, where several hold a room of this number",
+)
 @click.option("--reason", default="failed by an operator", show_default=True, help="why, for decode")
 def fail_room(settings: LookSettings, room: int, instance: str | None, reason: str) -> None:
     """Fail one room.
@@ -110,8 +115,8 @@ async def _fail_room(store: EtcdAdmin, kv: KeyValue, reason: str) -> Done:
 
 
 @fail.command("rank")
-@click.argument("instance")
-@click.argument("dp_rank", type=click.IntRange(0, MAX_PARALLEL - 1))
+@click.argument("instance", shell_complete=complete_instance)
+@click.argument("dp_rank", type=click.IntRange(0, MAX_PARALLEL - 1), shell_complete=complete_rank)
 @settings_options("settings", LookSettings)
 @click.option("--yes", is_flag=True, help="do not ask")
 def fail_rank(settings: LookSettings, instance: str, dp_rank: int, yes: bool) -> None:

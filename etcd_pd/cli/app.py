@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from .. import __version__
 from ..errors import EtcdPDError
 from .act import drain, fail
 from .agent import agent, run
@@ -18,6 +19,7 @@ from .end_fleets import end_fleets
 from .engine import decode, prefill
 from .etcd_defragment import etcd_defragment
 from .etcd_init import etcd_init
+from .etcd_local import etcd
 from .etcd_member import etcd_member
 from .gateway import gateway
 from .hints import next_step
@@ -36,12 +38,12 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        with errors_as_messages():
+        with errors_as_messages(ctx):
             return super().invoke(ctx)
 
 
 @contextmanager
-def errors_as_messages() -> Iterator[None]:
+def errors_as_messages(ctx: click.Context) -> Iterator[None]:
     """Turn a typed error into a message, a next step and exit status 1, and a missing extra into what to install."""
     try:
         yield
@@ -52,6 +54,7 @@ def errors_as_messages() -> Iterator[None]:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
+        extra = EXTRAS_OF_COMMANDS.get(ctx.invoked_subcommand or "", extra)
         raise click.ClickException(f"needs {error.name}: pip install 'etcd-pd[{extra}]'") from error
 
 
@@ -63,9 +66,17 @@ EXTRAS = {
     ),
     "cryptography": "cluster",
 }
+#: Which extras bring all that a command needs, where that is more than the agent's.
+EXTRAS_OF_COMMANDS = {
+    "up": "engine,router,embedded",
+    **dict.fromkeys(("prefill", "decode"), "engine"),
+    "gateway": "gateway",
+    "certs": "cluster",
+}
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, message="etcd-pd %(version)s")
 def cli() -> None:
     """Which prefill rank holds this room's KV cache?
 
@@ -75,6 +86,7 @@ def cli() -> None:
 
     \b
       etcd-pd up                                      a whole serving stack on this machine, with curl lines to try
+      etcd-pd etcd                                    just an etcd on this machine, for development
       etcd-pd run --etcd http://HOST:2379 -- COMMAND  an engine of your own with an agent beside it
       etcd-pd status --etcd http://HOST:2379          etcd, agents, ranks, rooms
       etcd-pd watch --etcd http://HOST:2379           rooms and ranks as they come and go
@@ -85,7 +97,7 @@ def cli() -> None:
 
 
 for command in (
-    *(up, agent, run, prefill, decode, gateway),
+    *(up, etcd, agent, run, prefill, decode, gateway),
     *(status, instances, rooms, room, watch, top, dashboard, doctor),
     *(drain, fail),
     *(etcd_init, certs, etcd_member, etcd_defragment, end_fleets, version),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -14,15 +15,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ..errors import EtcdPDError
+from ..reference.local.local_cell import LocalCell, claim_local_cell
 from ..reference.stack.demo import compare_with_reference, find_problems, make_prompts, send_all
 from ..reference.stack.settings import StackSettings
 from ..reference.stack.stack import Stack
 from .console import make_console
 from .report import load_table, request_table, verdict, what_to_try
+from .stopping import INTERRUPTED
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-#: Exit status of what a person interrupted, as in a shell.
-INTERRUPTED = 130
+#: What another terminal is told of this one.
+COMMAND = "etcd-pd up"
 _LOOK_SECONDS = 0.3
 
 
@@ -31,13 +34,25 @@ def bring_up(settings: StackSettings, prompts: int) -> int:
 
     Returns:
         0 if all went well.
+
+    Raises:
+        ConfigError: something is missing on this machine, or this user has a stack already that waits for Ctrl-C.
     """
+    if prompts:
+        return _run(settings, prompts, lambda cell: None)
+    with claim_local_cell(COMMAND) as tell:
+        return _run(settings, 0, tell)
+
+
+def _run(settings: StackSettings, prompts: int, tell: Callable[[LocalCell], None]) -> int:
     console = make_console()
     for signum in STOP_SIGNALS:
         signal.signal(signum, _interrupt)
     stack, status = Stack(settings, lambda what: _waiting(console, what)), INTERRUPTED
     try:
         stack.start()
+        at = stack.addresses
+        tell(LocalCell(COMMAND, os.getpid(), at.etcd, at.root, at.sockets))
         if stack.warning:
             console.print(stack.warning, style="yellow", markup=False)
         status = _demo(stack, prompts, console) if prompts else _wait(stack, console)
@@ -73,9 +88,10 @@ def _demo(stack: Stack, count: int, console: Console) -> int:
 
 
 def _wait(stack: Stack, console: Console) -> int:
+    lines = what_to_try(stack.addresses, tiny=not stack.settings.model_path)
     # lines to copy must not be broken
     for text in (
-        f"\nThe stack is up. In another terminal, try:\n\n{what_to_try(stack.addresses)}\n",
+        f"\nThe stack is up. In another terminal, try:\n\n{lines}\n",
         f"Logs and stack.json are in {stack.run_dir}. Ctrl-C stops everything.",
     ):
         console.print(text, markup=False, soft_wrap=True)

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from ..client.visit import visit
 from ..config import LOOPBACK
 from ..core.keys import Keys
-from ..core.records import UPGRADE, Compare, Put, is_outdated
+from ..core.records import UPGRADE, Compare, Put, is_outdated, is_refused
 from ..errors import (
     AgentUnavailable,
     ConfigError,
@@ -167,7 +167,7 @@ def _why_unreachable(endpoint: str) -> str:
 def _tls(settings: EtcdSettings) -> Finding:
     """The endpoint's certificate, as ssl sees it; gRPC's own words on a bad one say little."""
     if not settings.tls:
-        if all(urlsplit(endpoint).hostname in LOOPBACK for endpoint in settings.endpoints):
+        if _is_here(settings):
             return Finding("tls", OK, "none, and etcd is on this machine")
         hint = "serve etcd over https:// with client certificates; the Helm chart's etcd.tls does it"
         return Finding("tls", WARN, "none: whoever reaches etcd's port may change which rank holds a room", hint)
@@ -186,6 +186,10 @@ def _tls(settings: EtcdSettings) -> Finding:
     return Finding("tls", OK, text)
 
 
+def _is_here(settings: EtcdSettings) -> bool:
+    return all(urlsplit(endpoint).hostname in LOOPBACK for endpoint in settings.endpoints)
+
+
 async def _quorum(store: EtcdAdmin, settings: EtcdSettings) -> Finding:
     try:
         members = await store.members()
@@ -197,13 +201,16 @@ async def _quorum(store: EtcdAdmin, settings: EtcdSettings) -> Finding:
     answers = await ask_members(settings, members)
     silent = [member.name or f"{member.id:x}" for member in members if isinstance(answers[member.id], str)]
     text = f"{len(members) - len(silent)} of {len(members)} members answer"
+    versions = sorted({found.version for found in answers.values() if not isinstance(found, str)})
+    if refused := ", ".join(filter(is_refused, versions)):
+        worth = WARN if _is_here(settings) else FAIL
+        return Finding("quorum", worth, f"{text}; etcd {refused} is too old for anything but trying", UPGRADE)
     if silent:
         hint = "look at that member's log; where only its advertised URL is out of reach from here, all is well"
         return Finding("quorum", WARN, f"{text}; not {', '.join(silent)}", hint)
-    versions = {found.version for found in answers.values() if not isinstance(found, str)}
-    old = set(filter(is_outdated, versions))
+    old = ", ".join(filter(is_outdated, versions))
     if old and await roles_hold(store):
-        return Finding("quorum", WARN, f"{text}; roles of {', '.join(sorted(old))} can be passed by", UPGRADE)
+        return Finding("quorum", WARN, f"{text}; roles of {old} can be passed by", UPGRADE)
     return Finding("quorum", OK, text)
 
 

@@ -16,6 +16,7 @@ from ..store.deadline import within
 from ..wire.limits import MAX_ROOM
 from .board import Board
 from .changes import Change, follow
+from .completion import complete_member, complete_room
 from .look import LookSettings
 from .options import settings_options
 from .printable import printable
@@ -29,8 +30,10 @@ KINDS = ("room", "rank", "prefill", "decode", "agent", "watch")
 
 @click.command()
 @settings_options("settings", LookSettings)
-@click.option("--instance", help="only what concerns this instance or agent")
-@click.option("--room", type=click.IntRange(0, MAX_ROOM), help="only what concerns this room")
+@click.option("--instance", shell_complete=complete_member, help="only what concerns this instance or agent")
+@click.option(
+    "--room", type=click.IntRange(0, MAX_ROOM), shell_complete=complete_room, help="only what concerns this room"
+)
 @click.option("--kind", type=click.Choice(KINDS), multiple=True, help="only changes of this kind; may be repeated")
 @click.option("--all", "everything", is_flag=True, help="begin with what is there already")
 @click.option("--count", type=click.IntRange(0), default=0, help="end after so many lines; 0: at Ctrl-C")

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -14,6 +14,7 @@ from ..config import AgentSettings, EtcdSettings, default_socket_path
 from ..core.keys import Keys, prefix_end
 from ..errors import ConfigError, StoreRejected, StoreUnavailable
 from ..wire.limits import MAX_PARALLEL, MAX_ROOM
+from .completion import complete_instance, complete_rank, complete_room
 from .from_agent import AgentCell, ask_agent, ask_memory
 from .options import settings_options
 from .printable import printable
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class CellSettings:
     """Which cell, in which etcd."""
+
+    #: Where no etcd is given, that of the user's own stack is taken.
+    seeks_local_cell: ClassVar[bool] = True
 
     etcd: EtcdSettings = field(default_factory=EtcdSettings)
     root: str = field(default=AgentSettings.root, metadata={"help": "key prefix of the cell"})
@@ -76,8 +80,13 @@ def status(settings: NodeSettings) -> None:
 
 @click.command()
 @settings_options("settings", NodeSettings)
-@click.option("--instance", default="", help="only this prefill instance's rooms")
-@click.option("--rank", type=click.IntRange(0, MAX_PARALLEL - 1), help="only rooms of this data-parallel rank")
+@click.option("--instance", default="", shell_complete=complete_instance, help="only this prefill instance's rooms")
+@click.option(
+    "--rank",
+    type=click.IntRange(0, MAX_PARALLEL - 1),
+    shell_complete=complete_rank,
+    help="only rooms of this data-parallel rank",
+)
 @click.option("--state", type=click.Choice(ROOM_STATES), help="only rooms in this state")
 @click.option(
     "--min-age",
@@ -122,7 +131,7 @@ def _age(room: dict[str, Any]) -> int:
 
 
 @click.command()
-@click.argument("room", type=click.IntRange(0, MAX_ROOM))
+@click.argument("room", type=click.IntRange(0, MAX_ROOM), shell_complete=complete_room)
 @settings_options("settings", NodeSettings)
 def room(settings: NodeSettings, room: int) -> None:
     """Show the life of one room so far.

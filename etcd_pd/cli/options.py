@@ -13,9 +13,11 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from ..config import option_name
 from ..errors import ConfigError
+from .local import announce, fill_in
 
 ENV_PREFIX = "ETCD_PD_"
 
@@ -26,14 +28,17 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 def settings_options(argument: str, cls: type[Any]) -> Callable[[_Command], _Command]:
     """Give a command one option per field of ``cls`` and pass it the settings as ``argument``.
 
-    A value that breaks a rule of ``cls`` is a usage error that names the flag.
+    A value that breaks a rule of ``cls`` is a usage error that names the flag. A ``cls`` with ``seeks_local_cell`` is
+    filled from the cell that runs on this machine, where no etcd is given.
     """
 
     def decorate(command: _Command) -> _Command:
         @functools.wraps(command)
         def with_settings(*args: Any, **values: Any) -> Any:
             own = {name: values.pop(name) for name, _, _ in _options(cls)}
-            return command(*args, **values, **{argument: _build(cls, own)})
+            if getattr(cls, "seeks_local_cell", False):
+                announce(fill_in(own, _is_given))
+            return command(*args, **values, **{argument: build_settings(cls, own)})
 
         decorated: Any = with_settings
         for name, setting, kind in reversed(list(_options(cls))):
@@ -126,13 +131,22 @@ def _integers(text: str) -> tuple[int, ...]:
         raise click.BadParameter(f"{text!r} is not a list of integers with commas between them") from None
 
 
-def _build(cls: type[_Settings], values: Mapping[str, Any]) -> _Settings:
-    """The settings object, nested ones first."""
+def _is_given(name: str) -> bool:
+    """Whether the option came as a flag or from the environment."""
+    return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def build_settings(cls: type[_Settings], values: Mapping[str, Any]) -> _Settings:
+    """The settings object from its options' values, nested ones first.
+
+    Raises:
+        click.BadParameter: they break a rule.
+    """
     kinds = typing.get_type_hints(cls)
     try:
         return cls(
             **{
-                setting.name: _build(kinds[setting.name], values)
+                setting.name: build_settings(kinds[setting.name], values)
                 if is_dataclass(kinds[setting.name])
                 else values[option_name(setting)]
                 for setting in fields(typing.cast(Any, cls))

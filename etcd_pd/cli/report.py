@@ -66,23 +66,24 @@ def verdict(outcome: Outcome, comparison: Comparison, problems: list[str]) -> Re
     return Group(*map(Text, lines), *(Text(f"  wrong: {what}", style="red") for what in wrong))
 
 
-def what_to_try(at: Addresses) -> str:
-    """Commands for another terminal."""
+def what_to_try(at: Addresses, *, tiny: bool) -> str:
+    """Commands for another terminal of the same user, which find the stack by themselves; ``tiny``: its model is."""
     # one that was installed here by `make` is on nobody's PATH
     program = "etcd-pd" if shutil.which("etcd-pd") else os.path.relpath(Path(sys.executable).with_name("etcd-pd"))
     body = '{"text": "The harbour wakes before the town does.", "sampling_params": {"max_new_tokens": 24}'
     header = "-H 'Content-Type: application/json'"
-    cell = f"--etcd {','.join(at.etcd)}" + ("" if at.root == "/etcd_pd/default" else f" --root {at.root}")
+    nonsense = ("\nWhat comes back is nonsense: the little model has random weights. The way there is real.\n",)
     return "\n".join(
         (
             f"  curl -s {at.router}/generate {header} -d '{body}}}'",
             f"  curl -sN {at.router}/generate {header} -d '{body}, \"stream\": true}}'",
-            f"  {program} status {cell}",
-            f"  {program} watch {cell}",
-            f"  {program} top {cell}",
-            f"  {program} dashboard {cell}",
-            f"  {program} doctor {cell} --socket {at.sockets[PREFILL]}",
-            f"  {program} fail rank {PREFILL} 2 {cell} --yes",
+            *(nonsense if tiny else ()),
+            f"  {program} status",
+            f"  {program} watch",
+            f"  {program} top",
+            f"  {program} dashboard",
+            f"  {program} doctor --fix-hints",
+            f"  {program} fail rank {PREFILL} 2 --yes",
             f"  curl -s {at.metrics[f'agent-{PREFILL}']}",
         )
     )

@@ -8,13 +8,17 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
+#: Exit status of what a person interrupted, as in a shell.
+INTERRUPTED = 130
+
 
 def run_until_stopped(work: Coroutine[Any, Any, None]) -> None:
-    """Run until it returns, or until Ctrl-C or SIGTERM, which are a normal end."""
+    """Run until it returns, or until Ctrl-C, SIGTERM or a closed terminal, which are a normal end."""
 
     async def run() -> None:
         task = asyncio.ensure_future(work)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         await task
 
     with suppress(KeyboardInterrupt, asyncio.CancelledError):

@@ -120,15 +120,26 @@ Operation = Put | Delete
 #: (GHSA-xg4h-6gfc-h4m8), and before 3.5.30 and 3.6.11 write any by a nested transaction (GHSA-rfx7-8w68-q57q).
 ROLES_HOLD = {(3, 5): 33, (3, 6): 14, (3, 7): 1}
 UPGRADE = "upgrade etcd to 3.5.33, 3.6.14, 3.7.1 or newer"
+#: First release of each minor version that is accepted at all; the chart's validate.yaml says the same.
+ACCEPTED = {(3, 5): 30, (3, 6): 11, (3, 7): 1}
 
 
 def is_outdated(version: str) -> bool:
     """Whether users can pass by the roles of this release of etcd; False for a version that cannot be read."""
+    return _is_before(version, ROLES_HOLD)
+
+
+def is_refused(version: str) -> bool:
+    """Whether this release of etcd is too old for anything but trying; False for a version that cannot be read."""
+    return _is_before(version, ACCEPTED)
+
+
+def _is_before(version: str, first: dict[tuple[int, int], int]) -> bool:
     try:
         major, minor, patch = (int(part) for part in version.partition("-")[0].split("."))
     except ValueError:
         return False
-    return patch < ROLES_HOLD.get((major, minor), 0) or (major, minor) < min(ROLES_HOLD)
+    return patch < first.get((major, minor), 0) or (major, minor) < min(first)
 
 
 class MemberStatus(NamedTuple):

@@ -97,9 +97,13 @@ class EtcdAdmin(EtcdStore):
 
     async def first_key(self, start: bytes, end: bytes = b"\0") -> bytes:
         """The first key from ``start`` on, before ``end`` (by default, of all there are); empty where there is none."""
-        request = rpc.RangeRequest(key=start, range_end=end, limit=1, keys_only=True)
-        found = (await self._calls.repeat("first key", "KV", "Range", request)).kvs
-        return bytes(found[0].key) if found else b""
+        found = await self.first_keys(start, end, 1)
+        return found[0] if found else b""
+
+    async def first_keys(self, start: bytes, end: bytes, count: int) -> list[bytes]:
+        """At most ``count`` keys from ``start`` on, before ``end``."""
+        request = rpc.RangeRequest(key=start, range_end=end, limit=count, keys_only=True)
+        return [bytes(kv.key) for kv in (await self._calls.repeat("first keys", "KV", "Range", request)).kvs]
 
     async def cells(self) -> list[str]:
         """The roots of the cells in this etcd, as far as a thousand looks find them.

@@ -60,6 +60,8 @@ async def serve(
                 await _send(writer, "404 Not Found", Answer("text/plain", b"not here\n"))
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.TimeoutError, OSError, ValueError):
             pass  # it has gone, or speaks no HTTP
+        except asyncio.CancelledError:
+            pass  # the server ends: up to Python 3.11 asyncio prints a traceback of a talk that was cancelled
         finally:
             writer.close()
 

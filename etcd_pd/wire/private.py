@@ -29,7 +29,7 @@ def check_way(field: str, path: str) -> None:
         part = above
 
 
-def open_private(path: str) -> int:
+def open_private(path: str, field: str = "socket") -> int:
     """A descriptor of a file of this user's own for reading and writing, made where it is missing; links are refused.
 
     Raises:
@@ -40,5 +40,5 @@ def open_private(path: str) -> int:
     owner = os.fstat(descriptor).st_uid
     if owner != os.getuid():
         os.close(descriptor)
-        raise ConfigError("socket", f"{path} belongs to uid {owner}")
+        raise ConfigError(field, f"{path} belongs to uid {owner}")
     return descriptor

@@ -57,6 +57,7 @@ class RunningStack:
         process: the ``etcd-pd up`` process.
         output: what it has printed goes to this file.
         scratch: its directory for temporary files.
+        environ: what another terminal of the same user has.
     """
 
     def __init__(self, run_dir: Path, *flags: str) -> None:
@@ -64,9 +65,10 @@ class RunningStack:
         # not under run_dir: sockets lie in it, and their paths have to be short
         self.scratch = Path(tempfile.mkdtemp(prefix="e2e-"))
         command = [sys.executable, "-m", "etcd_pd", "up", "--run-dir", str(run_dir), *flags]
-        environ = {**os.environ, "TMPDIR": str(self.scratch)}
+        # a runtime directory of its own: one user may run one stack
+        self.environ = {**os.environ, "TMPDIR": str(self.scratch), "XDG_RUNTIME_DIR": str(self.scratch)}
         with self.output.open("wb") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environ)
+            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=self.environ)
         try:
             wait_until(lambda: self._started(run_dir), "the stack is up", START_SECONDS, every=0.1)
         except BaseException:
@@ -78,7 +80,7 @@ class RunningStack:
 
     def _started(self, run_dir: Path) -> bool:
         assert self.process.poll() is None, self.output.read_text()
-        return (run_dir / "stack.json").exists()
+        return (run_dir / "stack.json").exists() and "Ctrl-C stops everything" in self.output.read_text()
 
     # --- where things are
 

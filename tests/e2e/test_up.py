@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ from etcd_pd.reference.local.embedded import EmbeddedEtcd
 from tests.e2e.running import RunningStack, generation, post, post_all
 from tests.support.etcdctl import EtcdCtl
 from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -110,9 +113,29 @@ def test_what_it_prints_works(stack: RunningStack) -> None:
     for words in commands:
         # the live ones end after one look here
         words = [*words, "--count", "1"] if words[0] in ("watch", "top") else words
-        done = subprocess.run([sys.executable, "-m", "etcd_pd", *words], capture_output=True, text=True, timeout=30)
+        command = [sys.executable, "-m", "etcd_pd", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=stack.environ)
         assert done.returncode == 0, (words, done.stdout, done.stderr)
+        assert f"'etcd-pd up' (pid {stack.process.pid}) runs here" in done.stderr
     wait_until(lambda: len(stack.show("instances")["prefill"][0]["ranks"]) == 4, "the failed rank is back")
+
+
+def test_the_lines_of_the_readme_work_when_pasted_into_another_terminal(stack: RunningStack) -> None:
+    block = (ROOT / "README.md").read_text().partition("## Look into it")[2].partition("```sh\n")[2].partition("```")[0]
+    pasted, dashboard = block.replace("http://127.0.0.1:8000", stack.router).rsplit("etcd-pd dashboard", 1)
+    assert dashboard.strip().startswith("#"), "what serves until Ctrl-C comes last"
+    command = ["bash", "-c", f"set -e\n{pasted}\nkill %1"]
+    done = subprocess.run(command, cwd=ROOT, env=stack.environ, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert '"text"' in done.stdout and "epoch" in done.stdout and "register and resolve" in done.stdout
+    wait_until(lambda: len(stack.show("instances")["prefill"][0]["ranks"]) == 4, "the failed rank is back")
+
+
+def test_a_second_stack_of_the_same_user_is_refused_when_one_runs(stack: RunningStack) -> None:
+    command = [sys.executable, "-m", "etcd_pd", "up"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=stack.environ)
+    assert done.returncode == 1
+    assert f"'etcd-pd up' (pid {stack.process.pid}) runs already: one a user" in done.stderr
 
 
 def test_rooms_and_instances_show_what_is_there(stack: RunningStack) -> None:
@@ -136,7 +159,10 @@ def test_rooms_and_instances_show_what_is_there(stack: RunningStack) -> None:
 def test_a_router_port_that_is_taken_is_an_error_that_leaves_nothing(tmp_path: Path, stack: RunningStack) -> None:
     taken = stack.router.rpartition(":")[2]
     command = [sys.executable, "-m", "etcd_pd", "up", "--port", taken, "--run-dir", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    with tempfile.TemporaryDirectory() as runtime:
+        environ = {**os.environ, "XDG_RUNTIME_DIR": runtime}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environ)
+        assert os.listdir(runtime) == []
     assert done.returncode == 1
     assert f"port: cannot listen on 127.0.0.1:{taken}: Address already in use" in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -241,12 +241,12 @@ def test_seeds_logprobs_and_stop_texts(stack: Stack) -> None:
 
 def test_completions_and_chat(stack: Stack) -> None:
     [(_, plain)] = stack.send_all({"text": "Hello", "sampling_params": {"max_new_tokens": 5}})
-    [(_, completed)] = stack.send_all({"prompt": "Hello", "max_tokens": 5}, path="/v1/completions")
+    [(_, completed)] = stack.send_all({"prompt": "Hello", "max_tokens": 5, "temperature": 0}, path="/v1/completions")
     body = json.loads(completed[1])
     assert body["choices"][0]["text"] == json.loads(plain[1])["text"]
     assert body["usage"] == {"prompt_tokens": body["usage"]["prompt_tokens"], "completion_tokens": 5,
                              "total_tokens": body["usage"]["prompt_tokens"] + 5}  # fmt: skip
-    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 6}
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 6, "temperature": 0}
     [(_, whole)] = stack.send_all(asked, path="/v1/chat/completions")
     message = json.loads(whole[1])["choices"][0]["message"]
     asked = {**asked, "stream": True, "stream_options": {"include_usage": True}}
@@ -255,6 +255,10 @@ def test_completions_and_chat(stack: Stack) -> None:
     assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks[:-1]) == message["content"]
     assert chunks[-1]["usage"]["completion_tokens"] == 6
     assert chunks[-2]["choices"][0]["finish_reason"] == "length"
+    assert [chunk["choices"][0]["delta"].get("role") for chunk in chunks[:2]] == ["assistant", None]
+    [replies] = stack.send_all({**asked, "model": "gpt-4o"}, path="/v1/chat/completions")
+    assert [status for status, _ in replies] == [404, 404]
+    assert all(json.loads(text)["error"]["code"] == "model_not_found" for _, text in replies)
 
 
 def test_both_sides_refuse_at_once_when_input_is_bad(stack: Stack) -> None:

@@ -50,7 +50,7 @@ class MemoryEtcd:
         self.history: list[Event] = []
         self._clock = clock
         self._leases: dict[int, _Lease] = {}
-        self._lease_ids = itertools.count(7_000)
+        self._lease_id = 6_999  # a number, since tests copy this etcd
 
     @property
     def header(self) -> Header:
@@ -106,7 +106,8 @@ class MemoryEtcd:
         """A new lease."""
         if ttl > MAX_TTL:
             raise StoreRejected("grant", "too large lease TTL")
-        lease_id, granted = next(self._lease_ids), max(ttl, MIN_TTL)
+        self._lease_id += 1
+        lease_id, granted = self._lease_id, max(ttl, MIN_TTL)
         self._leases[lease_id] = _Lease(granted, self._clock() + granted)
         return LeaseGrant(lease_id, granted)
 

@@ -95,3 +95,10 @@ def test_commands_that_a_page_shows_exist(page: str) -> None:
     text = (ROOT / "docs" / page).read_text()
     shown = set(re.findall(r"(?:^|`|\$\(|&& )etcd-pd ([a-z][a-z-]*)", text, re.MULTILINE))
     assert shown <= set(cli.commands)
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_no_page_installs_from_an_index_what_no_index_has(page: str) -> None:
+    text = (ROOT / page).read_text()
+    assert not re.findall(r"pip install [^`\n]*\betcd-pd\b.*", text)
+    assert "make package" in text or "pip install" not in text

@@ -12,9 +12,15 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from .errors import BadRequest
+from .errors import BadRequest, ModelUnknown
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)
+_OpenAI = TypeVar("_OpenAI", bound="_OpenAIBody")
+
+#: OpenAI's own, where a request of a ``/v1`` route says nothing. ``/generate`` is greedy then.
+DEFAULT_TEMPERATURE = 1.0
+#: What SGLang's router writes for a request that names no model.
+NO_MODEL = "unknown"
 
 #: Longest list of stop texts or stop tokens.
 _MAX_STOPS = 64
@@ -161,16 +167,24 @@ def parse_generate(body: bytes) -> GenerateBody:
     return parsed
 
 
-def parse_openai(body: bytes, cls: type[_Body]) -> tuple[_Body, SamplingBody]:
-    """Read the body of a ``/v1`` route, where sampling parameters are fields like any other.
+def parse_openai(body: bytes, cls: type[_OpenAI], served: str) -> tuple[_OpenAI, SamplingBody]:
+    """Read the body of a ``/v1`` route, where sampling parameters are fields like any other, with OpenAI's defaults.
+
+    Args:
+        served: the name of the model; empty: any name will do.
 
     Raises:
+        ModelUnknown: it names another model.
         BadRequest: as in :func:`parse_generate`.
     """
     data = _load(body)
     _refuse_unimplemented(data, _NEUTRAL_OPENAI, "")
     sampling, parsed = _convert(data, SamplingBody), _convert(data, cls)
+    if served and parsed.model is not None and parsed.model not in (served, NO_MODEL):
+        raise ModelUnknown(parsed.model, served)
     sampling.check()
+    if sampling.temperature is None:
+        sampling.temperature = DEFAULT_TEMPERATURE
     for name in ("max_tokens", "max_completion_tokens"):
         _check(getattr(parsed, name, None), name, 0, None)
     return parsed, sampling

@@ -48,6 +48,14 @@ class BadRequest(RequestFailed):
         super().__init__(400, "BadRequest", f"{field}: {rule}", field=field, rule=rule)
 
 
+class ModelUnknown(RequestFailed):
+    """The request names a model that this instance does not serve, as OpenAI says it."""
+
+    def __init__(self, model: str, served: str) -> None:
+        message = f"the model {model!r:.80} does not exist: {served!r} does"
+        super().__init__(404, "ModelUnknown", message, param="model", code="model_not_found")
+
+
 _STATUS: dict[type[EtcdPDError], int] = {
     RoomConflict: 409,
     RegistrationTimeout: 503,

@@ -103,7 +103,8 @@ async def _serve(
     try:
         card = await _before(stopped, pool.start())
         if card is not None:
-            limits = Limits(role, card.vocabulary, card.context, settings.dp_size, settings.policy, addresses)
+            size, policy = settings.dp_size, settings.policy
+            limits = Limits(role, card.vocabulary, card.context, size, policy, addresses, card.name)
             front = Front(settings, card, tokenizer, dispatcher, pool, limits, spans)
             runners = [await _listen(front.application(), listeners[0], "port")]
             legs = web.Application()

@@ -65,12 +65,15 @@ class ChatShape(_OpenAIShape):
 
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
+    _begun = False
 
     def _choice(self, answer: Answer) -> dict[str, Any]:
         return {**_ending(answer), "message": {"role": "assistant", "content": answer.text}}
 
     def _delta(self, answer: Answer) -> dict[str, Any]:
-        return {**_ending(answer), "delta": {"role": "assistant", "content": answer.fresh_text}}
+        begun, self._begun = self._begun, True  # a chat has one answer
+        role = {} if begun else {"role": "assistant"}
+        return {**_ending(answer), "delta": {**role, "content": answer.fresh_text}}
 
 
 def _ending(answer: Answer) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Limits:
         dp_size: ranks of this instance.
         policy: its DP dispatch policy.
         addresses: the bootstrap addresses that mean this instance; empty on decode, which takes any.
+        model: the name of its model; empty: any name will do.
     """
 
     role: str
@@ -39,6 +40,7 @@ class Limits:
     dp_size: int
     policy: str
     addresses: tuple[str, ...] = ()
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def plan_generate(body: bytes, tokenizer: Tokenizer, limits: Limits) -> Plan:
 
 def plan_completion(body: bytes, tokenizer: Tokenizer, limits: Limits) -> Plan:
     """Check the body of ``POST /v1/completions``; raises as :func:`plan_generate` does."""
-    request, sampling = parse_openai(body, CompletionBody)
+    request, sampling = parse_openai(body, CompletionBody, limits.model)
     prompts, batch = _prompts("prompt", request.prompt, tokenizer, limits)
     length = _Length(
         _DEFAULT_COMPLETION_TOKENS, {"max_tokens": request.max_tokens, "max_new_tokens": sampling.max_new_tokens}
@@ -117,7 +119,7 @@ def plan_completion(body: bytes, tokenizer: Tokenizer, limits: Limits) -> Plan:
 
 def plan_chat(body: bytes, tokenizer: Tokenizer, limits: Limits) -> Plan:
     """Check the body of ``POST /v1/chat/completions``; raises as :func:`plan_generate` does."""
-    request, sampling = parse_openai(body, ChatBody)
+    request, sampling = parse_openai(body, ChatBody, limits.model)
     if not request.messages:
         raise BadRequest("messages", "must not be empty")
     messages = [{"role": message.role, "content": _plain(message.content)} for message in request.messages]

@@ -19,7 +19,7 @@ from pathlib import Path
 from ...core.records import is_outdated
 from ...errors import ConfigError
 from .probe import http_ok
-from .process import Process, free_ports
+from .process import Process, check_port, free_ports
 
 #: Names the etcd binary to use.
 BINARY_VARIABLE = "ETCD_PD_ETCD_BINARY"
@@ -46,21 +46,27 @@ class EmbeddedEtcd:
         self._remove = remove
 
     @classmethod
-    def start(cls, *, data_dir: Path | None = None, log: Path | None = None, timeout: float = 20.0) -> EmbeddedEtcd:
+    def start(
+        cls, *, data_dir: Path | None = None, log: Path | None = None, port: int = 0, timeout: float = 20.0
+    ) -> EmbeddedEtcd:
         """Start etcd and wait until it is healthy.
 
         Args:
             data_dir: where it keeps its data; None: a private temporary directory that stop() removes.
             log: file for its output; None: one beside the data.
+            port: for its clients, on loopback; 0: a free one.
             timeout: how long it may take to become healthy.
 
         Raises:
-            ConfigError: no usable etcd binary was found.
+            ConfigError: no usable etcd binary was found, or the port is taken.
             ProcessFailed: etcd ended or did not become healthy; shows its last log lines.
         """
         binary = find_etcd()
+        if port:
+            check_port(port)
         home = data_dir or Path(tempfile.mkdtemp(prefix="etcd-pd-etcd-"))
         client_port, peer_port = free_ports(2)
+        client_port = port or client_port
         endpoint = f"http://127.0.0.1:{client_port}"
         command = _command(binary, home / "member", endpoint, f"http://127.0.0.1:{peer_port}")
         process = Process("etcd", command, log or home / "etcd.log", _environ())

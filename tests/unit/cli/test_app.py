@@ -9,6 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+import etcd_pd
 from etcd_pd.cli.app import Commands, cli
 from etcd_pd.errors import (
     AgentUnavailable,
@@ -22,8 +23,21 @@ from etcd_pd.errors import (
 
 COMMANDS = list(cli.commands)
 #: What a newcomer uses: their help shows how.
-WITH_EXAMPLES = ["up", "agent", "run", "prefill", "decode", "status", "instances", "rooms", "room", "watch", "top"]
-WITH_EXAMPLES += ["dashboard", "doctor", "drain"]
+WITH_EXAMPLES = [
+    "up",
+    "etcd",
+    "agent",
+    "run",
+    "prefill",
+    "decode",
+    "status",
+    "instances",
+    "rooms",
+    "room",
+    "watch",
+    "top",
+]
+WITH_EXAMPLES += ["top", "dashboard", "doctor", "drain"]
 
 
 def test_help_says_what_it_is_and_gives_examples() -> None:
@@ -100,6 +114,30 @@ def test_a_missing_package_names_the_extra_that_brings_it(module: str, extra: st
     result = CliRunner().invoke(group, ["imports"])
     assert result.exit_code == 1
     assert f"pip install 'etcd-pd[{extra}]'" in result.output
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "extras"),
+    [
+        ("up", "aiohttp", "engine,router,embedded"),
+        ("gateway", "aiohttp", "gateway"),
+        ("gateway", "grpc", "gateway"),
+        ("prefill", "grpc", "engine"),
+        ("status", "grpc", "agent"),
+        ("certs", "grpc", "cluster"),
+    ],
+)
+def test_a_missing_package_names_the_command_s_own_extras(command: str, module: str, extras: str) -> None:
+    @click.command(command)
+    def imports() -> None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    group = Commands(commands=[imports])
+    assert f"needs {module}: pip install 'etcd-pd[{extras}]'\n" in CliRunner().invoke(group, [command]).output
+
+
+def test_the_version_is_a_line() -> None:
+    assert CliRunner().invoke(cli, ["--version"]).output == f"etcd-pd {etcd_pd.__version__}\n"
 
 
 def test_without_click_it_says_what_to_install() -> None:

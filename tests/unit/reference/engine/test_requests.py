@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from etcd_pd.reference.engine.errors import BadRequest
+from etcd_pd.reference.engine.answers import Answer
+from etcd_pd.reference.engine.errors import BadRequest, ModelUnknown
+from etcd_pd.reference.engine.messages import Update
+from etcd_pd.reference.engine.openai import ChatShape
 from etcd_pd.reference.engine.requests import DECODE, PREFILL, Limits, Plan, plan_chat, plan_completion, plan_generate
 from etcd_pd.reference.engine.text import Tokenizer
 
@@ -242,6 +245,66 @@ def test_completions(tokenizer: Tokenizer) -> None:
     assert plan.include_usage and plan.stream
     batch = {**body, "prompt": [[1, 2], [3]], "bootstrap_room": [1, 2]}
     assert len(plan_completion(json.dumps(batch).encode(), tokenizer, PREFILL_LIMITS).items) == 2
+
+
+CHAT = {**ROUTED, "messages": [{"role": "user", "content": "Hello"}]}
+NAMED = Limits(PREFILL, 1024, 200, 4, "round_robin", ("10.0.0.1:8998", "pod:8998"), "tiny-llama")
+
+
+@pytest.mark.parametrize(("plan", "body"), [(plan_chat, CHAT), (plan_completion, {**ROUTED, "prompt": "Hello"})])
+def test_temperature_is_openai_s_when_the_request_names_none(plan: Any, body: Any, tokenizer: Tokenizer) -> None:
+    assert plan(json.dumps(body).encode(), tokenizer, PREFILL_LIMITS).items[0].sampling.temperature == 1
+    greedy = json.dumps({**body, "temperature": 0}).encode()
+    assert plan(greedy, tokenizer, PREFILL_LIMITS).items[0].sampling.temperature == 0
+    assert generate(tokenizer).items[0].sampling.temperature == 0
+
+
+@pytest.mark.parametrize(("plan", "body"), [(plan_chat, CHAT), (plan_completion, {**ROUTED, "prompt": "Hello"})])
+def test_a_model_is_refused_when_another_is_served(plan: Any, body: Any, tokenizer: Tokenizer) -> None:
+    with pytest.raises(ModelUnknown) as refused:
+        plan(json.dumps({**body, "model": "gpt-4o"}).encode(), tokenizer, NAMED)
+    assert refused.value.status == 404
+    error = refused.value.to_json()["error"]
+    assert error["message"] == "the model 'gpt-4o' does not exist: 'tiny-llama' does"
+    assert (error["param"], error["code"]) == ("model", "model_not_found")
+    for model in ("tiny-llama", "unknown", None):
+        assert plan(json.dumps({**body, "model": model}).encode(), tokenizer, NAMED)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "rule"),
+    [
+        ({"n": 2}, "n", "is not implemented; leave it out or at 1"),
+        ({"logprobs": True}, "logprobs", "is not implemented; leave it out or at False"),
+        ({"logprobs": 0}, "logprobs", "is not implemented; leave it out or at False"),
+        ({"logprobs": True, "top_logprobs": 5, "n": 2}, "n", "is not implemented; leave it out or at 1"),
+        ({"top_logprobs": 5}, "top_logprobs", "is not implemented; leave it out or at 0"),
+    ],
+)
+def test_what_is_not_there_is_one_clear_400(
+    fields: dict[str, Any], field: str, rule: str, tokenizer: Tokenizer
+) -> None:
+    for plan, body in ((plan_chat, CHAT), (plan_completion, {**ROUTED, "prompt": "Hello"})):
+        with pytest.raises(BadRequest) as refused:
+            plan(json.dumps({**body, **fields}).encode(), tokenizer, NAMED)
+        assert refused.value.status == 400
+        assert str(refused.value) == f"{field}: {rule}"
+
+
+def test_the_role_is_told_once_when_a_chat_is_streamed(tokenizer: Tokenizer) -> None:
+    plan = plan_chat(json.dumps({**CHAT, "stream": True}).encode(), tokenizer, NAMED)
+    answer = Answer(plan.items[0], "id", 0, PREFILL, 0.0, False)
+    shape, chunks = ChatShape(plan, "tiny-llama", "chatcmpl-1"), []
+    for text, ending in (("Hel", None), ("lo", None), ("", {"type": "length"})):
+        answer.add(Update(id=1, text=text, token_ids=[1], finish_reason=ending))
+        chunks.append(shape.event(answer)["choices"][0])
+    assert [chunk["delta"] for chunk in chunks] == [
+        {"role": "assistant", "content": "Hel"},
+        {"content": "lo"},
+        {"content": ""},
+    ]
+    assert [chunk["finish_reason"] for chunk in chunks] == [None, None, "length"]
+    assert shape.whole([answer])["choices"][0]["message"] == {"role": "assistant", "content": "Hello"}
 
 
 def test_chat(tokenizer: Tokenizer) -> None:
