@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from etcd_pd.cli.app import cli
-from etcd_pd.cli.doctor import DoctorSettings
+from etcd_pd.cli.look import NodeSettings
 from etcd_pd.cli.options import settings_options
 from etcd_pd.reference.local.local_cell import LocalCell, claim_local_cell
 
@@ -36,13 +36,13 @@ def stack(runtime: Path) -> Iterator[LocalCell]:
         yield cell
 
 
-def call(*arguments: str, **environ: str) -> tuple[Result, DoctorSettings]:
+def call(*arguments: str, **environ: str) -> tuple[Result, NodeSettings]:
     """Run a command that looks into a cell; its result and the settings that it was given."""
     given: list[Any] = []
 
     @click.command()
-    @settings_options("settings", DoctorSettings)
-    def command(settings: DoctorSettings) -> None:
+    @settings_options("settings", NodeSettings)
+    def command(settings: NodeSettings) -> None:
         given.append(settings)
 
     result = CliRunner().invoke(command, arguments, env=environ)
