@@ -40,11 +40,11 @@ def bring_up(settings: StackSettings, prompts: int) -> int:
     """
     if prompts:
         return _run(settings, prompts, lambda cell: None)
-    with claim_local_cell(COMMAND) as tell:
-        return _run(settings, 0, tell)
+    with claim_local_cell(COMMAND) as publish:
+        return _run(settings, 0, publish)
 
 
-def _run(settings: StackSettings, prompts: int, tell: Callable[[LocalCell], None]) -> int:
+def _run(settings: StackSettings, prompts: int, publish: Callable[[LocalCell], None]) -> int:
     console = make_console()
     for signum in STOP_SIGNALS:
         signal.signal(signum, _interrupt)
@@ -52,7 +52,7 @@ def _run(settings: StackSettings, prompts: int, tell: Callable[[LocalCell], None
     try:
         stack.start()
         at = stack.addresses
-        tell(LocalCell(COMMAND, os.getpid(), at.etcd, at.root, at.sockets))
+        publish(LocalCell(COMMAND, os.getpid(), at.etcd, at.root, at.sockets))
         if stack.warning:
             console.print(stack.warning, style="yellow", markup=False)
         status = _demo(stack, prompts, console) if prompts else _wait(stack, console)

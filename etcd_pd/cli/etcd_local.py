@@ -39,8 +39,8 @@ def etcd(port: int) -> None:
 
 
 async def _serve(port: int) -> None:
-    with claim_local_cell("etcd-pd etcd") as tell, EmbeddedEtcd.start(port=port) as server:
-        tell(LocalCell("etcd-pd etcd", os.getpid(), (server.endpoint,)))
+    with claim_local_cell("etcd-pd etcd") as publish, EmbeddedEtcd.start(port=port) as server:
+        publish(LocalCell("etcd-pd etcd", os.getpid(), (server.endpoint,)))
         if server.warning:
             click.echo(server.warning, err=True)
         click.echo(f"etcd {server.version} at {server.endpoint}; Ctrl-C ends it, and what it holds is gone")

@@ -32,7 +32,7 @@ def announce(cell: LocalCell | None) -> None:
     if cell is None:
         return
     if not cell.lives:
-        click.echo(f"etcd-pd: {cell} is gone without a word; looking where the settings say", err=True)
+        click.echo(f"etcd-pd: {cell} has ended and left its file behind; looking where the settings say", err=True)
     elif not cell.etcd:
         click.echo(f"etcd-pd: {cell} is still starting; looking where the settings say", err=True)
     else:

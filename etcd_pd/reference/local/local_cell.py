@@ -77,13 +77,13 @@ def claim_local_cell(started_by: str) -> Iterator[Callable[[LocalCell], None]]:
     check_way(_FIELD, path)
     descriptor = _open_locked(path)
 
-    def tell(cell: LocalCell) -> None:
+    def publish(cell: LocalCell) -> None:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps(asdict(cell)).encode())
 
     try:
-        tell(LocalCell(started_by, os.getpid()))
-        yield tell
+        publish(LocalCell(started_by, os.getpid()))
+        yield publish
     finally:
         with suppress(FileNotFoundError):
             os.unlink(path)
