@@ -188,20 +188,32 @@ def listens(address: str, port: int) -> bool:
     return True
 
 
-def run(command: Sequence[str], seconds: float, environ: dict[str, str] | None = None, stdin: str = "") -> str:
+def run(
+    command: Sequence[str],
+    seconds: float,
+    environ: dict[str, str] | None = None,
+    stdin: str = "",
+    directory: Path | None = None,
+) -> str:
     """What a command prints.
 
     Raises:
-        AssertionError: it failed, with what it said.
+        AssertionError: it failed, or did not end in time, with what it said.
     """
-    done = subprocess.run(
-        command,
-        env={**os.environ, **(environ or {})},
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
-    assert done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
-    return done.stdout
+    try:
+        done = subprocess.run(
+            command,
+            cwd=directory,
+            env={**os.environ, **(environ or {})},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+        end, said = f"{done.returncode}", [done.stdout, done.stderr]
+    except subprocess.TimeoutExpired as exc:
+        # bytes, whatever was asked for
+        end, said = f"not after {seconds:.0f} s", [(each or b"").decode() for each in (exc.stdout, exc.stderr)]
+    assert end == "0", f"{' '.join(command)}: {end}\n{said[0][-3000:]}{said[1][-3000:]}"
+    return said[0]

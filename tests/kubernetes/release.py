@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -204,7 +206,8 @@ class Release:
         for old, new in (*known, ("-n N", f"-n {self.kube.namespace}"), *substitutes):
             text = text.replace(old, new)
         script = f'k() {{ kubectl -n {self.kube.namespace} "$@"; }}\n{text}'
-        run(["bash", "-euo", "pipefail", "-c", script], 300, self.kube.environ)
+        with tempfile.TemporaryDirectory() as directory:  # some lines write keys
+            run(["bash", "-euo", "pipefail", "-c", script], 300, self.kube.environ, directory=Path(directory))
 
     def status(self) -> Object:
         """What `etcd-pd status` says in a decode pod."""

@@ -17,6 +17,7 @@ from .release import ONE_ENGINE, READY_SECONDS, Release
 pytestmark = [pytest.mark.helm, pytest.mark.chaos, pytest.mark.timeout(1800)]
 
 NEW = "v3.7.3"
+AWAIT = """until $root endpoint status --write-out json | tee /dev/stderr | grep '"storageVersion":"3.6'"""
 LATER = {**ONE_ENGINE, "etcd": {"image": {"tag": NEW}}}
 
 
@@ -64,13 +65,9 @@ def test_requests_are_right_when_etcd_is_upgraded_rolled_back_and_brought_down(c
 def bring_down(release: Release, tag: str) -> None:
     """As the guide says, with a pause where a person would look."""
     lines = (
-        ("2379 &\n", "2379 >/dev/null &\nforward=$!; sleep 3\n"),
+        ("2379 &\n", "2379 >/dev/null &\nforward=$!; trap 'kill $forward' EXIT; sleep 3\n"),
         ("etcdctl --endpoints", f"{ROOT}/build/etcd/{NEW}/etcdctl --endpoints"),
-        (
-            "$root endpoint status --write-out table",
-            'until $root endpoint status --write-out json | grep \'"storageVersion":"3.6\'; do sleep 1; done',
-        ),
+        ("$root endpoint status --write-out table", f"{AWAIT}; do sleep 1; done"),
         ("v3.6.16", tag),
-        ("rm ca.crt", "kill $forward; rm ca.crt"),
     )
     release.follow_guide("Going back", *lines)
