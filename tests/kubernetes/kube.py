@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import subprocess
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,7 +81,7 @@ class Kube:
         def keep() -> None:
             while not ends.is_set():
                 with child([*words, target, f"{own}:{port}"], **quiet) as process:
-                    while process.poll() is None and not ends.wait(0.1):
+                    while process.poll() is None and not ends.wait(0.5) and not breaks(own):
                         pass
 
         thread = threading.Thread(target=keep)
@@ -90,6 +92,17 @@ class Kube:
         finally:
             ends.set()
             thread.join()
+
+
+def breaks(port: int) -> bool:
+    """Whether connections to a port of loopback break: kubectl may go on forwarding to a pod that is gone."""
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/liveness", timeout=5).close()
+    except (ConnectionResetError, http.client.RemoteDisconnected):
+        return True
+    except OSError:
+        pass  # it does not listen yet, is slow, or answers something else
+    return False
 
 
 def ready(thing: Object) -> bool:
