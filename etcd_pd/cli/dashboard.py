@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import click
 
-from ..config import LOOPBACK, split_address
+from ..config import LOOPBACK, default_socket_path, split_address
 from ..errors import ConfigError
 from .look import CellSettings
 from .options import settings_options
@@ -22,8 +22,11 @@ POLICY = (
 
 @dataclass(frozen=True)
 class DashboardSettings(CellSettings):
-    """Which cell, and where the page is."""
+    """Which cell, whose agent remembers who is gone, and where the page is."""
 
+    socket_path: str = field(
+        default_factory=default_socket_path, metadata={"help": "the agent's socket", "name": "socket"}
+    )
     dashboard_listen: str = field(default="127.0.0.1:8420", metadata={"help": "HOST:PORT of the page; port 0: any"})
 
     def __post_init__(self) -> None:
@@ -35,8 +38,8 @@ class DashboardSettings(CellSettings):
 def dashboard(settings: DashboardSettings) -> None:
     """Serve a page that shows the cell as it lives.
 
-    Ranks by load and state, rooms in flight, rates, leases running down, and what happens, as it happens. It only
-    reads, and whoever reaches it may read: it is on loopback unless told otherwise. Ctrl-C ends it.
+    What is wrong, ranks by load and state, rooms in flight, rates, leases running down, and events as they come. It
+    only reads, and whoever reaches it may read: it is on loopback unless told otherwise. Ctrl-C ends it.
 
     \b
       etcd-pd dashboard --etcd http://127.0.0.1:2379

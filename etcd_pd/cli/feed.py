@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import itertools
 import json
 import time
@@ -14,16 +15,17 @@ from ..errors import StoreError
 from ..store.deadline import within
 from .board import Board
 from .changes import Change, follow
-from .etcd_view import describe_etcd
-from .views import list_instances
+from .from_agent import ask_memory
+from .verdict import WRONG, Problem
+from .views import describe_cell
 
 if TYPE_CHECKING:
     from ..store.admin import EtcdAdmin
-    from .look import CellSettings
+    from .dashboard import DashboardSettings
 
 #: How often numbers are brought up to date, and etcd itself is asked, seconds.
 TICK_SECONDS, ASK_SECONDS = 0.5, 2.0
-#: Changes that are kept for those who come later; who falls behind by more misses some.
+#: Changes that are kept for those who come later, of rooms and of all else; who falls behind by more misses some.
 KEPT = 200
 #: How long a browser waits before it connects again, milliseconds.
 RETRY_MILLISECONDS = 1000
@@ -36,14 +38,15 @@ class Feed:
         settings: which cell.
     """
 
-    def __init__(self, settings: CellSettings) -> None:
+    def __init__(self, settings: DashboardSettings) -> None:
         self._settings = settings
         self._board = Board()
         self._numbers = itertools.count(1)
-        self._happened: deque[tuple[int, float, Change]] = deque(maxlen=KEPT)
-        self._etcd: dict[str, Any] = {}
+        self._of_rooms: deque[tuple[int, float, Change]] = deque(maxlen=KEPT)
+        self._others: deque[tuple[int, float, Change]] = deque(maxlen=KEPT)
+        self._found: dict[str, Any] = {"etcd": {}, "problems": None}
         self._leases: list[dict[str, Any]] = []
-        self._problem = ""
+        self._synced_at = time.monotonic()
         self._state = "{}"
         self._tick = asyncio.Condition()
 
@@ -75,7 +78,8 @@ class Feed:
         seen = 0
         while True:
             async with self._tick:
-                fresh = [(number, at, change) for number, at, change in self._happened if number > seen]
+                kept = heapq.merge(self._of_rooms, self._others)
+                fresh = [(number, at, change) for number, at, change in kept if number > seen]
                 state = self._state
                 if fresh:
                     seen = fresh[-1][0]
@@ -92,17 +96,22 @@ class Feed:
             with suppress(asyncio.TimeoutError):
                 changes = await within(queue.get(), left)
                 self._board.apply(changes, time.monotonic())
-                # wall time is for the reader alone
-                self._happened.extend((next(self._numbers), time.time(), change) for change in changes)
+                for change in changes:
+                    kept = self._of_rooms if change.kind == "room" and change.what != "failed" else self._others
+                    kept.append((next(self._numbers), time.time(), change))  # wall time is for the reader alone
 
     async def _publish(self) -> None:
-        ranks = self._board.rows(time.monotonic())
+        now = time.monotonic()
+        ranks = self._board.rows(now)
+        if self._board.watch == "synced":
+            self._synced_at = now
         self._state = json.dumps(
             {
                 "root": self._settings.root,
                 "watch": self._board.watch,
-                "problem": self._problem,
-                "etcd": self._etcd,
+                "age_seconds": now - self._synced_at,
+                "problems": self._found["problems"],
+                "etcd": self._found["etcd"],
                 "leases": self._leases,
                 "ranks": ranks,
             }
@@ -111,18 +120,18 @@ class Feed:
             self._tick.notify_all()
 
     async def _ask(self, store: EtcdAdmin) -> None:
-        """What no watch shows: members, alarms, and how long leases have left."""
+        """What no watch shows: what is wrong, members, alarms, and how long leases have left."""
+        settings = self._settings
         while True:
+            memory = await asyncio.to_thread(ask_memory, settings.socket_path, settings.root)
             try:
-                self._etcd, cell = await asyncio.gather(
-                    describe_etcd(store, self._settings.etcd), list_instances(store, self._settings.root)
-                )
+                self._found = await describe_cell(store, settings.etcd, settings.root, memory, rooms=False)
                 self._leases = [
                     {name: entry[name] for name in ("id", "seconds_left", "ttl_seconds")} | {"kind": kind}
-                    for kind, entries in (("agent", cell["agents"]), ("decode", cell["decode"]))
+                    for kind, entries in (("agent", self._found["agents"]), ("decode", self._found["decode"]))
                     for entry in entries
                 ]
-                self._problem = ""
             except StoreError as exc:
-                self._problem = str(exc)
+                problem = Problem(WRONG, f"etcd does not answer: {exc}", "EtcdPdQuorumLost")
+                self._found = {**self._found, "problems": [problem._asdict()]}
             await asyncio.sleep(ASK_SECONDS)

@@ -96,7 +96,7 @@ def _instance(found: dict[str, Any], instance: dict[str, Any]) -> Iterator[Probl
     if len(ranks) + len(left) < expected:
         there = {_dp_rank(rank) for rank in (*ranks, *left)}
         missing = sorted(set(range(instance["dp_size"])) - there)
-        which = f": {', '.join(map(str, missing))} missing" if missing else ""
+        which = f": dp_rank {', '.join(map(str, missing))} missing" if missing else ""
         text = f"prefill {id}: {len(ranks)} of {expected} rank processes{which}"
         since = max((one["seconds"] for one in lost), default=None)
         yield Problem(WRONG, text, "EtcdPdRanksMissing", since)

@@ -57,26 +57,28 @@ async def find_room(store: Source, root: str, room: int) -> dict[str, Any]:
     return {"root": root, "room": str(room), "lives": await _rooms(store, keys, found, ranks.kvs)}
 
 
-async def describe_cell(store: Source, settings: EtcdSettings, root: str, memory: Memory | None) -> dict[str, Any]:
+async def describe_cell(
+    store: Source, settings: EtcdSettings, root: str, memory: Memory | None, *, rooms: bool = True
+) -> dict[str, Any]:
     """What is wrong, etcd, instances with the number of rooms that each rank holds, agents, and rooms by state.
 
-    Of what an agent knows: ``etcd`` is None, and ``rooms`` where it follows none.
+    Of what an agent knows: ``etcd`` is None, and ``rooms`` where it follows none, or they are not asked for.
     """
     if isinstance(store, AgentCell):
-        found = {**await read_cell(store, root, memory), "etcd": None}
+        found = {**await read_cell(store, root, memory, rooms=rooms), "etcd": None}
     else:
-        etcd, cell = await asyncio.gather(describe_etcd(store, settings), read_cell(store, root, memory))
+        etcd, cell = await asyncio.gather(describe_etcd(store, settings), read_cell(store, root, memory, rooms=rooms))
         found = {**cell, "etcd": etcd}
     return {"problems": [problem._asdict() for problem in judge(found)], "counts": count(found), **found}
 
 
-async def read_cell(store: Source, root: str, memory: Memory | None) -> dict[str, Any]:
+async def read_cell(store: Source, root: str, memory: Memory | None, *, rooms: bool = True) -> dict[str, Any]:
     """The cell's part of it."""
-    if isinstance(store, AgentCell) and not store.follows_rooms:
+    if not rooms or (isinstance(store, AgentCell) and not store.follows_rooms):
         found = {**await list_instances(store, root), "rooms": None}
     else:
-        cell, rooms = await asyncio.gather(list_instances(store, root), list_rooms(store, root))
-        found = {**cell, "rooms": _count_rooms(cell, rooms)}
+        cell, listed = await asyncio.gather(list_instances(store, root), list_rooms(store, root))
+        found = {**cell, "rooms": _count_rooms(cell, listed)}
     return {**found, "memory": _remember(memory, found) if memory else None}
 
 

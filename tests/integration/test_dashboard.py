@@ -26,6 +26,8 @@ from tests.support.etcdctl import EtcdCtl
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 #: A test that may keep what it has seen keeps it here: docs/dashboard.png was made so.
 PICTURE = os.environ.get("ETCD_PD_DASHBOARD_PICTURE")
+#: JavaScript for what is said of rooms.
+ROOMS = "document.getElementById('room-events').innerText"
 HOSTILE = "<img-src=x-onerror=alert(1)>"
 
 
@@ -106,12 +108,16 @@ async def test_it_shows_the_cell_and_follows_a_rank_s_death(cell: Cell, endpoint
             cell.lose(2)
             await page.until(f"{tile(2)}.dataset.state === 'gone'")
             await page.until("document.getElementById('events').innerText.includes('gone rank prefill-0 rank 2')")
+            await page.until("document.getElementById('verdict').className === 'bad'")
+            said = await page.value("document.getElementById('problems').innerText")
+            assert "prefill prefill-0: 3 of 4 rank processes: dp_rank 2 missing" in said and "EtcdPdRanksMissing" in said
             cell.register(77, 3)
-            await page.until(
-                "document.getElementById('events').innerText.includes('registered room prefill-0 77 rank 3')"
-            )
+            await page.until(f"{ROOMS}.includes('registered room prefill-0 77 rank 3')")
             cell.register(2**63 - 2, 3)  # more than a JavaScript number holds
-            await page.until(f"document.getElementById('events').innerText.includes('{2**63 - 2}')")
+            await page.until(f"{ROOMS}.includes('{2**63 - 2}')")
+            assert "room" not in await page.value("document.getElementById('events').innerText"), (
+                "they scroll nothing away"
+            )
             if PICTURE:
                 Path(PICTURE).write_bytes(await page.picture())
             assert page.complaints == []
@@ -126,7 +132,9 @@ async def test_it_goes_on_when_etcd_does_not_answer(etcd: EtcdServer, root: str)
             await page.open(url)
             await page.until("document.getElementById('watch').textContent === 'synced'")
             await asyncio.to_thread(etcd.kill)
-            await page.until("document.getElementById('watch').textContent === 'stale'")
+            await page.until("/^stale, \\d+ s old$/.test(document.getElementById('watch').textContent)")
+            await page.until("document.getElementById('problems').innerText.includes('etcd does not answer')")
+            assert await page.value("document.body.className") == "old"
             assert await page.value(f"{tile(0)}.dataset.state") == "serving"
             await asyncio.to_thread(etcd.start)
             await page.until("document.getElementById('watch').textContent === 'synced'")
@@ -149,11 +157,11 @@ async def test_it_is_used_by_keyboard_alone(cell: Cell, endpoint: str) -> None:
             assert await page.value(f"{tile(1)}.getAttribute('aria-pressed')") == "true"
             cell.register(1, 0)
             cell.register(2, 1)
-            await page.until("document.getElementById('events').innerText.includes('prefill-0 2')")
-            assert "prefill-0 1 " not in await page.value("document.getElementById('events').innerText")
+            await page.until(f"{ROOMS}.includes('prefill-0 2')")
+            assert "prefill-0 1 " not in await page.value(ROOMS)
             assert await page.value("document.activeElement.dataset.key") == "prefill-0/1"  # updates keep the focus
             await page.press("Enter")
-            await page.until("document.getElementById('events').innerText.includes('prefill-0 1 ')")
+            await page.until(f"{ROOMS}.includes('prefill-0 1 ')")
 
 
 @pytest.mark.asyncio

@@ -196,7 +196,7 @@ def test_status_shows_members_alarms_leases_and_the_cell(cell: Cell, endpoint: s
     assert found["agents"][0]["id"] == "a" and 90 < found["agents"][0]["seconds_left"] <= 100
     assert [problem["severity"] for problem in found["problems"]] == ["wrong", "degraded"]
     told = cell.table("status")
-    assert told.startswith("wrong: prefill p: 1 of 2 rank processes: 0 missing  (docs/runbook.md, EtcdPd")
+    assert told.startswith("wrong: prefill p: 1 of 2 rank processes: dp_rank 0 missing  (docs/runbook.md, EtcdPd")
     for shown in ("leader", server.version, " 1 ", "2 assigned, 1 lost", f"{lease:x}"):
         assert shown in told
 

@@ -56,7 +56,7 @@ def test_a_missing_rank_has_its_time_when_an_agent_saw_it_go() -> None:
     ranks = prefill(["0.0.0.0", "0.0.1.0"])
     lost = memory(gone("rank", "p", "1.0.0.0", seconds=35.0), gone("rank", "p", "1.0.1.0", seconds=34.0))
     (problem,) = judge(cell(prefill=ranks, memory=lost))
-    assert problem.text == "prefill p: 2 of 4 rank processes: 1 missing" and problem.seconds == 35.0
+    assert problem.text == "prefill p: 2 of 4 rank processes: dp_rank 1 missing" and problem.seconds == 35.0
     other = memory(gone("rank", "q", "1.0.0.0"))
     assert [one.seconds for one in judge(cell(prefill=ranks, memory=other))] == [None]
 
@@ -108,9 +108,9 @@ def test_nothing_is_said_when_all_is_there() -> None:
             WRONG,
             "etcd raised its alarm NOSPACE at etcd-1",
         ),
-        (cell(prefill=prefill(["0.0.0.0", "0.0.1.0"])), WRONG, "prefill p: 2 of 4 rank processes: 1 missing"),
+        (cell(prefill=prefill(["0.0.0.0", "0.0.1.0"])), WRONG, "prefill p: 2 of 4 rank processes: dp_rank 1 missing"),
         (cell(prefill=prefill(["0.0.0.0", "0.0.1.0", "1.0.0.0"])), WRONG, "prefill p: 3 of 4 rank processes"),
-        (cell(prefill=prefill([])), WRONG, "prefill p: 0 of 4 rank processes: 0, 1 missing"),
+        (cell(prefill=prefill([])), WRONG, "prefill p: 0 of 4 rank processes: dp_rank 0, 1 missing"),
         (cell(prefill=[{"id": "p", "state": "gone", "ranks": []}]), DEGRADED, "prefill p: ranks without an instance"),
         (cell(prefill=[]), DEGRADED, "no prefill instance is announced"),
         (
