@@ -53,7 +53,7 @@ async def _serve(settings: DashboardSettings) -> None:
 
     page = files(__package__).joinpath("dashboard.html").read_bytes()
     answer = plain_http.Answer("text/html; charset=utf-8", page, (POLICY, "Cache-Control: no-store"))
-    feed = Feed(settings)
+    feed = Feed(settings, settings.socket_path)
     host, port = split_address("dashboard_listen", settings.dashboard_listen)
     hosts = LOOPBACK if host in LOOPBACK else ()
     try:

@@ -21,7 +21,7 @@ from .views import describe_cell
 
 if TYPE_CHECKING:
     from ..store.admin import EtcdAdmin
-    from .dashboard import DashboardSettings
+    from .look import CellSettings
 
 #: How often numbers are brought up to date, and etcd itself is asked, seconds.
 TICK_SECONDS, ASK_SECONDS = 0.5, 2.0
@@ -36,10 +36,11 @@ class Feed:
 
     Args:
         settings: which cell.
+        socket_path: of the agent that remembers who is gone.
     """
 
-    def __init__(self, settings: DashboardSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: CellSettings, socket_path: str) -> None:
+        self._settings, self._socket_path = settings, socket_path
         self._board = Board()
         self._numbers = itertools.count(1)
         self._of_rooms: deque[tuple[int, float, Change]] = deque(maxlen=KEPT)
@@ -123,7 +124,7 @@ class Feed:
         """What no watch shows: what is wrong, members, alarms, and how long leases have left."""
         settings = self._settings
         while True:
-            memory = await asyncio.to_thread(ask_memory, settings.socket_path, settings.root)
+            memory = await asyncio.to_thread(ask_memory, self._socket_path, settings.root)
             try:
                 self._found = await describe_cell(store, settings.etcd, settings.root, memory, rooms=False)
                 self._leases = [
