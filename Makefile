@@ -91,7 +91,7 @@ promtool: ## Prometheus' promtool for the tests of the alerts
 test: $(READY) $(SGLANG) $(HELM) docker images chromium promtool ## every test but the long ones (most of chaos, bench)
 	@echo "test: unit, contract, the simulation, SGLang's classes, the rendered chart, in two processes: seven minutes"
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(SHARED) -m "not (chaos or bench) or quick"
-	@echo "test: integration, e2e, the chart's pods, and three minutes of chaos: a quarter of an hour"
+	@echo "test: integration, e2e, the chart's commands and images, and three minutes of chaos: a quarter of an hour"
 	@$(BIN)/python -m pytest -q $(REST) -m "not (chaos or bench) or quick"
 
 .PHONY: test-unit

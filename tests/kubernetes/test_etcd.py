@@ -65,7 +65,9 @@ def test_requests_are_right_when_etcd_is_upgraded_rolled_back_and_brought_down(c
 def bring_down(release: Release, tag: str) -> None:
     """As the guide says, with a pause where a person would look."""
     lines = (
-        ("2379 &\n", "2379 >/dev/null &\nforward=$!; trap 'kill $forward' EXIT; sleep 3\n"),
+        # not the function k: its process would be a shell, whose end leaves kubectl
+        ("k port-forward", f"kubectl -n {release.kube.namespace} port-forward"),
+        ("2379 &\n", "2379 >/dev/null 2>&1 &\nforward=$!; trap 'kill $forward' EXIT; sleep 3\n"),
         ("etcdctl --endpoints", f"{ROOT}/build/etcd/{NEW}/etcdctl --endpoints"),
         ("$root endpoint status --write-out table", f"{AWAIT}; do sleep 1; done"),
         ("v3.6.16", tag),
