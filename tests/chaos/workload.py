@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -200,10 +200,15 @@ class PrefillEngine:
     def _say(self, what: str, room: int, **data: object) -> None:
         self._record(what, instance=INSTANCE, dp_rank=self._engine.index, room=room, **data)
 
+    def _intend(self, what: str, rooms: Sequence[int]) -> None:
+        """Say what is sent next: in the history before a SIGKILL can come between."""
+        for room in rooms:
+            self._say(what, room)
+        self._record.flush()
+
     def _take(self, numbers: range) -> None:
         rooms = [self._table.room(number) for number in numbers]
-        for room in rooms:
-            self._say("register", room)
+        self._intend("register", rooms)
         try:
             if len(rooms) == 1:
                 self._client.prefill.register(rooms[0])
@@ -222,7 +227,7 @@ class PrefillEngine:
             self._held.add(event.room)
             heapq.heappush(self._keep, (now + self._table.timeout + 5.0, event.room))
             if self._failing.pop(event.room, None) is not None:
-                self._say("fail", event.room)
+                self._intend("fail", [event.room])
                 self._client.prefill.fail(event.room, "planned")
         elif isinstance(event, etcd_pd.Rejected):
             self._say("rejected", event.room, error=type(event.error).__name__)
@@ -249,7 +254,7 @@ class PrefillEngine:
     def _release(self, room: int) -> None:
         if room in self._held:
             self._held.discard(room)
-            self._say("release", room)
+            self._intend("release", [room])
             self._client.prefill.release(room)
 
 

@@ -110,7 +110,9 @@ async def test_it_shows_the_cell_and_follows_a_rank_s_death(cell: Cell, endpoint
             await page.until("document.getElementById('events').innerText.includes('gone rank prefill-0 rank 2')")
             await page.until("document.getElementById('verdict').className === 'bad'")
             said = await page.value("document.getElementById('problems').innerText")
-            assert "prefill prefill-0: 3 of 4 rank processes: dp_rank 2 missing" in said and "EtcdPdRanksMissing" in said
+            assert (
+                "prefill prefill-0: 3 of 4 rank processes: dp_rank 2 missing" in said and "EtcdPdRanksMissing" in said
+            )
             cell.register(77, 3)
             await page.until(f"{ROOMS}.includes('registered room prefill-0 77 rank 3')")
             cell.register(2**63 - 2, 3)  # more than a JavaScript number holds

@@ -61,7 +61,7 @@ def remove_leftovers() -> None:
     """Removes containers and networks of test runs that are no more. Those of a run beside this one stay."""
     client = docker.from_env()
     try:
-        for container in client.containers.list(all=True, filters={"label": _LABEL}):
+        for container in client.containers.list(all=True, filters={"label": _LABEL}, ignore_removed=True):
             if not _owner_lives(container.labels[_LABEL]):
                 container.remove(force=True, v=True)
         for network in client.networks.list(filters={"label": _LABEL}):
