@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from ..client.drain import drain as drain_node
-from ..config import default_socket_path
 from ..core.keys import Keys, RankKey, RoomKey
 from ..core.records import Compare, Delete, KeyValue, Put
 from ..errors import ConfigError, StoreRejected
@@ -19,7 +18,7 @@ from ..wire.limits import MAX_PARALLEL, MAX_ROOM, check_seconds, check_text
 from ..wire.values import FAILED, RoomValue
 from .completion import complete_instance, complete_rank, complete_room
 from .look import LookSettings
-from .options import settings_options
+from .options import settings_options, socket_option
 
 if TYPE_CHECKING:
     from ..store.admin import EtcdAdmin
@@ -29,9 +28,7 @@ if TYPE_CHECKING:
 class DrainSettings:
     """Which node to drain, and how long that may take."""
 
-    socket_path: str = field(
-        default_factory=default_socket_path, metadata={"help": "the socket of the node's agent", "name": "socket"}
-    )
+    socket_path: str = socket_option("the socket of the node's agent")
     drain_timeout_seconds: float = field(default=60.0, metadata={"help": "how long rooms may take to end"})
 
     def __post_init__(self) -> None:

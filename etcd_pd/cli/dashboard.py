@@ -7,10 +7,10 @@ from importlib.resources import files
 
 import click
 
-from ..config import LOOPBACK, default_socket_path, split_address
+from ..config import LOOPBACK, split_address
 from ..errors import ConfigError
 from .look import CellSettings
-from .options import settings_options
+from .options import settings_options, socket_option
 from .stopping import run_until_stopped
 
 #: The page holds all of itself, and asks nobody but its own server.
@@ -24,9 +24,7 @@ POLICY = (
 class DashboardSettings(CellSettings):
     """Which cell, whose agent remembers who is gone, and where the page is."""
 
-    socket_path: str = field(
-        default_factory=default_socket_path, metadata={"help": "the agent's socket", "name": "socket"}
-    )
+    socket_path: str = socket_option()
     dashboard_listen: str = field(default="127.0.0.1:8420", metadata={"help": "HOST:PORT of the page; port 0: any"})
 
     def __post_init__(self) -> None:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from ..config import AgentSettings, EtcdSettings, default_socket_path
+from ..config import AgentSettings, EtcdSettings
 from ..core.keys import Keys, prefix_end
 from ..errors import ConfigError, StoreRejected, StoreUnavailable
 from ..wire.limits import MAX_PARALLEL, MAX_ROOM
 from .completion import complete_instance, complete_rank, complete_room
 from .from_agent import AgentCell, ask_agent, ask_memory
-from .options import settings_options
+from .options import settings_options, socket_option
 from .printable import printable
 from .verdict import WRONG
 from .views import ROOM_STATES, Source
@@ -47,9 +47,7 @@ class LookSettings(CellSettings):
 class NodeSettings(LookSettings):
     """Where to look, and this node's agent."""
 
-    socket_path: str = field(
-        default_factory=default_socket_path, metadata={"help": "the agent's socket", "name": "socket"}
-    )
+    socket_path: str = socket_option()
 
 
 #: Exit status where the command worked, and what it shows is wrong or stale.

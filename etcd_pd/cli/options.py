@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from ..config import option_name
+from ..config import default_socket_path, option_name
 from ..errors import ConfigError
 from .local import announce, fill_in
 
@@ -23,6 +23,11 @@ ENV_PREFIX = "ETCD_PD_"
 
 _Settings = TypeVar("_Settings")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def socket_option(help: str = "the agent's socket") -> Any:
+    """A field of settings: an agent's socket, ``--socket``."""
+    return field(default_factory=default_socket_path, metadata={"help": help, "name": "socket"})
 
 
 def settings_options(argument: str, cls: type[Any]) -> Callable[[_Command], _Command]:

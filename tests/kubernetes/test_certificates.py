@@ -15,6 +15,7 @@ from etcd_pd.kubernetes.authority import Identity, Pair, issue
 from tests.support.waiting import wait_until
 
 from .conftest import MakeRelease
+from .kube import Object
 from .load import ETCD_LOST
 from .release import ONE_ENGINE, STEP_SECONDS, Release
 
@@ -101,7 +102,7 @@ def run_certs(release: Release, name: str) -> None:
 def end(release: Release, name: str) -> None:
     """Put a certificate like the one that is there, which ended yesterday, into its Secret."""
     secret = release.kube.get("secret", f"{release.full}-{name}-tls")
-    found = x509.load_pem_x509_certificate(base64.b64decode(secret["data"]["tls.crt"]))
+    found = certificate_in(secret)
     common_name = str(found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
     names: tuple[str, ...] = ()
     if name == "etcd":
@@ -115,12 +116,16 @@ def end(release: Release, name: str) -> None:
     release.kube.apply({**secret, "data": {**secret["data"], **data}})
 
 
+def certificate_in(secret: Object) -> x509.Certificate:
+    """That of a Secret."""
+    return x509.load_pem_x509_certificate(base64.b64decode(secret["data"]["tls.crt"]))
+
+
 def serial_numbers(release: Release) -> dict[str, int]:
     """Those of the certificates that are there, none of which has ended."""
     found = {}
     for name in IDENTITIES:
-        secret = release.kube.get("secret", f"{release.full}-{name}-tls")
-        certificate = x509.load_pem_x509_certificate(base64.b64decode(secret["data"]["tls.crt"]))
+        certificate = certificate_in(release.kube.get("secret", f"{release.full}-{name}-tls"))
         assert certificate.not_valid_after_utc > datetime.now(timezone.utc)
         found[name] = certificate.serial_number
     return found

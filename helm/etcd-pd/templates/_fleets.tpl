@@ -1,5 +1,5 @@
-{{/* Sets `fleets` in its argument: a dict (root, role, group, name, values) for each fleet, which is what templates of
-     _instance.tpl take. A role with groups has a fleet for each of them, whose values lie over the role's.
+{{/* Sets `fleets` in its argument: a dict (root, role, group, name, full, values) for each fleet, which is what templates of
+     _instance.tpl take: name is that of its component, full that of its Deployment. A role with groups has a fleet for each of them, whose values lie over the role's.
      Call with (dict "root" $). */}}
 {{- define "etcd-pd.fleets" -}}
 {{- $root := .root -}}
@@ -9,7 +9,8 @@
 {{- range $group, $own := $base.groups | default (dict "" dict) -}}
 {{- $name := ternary $role (printf "%s-%s" $role $group) (empty $group) -}}
 {{- $values := mergeOverwrite (omit $base "groups" | deepCopy) (deepCopy $own) -}}
-{{- $fleets = append $fleets (dict "root" $root "role" $role "group" $group "name" $name "values" $values) -}}
+{{- $full := printf "%s-%s" (include "etcd-pd.fullname" $root) $name -}}
+{{- $fleets = append $fleets (dict "root" $root "role" $role "group" $group "name" $name "full" $full "values" $values) -}}
 {{- end -}}
 {{- end -}}
 {{- $_ := set . "fleets" $fleets -}}
@@ -26,8 +27,7 @@
 {{- if eq .values.autoscaling.kind "none" -}}
 replicas: {{ .values.replicas }}
 {{- else -}}
-{{- $name := printf "%s-%s" (include "etcd-pd.fullname" .root) .name -}}
-{{- with lookup "apps/v1" "Deployment" .root.Release.Namespace $name -}}
+{{- with lookup "apps/v1" "Deployment" .root.Release.Namespace .full -}}
 replicas: {{ .spec.replicas }}
 {{- end -}}
 {{- end -}}
@@ -40,7 +40,6 @@ replicas: {{ .spec.replicas }}
 
 {{/* Who scales a fleet by the rooms of its pods. */}}
 {{- define "etcd-pd.fleet.autoscaler" -}}
-{{- $name := printf "%s-%s" (include "etcd-pd.fullname" .root) .name -}}
 {{- $metadata := dict "root" .root "component" .role "suffix" .name -}}
 {{- with .values.autoscaling -}}
 {{- if eq .kind "hpa" }}
@@ -49,7 +48,7 @@ kind: HorizontalPodAutoscaler
 metadata:
   {{- include "etcd-pd.metadata" $metadata | nindent 2 }}
 spec:
-  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: {{ $name }}}
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: {{ $.full }}}
   minReplicas: {{ .minReplicas }}
   maxReplicas: {{ .maxReplicas }}
   metrics:
@@ -62,13 +61,13 @@ spec:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 {{- else if eq .kind "keda" }}
-{{- $rooms := printf "sum(%s{namespace=\"%s\",pod=~\"%s-.+\"})" (.metric | default (include "etcd-pd.fleet.metric" $)) $.root.Release.Namespace $name }}
+{{- $rooms := printf "sum(%s{namespace=\"%s\",pod=~\"%s-.+\"})" (.metric | default (include "etcd-pd.fleet.metric" $)) $.root.Release.Namespace $.full }}
 apiVersion: keda.sh/v1alpha1
 kind: ScaledObject
 metadata:
   {{- include "etcd-pd.metadata" $metadata | nindent 2 }}
 spec:
-  scaleTargetRef: {name: {{ $name }}}
+  scaleTargetRef: {name: {{ $.full }}}
   minReplicaCount: {{ .minReplicas }}
   maxReplicaCount: {{ .maxReplicas }}
   {{- with .behavior }}
