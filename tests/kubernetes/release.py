@@ -187,8 +187,8 @@ class Release:
         pid = json.loads(self.engine_page(pod, "/server_info"))["etcd_pd"]["ranks"][0]["pid"]
         self.kube.execute(pod, "engine", "python3", "-c", f"import os; os.kill({pid}, 9)")
 
-    def follow_guide(self, heading: str, *substitutes: tuple[str, str]) -> None:
-        """Run the commands that docs/operations.md prints under a heading, as it prints them.
+    def follow_guide(self, heading: str, *substitutes: tuple[str, str]) -> str:
+        """Run the commands that docs/operations.md prints under a heading, as it prints them; what they said.
 
         Args:
             heading: of the section.
@@ -207,7 +207,7 @@ class Release:
             text = text.replace(old, new)
         script = f'k() {{ kubectl -n {self.kube.namespace} "$@"; }}\n{text}'
         with tempfile.TemporaryDirectory() as directory:  # some lines write keys
-            run(["bash", "-euo", "pipefail", "-c", script], 300, self.kube.environ, directory=Path(directory))
+            return run(["bash", "-euo", "pipefail", "-c", script], 300, self.kube.environ, directory=Path(directory))
 
     def status(self) -> Object:
         """What `etcd-pd status` says in a decode pod."""

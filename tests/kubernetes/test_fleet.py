@@ -34,6 +34,12 @@ def test_the_notes_commands_run_as_printed_when_pasted_into_a_shell(release: Rel
     assert "session lease granted" in said
 
 
+def test_nothing_is_wrong_when_the_guides_first_commands_run_on_a_new_release(release: Release) -> None:
+    said = release.follow_guide("Looking first")
+    assert "nothing is wrong" in said
+    assert "session lease granted" in said
+
+
 def test_requests_are_right_while_both_fleets_restart(release: Release) -> None:
     with release.load() as load:
         for role in ("prefill", "decode"):

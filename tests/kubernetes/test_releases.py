@@ -120,6 +120,16 @@ def test_a_fleet_comes_back_when_it_was_scaled_to_nothing(release: Release) -> N
     assert_serves(release)
 
 
+def test_requests_are_right_when_decode_capacity_is_added_and_taken_away(release: Release) -> None:
+    with release.load() as load:
+        release.follow_guide("Adding decode capacity", ("replicas=8", "replicas=3"))
+        release.await_ready()
+        assert len(release.fleet("decode")) == 3
+        release.install()
+        release.await_ready()
+    assert load.wrong() == []
+
+
 def test_requests_are_right_when_an_upgrade_is_rolled_back(release: Release) -> None:
     with release.load() as load:
         release.install({"decode": {"podAnnotations": {"example.com/try": "1"}}})
