@@ -216,8 +216,8 @@ def split_address(field: str, address: str, lowest_port: int = 0) -> tuple[str, 
 
 
 def bracketed(host: str) -> str:
-    """A host as it stands before a port: an address of IPv6 in brackets."""
-    return f"[{host}]" if ":" in host else host
+    """A host as it stands before a port: an address of IPv6 in brackets, whether it has them already or not."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def _check_endpoint(endpoint: str) -> str:

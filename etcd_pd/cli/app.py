@@ -17,6 +17,7 @@ from .dashboard import dashboard
 from .doctor import doctor
 from .end_fleets import end_fleets
 from .engine import decode, prefill
+from .enlist_engines import enlist_engines
 from .etcd_defragment import etcd_defragment
 from .etcd_init import etcd_init
 from .etcd_local import etcd
@@ -100,6 +101,6 @@ for command in (
     *(up, etcd, agent, run, prefill, decode, gateway),
     *(status, instances, rooms, room, watch, top, dashboard, doctor),
     *(drain, fail),
-    *(etcd_init, certs, etcd_member, etcd_defragment, end_fleets, version),
+    *(etcd_init, certs, etcd_member, etcd_defragment, end_fleets, enlist_engines, version),
 ):
     cli.add_command(command)

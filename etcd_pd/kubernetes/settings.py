@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from ..config import AgentSettings, EtcdSettings
 from ..errors import ConfigError
-from ..wire.limits import check_name
+from ..wire.limits import check_int, check_name
 
 #: etcd's superuser.
 ROOT = "root"
@@ -150,3 +150,24 @@ class FleetSettings:
             raise ConfigError("selector", "must be given: without labels it would be every pod of the namespace")
         if not 0 < self.wait_seconds <= 86_400:
             raise ConfigError("wait_seconds", f"must be above 0 and at most 86400, not {self.wait_seconds:g}")
+
+
+@dataclass(frozen=True)
+class EnlistSettings:
+    """Which pods are engines, and whose workers they become."""
+
+    namespace: str = _option("", "namespace of the engine pods; empty: the pod's own")
+    selector: str = _option("", "KEY=VALUE,... labels of the engine pods, of both roles")
+    port: int = _option(30000, "port that the engines serve on")
+    router: str = _option("http://localhost:8000", "URL of the router")
+    poll_seconds: float = _option(1.0, "pause between two looks at the pods")
+
+    def __post_init__(self) -> None:
+        if not self.selector:
+            raise ConfigError("selector", "must be given: without labels it would be every pod of the namespace")
+        check_int("port", self.port, 1, 65535)
+        parts = urlsplit(self.router)
+        if parts.scheme != "http" or not parts.hostname or parts.path:
+            raise ConfigError("router", f"must be http://HOST:PORT, not {self.router!r:.80}")
+        if not 0 < self.poll_seconds <= 3600:
+            raise ConfigError("poll_seconds", f"must be above 0 and at most 3600, not {self.poll_seconds:g}")

@@ -14,7 +14,7 @@ from tests.support.etcd_server import image as etcd_image
 
 from .kube import Kube
 from .load import NEW_TOKENS, TEXTS
-from .provider import HOME, Folder, NoCluster, Provider, find, run
+from .provider import FAMILY, HOME, Folder, NoCluster, Provider, find, run
 from .release import Release
 
 SAVE_SECONDS = 600.0
@@ -35,7 +35,7 @@ def kubeconfig(provider: Provider, images: dict[str, str]) -> Iterator[Path]:
     """A cluster whose nodes have the images."""
     ours = archive("images", images["agent"], images["engine"], etcd_image())
     try:
-        found = provider.up(os.environ.get("ETCD_PD_TEST_FAMILY", "ipv4"))
+        found = provider.up(FAMILY)
         provider.load(ours)
         yield found
     finally:

@@ -18,6 +18,8 @@ import psutil
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / "build" / "kubernetes"
 NODES = 3
+#: Addresses of the cluster: ipv4 or ipv6 alone.
+FAMILY = os.environ.get("ETCD_PD_TEST_FAMILY", "ipv4")
 PATH = {"PATH": f"{ROOT / 'build' / 'bin'}:{os.environ['PATH']}"}
 #: How long a cluster may take to come up, or an image to be loaded onto its nodes, seconds.
 UP_SECONDS, LOAD_SECONDS = 300.0, 900.0

@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 
 from .kube import Kube, Object, name, ready
 from .load import TEXTS, Load, body
-from .provider import Provider, run
+from .provider import FAMILY, Provider, run
 
 GUIDE = ROOT / "docs" / "operations.md"
 #: How long until everything is ready: images are there, a tiny model is made, on two cores.
@@ -72,7 +72,11 @@ class Release:
             "agent": {**never, "resources": SMALL},
             "prefill": {**fleet, "dpSize": 2},
             "decode": fleet,
-            "router": {**never, "healthCheckIntervalSeconds": 1},
+            "router": {
+                **never,
+                "healthCheckIntervalSeconds": 1,
+                "discovery": "sidecar" if FAMILY == "ipv6" else "router",
+            },
         }
         return yaml.safe_dump(overlay(found, more or {}))
 

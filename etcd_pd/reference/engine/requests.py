@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from etcd_pd import ConfigError
+from etcd_pd.config import bracketed
 from etcd_pd.wire.limits import check_name, check_room
 
 from .bodies import ChatBody, CompletionBody, SamplingBody, parse_generate, parse_openai
@@ -239,7 +240,7 @@ def _check_room(room: object) -> None:
 def _check_instance(host: str, port: int, limits: Limits) -> str:
     if not 1 <= port <= 65535:
         raise BadRequest("bootstrap_port", f"must be in 1..65535, not {port!r:.40}")
-    instance = f"{host}:{port}"
+    instance = f"{bracketed(host)}:{port}"
     try:
         check_name("bootstrap_host", host)
         check_name("bootstrap_host", instance)

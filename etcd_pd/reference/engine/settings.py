@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from etcd_pd import ConfigError
-from etcd_pd.config import default_socket_path
+from etcd_pd.config import bracketed, default_socket_path
 from etcd_pd.reference.balance import POLICIES
 from etcd_pd.wire.limits import MAX_PARALLEL, check_int, check_name
 
@@ -138,7 +138,7 @@ class PrefillSettings(EngineSettings):
         hosts: Sequence[str] = self.bootstrap_hosts
         if not hosts:
             hosts = (self.host, "localhost") if self.host == "127.0.0.1" else (self.host,)
-        return tuple(f"{host}:{self.bootstrap_port}" for host in hosts)
+        return tuple(f"{bracketed(host)}:{self.bootstrap_port}" for host in hosts)
 
     @property
     def kv_address(self) -> str:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from ...config import bracketed
 from ..local.process import free_ports
 from .settings import StackSettings
 
-HOST = "127.0.0.1"
 PREFILL = "prefill-0"
 
 
@@ -43,7 +43,7 @@ class Addresses:
         root: key prefix of the cell.
         router: URL that requests go to.
         prefill: URL of the prefill instance.
-        bootstrap_port: port half of its bootstrap address; the host half is 127.0.0.1.
+        bootstrap_port: port half of its bootstrap address; the host half is that of ``prefill``.
         decode: URL of each decode instance, by its id.
         sockets: the agents' sockets, by the id of the instance that each serves.
         metrics: where agents and instances answer Prometheus, by the name of the process.
@@ -66,15 +66,16 @@ def choose_addresses(settings: StackSettings, etcd: Sequence[str], socket_dir: P
     decode_ports, metrics_ports = others[: len(decode)], others[len(decode) :]
     instances = {PREFILL: prefill_port, **dict(zip(decode, decode_ports, strict=True))}
     agents = dict(zip((f"agent-{name}" for name in instances), metrics_ports, strict=True))
+    base = f"http://{bracketed(settings.host)}"
     return Addresses(
         etcd=tuple(etcd),
         root=settings.root,
-        router=f"http://{HOST}:{settings.port or router_port}",
-        prefill=f"http://{HOST}:{prefill_port}",
+        router=f"{base}:{settings.port or router_port}",
+        prefill=f"{base}:{prefill_port}",
         bootstrap_port=bootstrap_port,
-        decode={name: f"http://{HOST}:{port}" for name, port in zip(decode, decode_ports, strict=True)},
+        decode={name: f"{base}:{port}" for name, port in zip(decode, decode_ports, strict=True)},
         sockets={name: str(socket_dir / f"{name}.sock") for name in instances},
-        metrics={name: f"http://{HOST}:{port}/metrics" for name, port in {**agents, **instances}.items()},
+        metrics={name: f"{base}:{port}/metrics" for name, port in {**agents, **instances}.items()},
     )
 
 
@@ -82,7 +83,7 @@ def services(settings: StackSettings, at: Addresses) -> list[list[Service]]:
     """The stages of the start: a stage's processes start together, when those of the stage before are ready."""
     agents = [_agent(name, path, at) for name, path in at.sockets.items()]
     decodes = [_decode(settings, name, url, at) for name, url in at.decode.items()]
-    return [agents, [_prefill(settings, at), *decodes], [_router(at)]]
+    return [agents, [_prefill(settings, at), *decodes], [_router(settings, at)]]
 
 
 def _etcd_pd(*arguments: str) -> list[str]:
@@ -108,16 +109,17 @@ def _decode(settings: StackSettings, name: str, url: str, at: Addresses) -> Serv
 
 
 def _engine(settings: StackSettings, name: str, url: str, at: Addresses) -> list[str]:
-    flags = ["--instance", name, "--host", HOST, "--port", _port(url), "--socket", at.sockets[name]]
+    flags = ["--instance", name, "--host", settings.host, "--port", _port(url), "--socket", at.sockets[name]]
     # all ranks share this machine's CPUs, and none of them knows of the other instances
     ranks = settings.dp_size + settings.decode_instances
     flags += ["--threads", str(max(1, len(os.sched_getaffinity(0)) // ranks))]
     return [*flags, "--model-path", settings.model_path] if settings.model_path else flags
 
 
-def _router(at: Addresses) -> Service:
-    command = [sys.executable, "-m", "sglang_router.launch_router", "--host", HOST, "--port", _port(at.router)]
-    command += ["--prometheus-host", HOST, "--prometheus-port", str(free_ports(1)[0]), "--log-level", "warn"]
+def _router(settings: StackSettings, at: Addresses) -> Service:
+    host = bracketed(settings.host)
+    command = [sys.executable, "-m", "sglang_router.launch_router", "--host", host, "--port", _port(at.router)]
+    command += ["--prometheus-host", host, "--prometheus-port", str(free_ports(1)[0]), "--log-level", "warn"]
     command += ["--pd-disaggregation", "--policy", "round_robin", "--prefill", at.prefill, str(at.bootstrap_port)]
     for url in at.decode.values():
         command += ["--decode", url]

@@ -155,4 +155,4 @@ def _environ() -> dict[str, str]:
     own = {f"ETCD_PD_{option_name(setting).upper()}" for setting in fields(StackSettings)}
     inherited = {name: value for name, value in os.environ.items() if name not in own}
     # nothing here is reached through a proxy, and no model comes from a hub
-    return {**inherited, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "HF_HUB_OFFLINE": "1"}
+    return {**inherited, "NO_PROXY": "127.0.0.1,::1", "no_proxy": "127.0.0.1,::1", "HF_HUB_OFFLINE": "1"}

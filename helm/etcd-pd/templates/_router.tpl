@@ -48,12 +48,14 @@ containers:
       - --health-check-interval-secs={{ $router.healthCheckIntervalSeconds }}
       # By default it leaves both legs' instances alone for a minute after ten requests that failed, whichever leg it was.
       - --cb-timeout-duration-secs={{ $router.healthCheckIntervalSeconds }}
+      {{- if eq $router.discovery "router" }}
       - --service-discovery
       - --service-discovery-namespace={{ .Release.Namespace }}
       - --service-discovery-port={{ .Values.enginePort }}
       {{- range $role := list "prefill" "decode" }}
       - --{{ $role }}-selector
       {{- include "etcd-pd.router.words" (dict "root" $ "role" $role) | nindent 6 }}
+      {{- end }}
       {{- end }}
       {{- with $router.args }}
       {{- toYaml . | nindent 6 }}
@@ -102,6 +104,23 @@ containers:
     volumeMounts:
       - name: tmp
         mountPath: /tmp
+  {{- if eq $router.discovery "sidecar" }}
+  - name: enlist
+    image: {{ include "etcd-pd.image" (dict "root" . "image" .Values.agent.image) }}
+    imagePullPolicy: {{ .Values.agent.image.pullPolicy }}
+    command: [etcd-pd, enlist-engines]
+    env:
+      - name: ETCD_PD_NAMESPACE
+        value: {{ .Release.Namespace }}
+      - name: ETCD_PD_SELECTOR
+        value: app.kubernetes.io/name={{ include "etcd-pd.name" . }},app.kubernetes.io/instance={{ .Release.Name }},etcd-pd/role
+      - name: ETCD_PD_PORT
+        value: {{ .Values.enginePort | quote }}
+      - name: ETCD_PD_ROUTER
+        value: http://localhost:{{ $router.port }}
+      {{- include "etcd-pd.logEnv" . | nindent 6 }}
+    {{- include "etcd-pd.job.limits" . | nindent 4 }}
+  {{- end }}
 volumes:
   - name: tmp
     emptyDir: {}

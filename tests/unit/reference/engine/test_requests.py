@@ -65,6 +65,15 @@ def test_a_batch_has_one_room_each(tokenizer: Tokenizer) -> None:
     ]
 
 
+@pytest.mark.parametrize("host", ["fd00::5", "[fd00::5]"])
+def test_an_instance_has_one_name_when_a_router_spells_its_ipv6_address_with_or_without_brackets(
+    tokenizer: Tokenizer, host: str
+) -> None:
+    limits = Limits(PREFILL, 1024, 200, 4, "round_robin", ("[fd00::5]:8998",))
+    [item] = generate(tokenizer, limits, bootstrap_host=host).items
+    assert item.instance == "[fd00::5]:8998"
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"bootstrap_room": ...}, "bootstrap_room"),
     ({"bootstrap_room": None}, "bootstrap_room"),

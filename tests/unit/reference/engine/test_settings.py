@@ -60,6 +60,10 @@ def test_a_broken_rule_names_its_field(cls: type[EngineSettings], values: dict[s
     assert caught.value.field == field
 
 
+def test_addresses_have_brackets_when_the_host_is_one_of_ipv6() -> None:
+    assert PrefillSettings(instance="p", host="fd00::5", socket_path="/run/x.sock").addresses == ("[fd00::5]:8998",)
+
+
 def test_a_wildcard_host_needs_the_addresses_that_others_use() -> None:
     settings = PrefillSettings(host="0.0.0.0", bootstrap_hosts=("pod-1", "10.0.0.7"), kv_host="10.0.0.7")
     assert settings.addresses == ("pod-1:8998", "10.0.0.7:8998")
