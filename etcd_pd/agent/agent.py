@@ -184,7 +184,8 @@ class Agent:
     # --- from engines
 
     def _on_packet(self, engine: EngineConnection, packet: bytes) -> None:
-        self._packets.packet(engine, packet)
+        if not self._ending:  # else engines say it to the next agent
+            self._packets.packet(engine, packet)
 
     def _on_closed(self, engine: EngineConnection, reason: str) -> None:
         if not self._ending:

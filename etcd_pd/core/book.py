@@ -29,7 +29,8 @@ class RoomBook:
         pool: bucket leases; accounted for here, granted and revoked by the caller.
         guard_of: the live guard of a rank, None while it has none.
         max_rooms: most rooms in a batch.
-        max_queue: most rooms that may wait for etcd.
+        max_queue: how many rooms may wait for etcd before registrations are refused. Releases and failures never are:
+            nobody could say them again, and each was noted already.
         registration_timeout: seconds that a registration may take.
         tombstone_seconds: how long a room that is over is remembered, see :class:`Registrations`.
         release_delay: how long a release may wait for others, see :class:`WriteQueue`.
@@ -170,19 +171,17 @@ class RoomBook:
 
     def _release_unknown(self, owner: object, rank: RankRef, room: int, sequence: int) -> None:
         """A predecessor of the engine may have registered it, at an agent before this one: etcd knows."""
-        if len(self._queue) < self._max_queue:  # else it is not acknowledged, and said again to the next agent
-            own = self._rooms.add(rank, room, 0.0, (owner, sequence))
-            own.state, own.goes, own.waiters, own.enders = State.RELEASING, True, (), ((owner, sequence),)
-            self._queue.push(own)
+        own = self._rooms.add(rank, room, 0.0, (owner, sequence))
+        own.state, own.goes, own.waiters, own.enders = State.RELEASING, True, (), ((owner, sequence),)
+        self._queue.push(own)
 
     def fail(self, owner: object, rank: RankRef, room: int, reason: str, sequence: int, now: float) -> list[Outcome]:
         """The room will not come: say so to those who wait for it, also where it was never registered."""
         own = self._rooms.find_standing(None, rank, room)  # what was released is over, whoever fails it besides
         if own is None:
-            if len(self._queue) < self._max_queue:  # else it is not acknowledged, and said again to the next agent
-                own = self._rooms.add(rank, room, now, (owner, sequence))
-                own.reason, own.waiters, own.enders = reason, (), ((owner, sequence),)
-                self._queue.push(own)
+            own = self._rooms.add(rank, room, now, (owner, sequence))
+            own.reason, own.waiters, own.enders = reason, (), ((owner, sequence),)
+            self._queue.push(own)
         elif any(later.said[0] == owner for later in own.later):
             self._rooms.postpone(own, Later(rank, (owner, sequence), reason, now))
         elif own.rank != rank or own.state in (State.RELEASED, State.FAILED):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from contextvars import copy_context
+from dataclasses import replace
 
 from etcd_pd.agent.agent import Agent
 from etcd_pd.config import AgentSettings
@@ -56,6 +57,10 @@ class Node:
         self.store, self._stop = Store(self._etcd), asyncio.Event()
         self.agent = Agent(self._settings, self.store)
         self._running = asyncio.get_running_loop().create_task(self.agent.run(self._stop))
+
+    def limit_queue(self, rooms: int) -> None:
+        """How many rooms may wait at the agents that are started from now on."""
+        self._settings = replace(self._settings, queue_max_rooms=rooms)
 
     def sleep(self, seconds: float) -> None:
         """As SIGSTOP does, and SIGCONT after it: nothing of it runs meanwhile."""

@@ -116,6 +116,13 @@ def durable_is_true(history: History) -> Iterator[str]:
             yield f"room {event.room} stands, and its end was acknowledged"
 
 
+def endings_are_acknowledged(history: History) -> Iterator[str]:
+    """Who released or failed a room is told, in the end, that etcd has it."""
+    for who, rooms in history.unacknowledged.items():
+        for room in rooms:
+            yield f"room {room} was ended by {who}, which was never told that etcd has it"
+
+
 def failures_arrive(history: History) -> Iterator[str]:
     """Who waits for, or uses, a room that is failed is told so."""
     over = Counter(e.room for e in history.events if e.what in ("ended", "done"))
@@ -176,6 +183,7 @@ RULES: dict[str, Rule] = {f"rule_{number}": _of_the_chaos_suite(number) for numb
         timeouts_are_true,
         releases_land,
         durable_is_true,
+        endings_are_acknowledged,
         failures_arrive,
         withdrawn_is_true,
         views_agree,

@@ -27,6 +27,8 @@ LOOK, CALM_LOOK, PATIENCE = 0.002, 0.02, 10.0
 CALM = 3 * PATIENCE
 #: Longest that an agent is away, and that an engine is, seconds: shorter than a session's TTL, longer than any bound.
 AWAY, LONG_AWAY = 3.0, 8.0
+#: How many rooms may wait at an agent whose queue is short, at least: in the calm it suffices.
+SHORTEST_QUEUE = 6
 #: Longest that an agent is stopped, seconds: longer than its session's TTL.
 ASLEEP = 8.0
 #: One DP rank's process: its dp_rank and tp_rank.
@@ -41,6 +43,7 @@ class History:
         settled_at: when nothing had been done to the world for a while.
         events: in order of time, as :mod:`tests.chaos.history` has them.
         left: rooms that have a key in etcd at the end.
+        unacknowledged: by engine, rooms whose release or failure was not acknowledged at the end.
         views: by agent, whether its rooms are etcd's at the end.
         living: engines that live at the end.
         decodes: the agent of each decode.
@@ -50,6 +53,7 @@ class History:
     settled_at: float
     events: list[Event] = field(default_factory=list)
     left: set[int] = field(default_factory=set)
+    unacknowledged: dict[str, list[int]] = field(default_factory=dict)
     views: dict[str, bool] = field(default_factory=dict)
     living: set[str] = field(default_factory=set)
     decodes: dict[str, str] = field(default_factory=dict)
@@ -268,6 +272,13 @@ class World:
             await node.terminate()
             self._loop.call_later(0.01 + AWAY * luck * luck, node.start)
 
+    async def _do_queue_is_short(self, node: Node, luck: float) -> None:
+        """Its settings change, for which it ends in peace and starts anew."""
+        node.limit_queue(SHORTEST_QUEUE + int(10 * luck))
+        if node.runs:
+            await node.terminate()
+            node.start()
+
     def _do_watches_end(self, node: Node, luck: float) -> None:
         for store in self._etcd.stores:
             store.drop_watches()
@@ -338,6 +349,8 @@ class World:
         rooms = [key for key in self._etcd.keys if key.startswith(KEYS.rooms())]
         self.history.left = {int(key.rpartition(b"/")[2]) for key in rooms}
         self.history.living = {self._who(place) for place in self._engines}
+        for place, client in self._engines.items():
+            self.history.unacknowledged[self._who(place)] = [room for _, room, *_ in client.prefill._intents.endings]
         for node in self._nodes.values():
             await node.kill()
         for client in (*self._engines.values(), *self._decodes.values()):

@@ -211,11 +211,17 @@ class TestRegister:
         desk.work()
         registered(desk, 3)
 
-    def test_failures_of_unknown_rooms_fill_the_queue_no_further(self) -> None:
+    def test_releases_and_failures_of_unknown_rooms_are_taken_when_the_queue_is_full(self) -> None:
+        """They could not be said again: only another agent would hear of them."""
         desk = Desk(max_queue=3)
-        for room in range(100):
-            desk.book.fail(RANK, room, "r", 0.0)
-        assert len(desk.book) == 3
+        for room in range(3):
+            desk.book.register("e", RANK, room, 0.0)
+        desk.book.fail(RANK, 5, "r", 0.0)
+        desk.book.release(RANK, 6)
+        assert len(desk.book) == 5
+        desk.work()
+        failed = desk.value(5)
+        assert failed is not None and failed.state == FAILED
 
 
 class TestBatches:
