@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..config import bracketed
 from ..core.keys import AgentKey, DecodeKey, Keys, PrefillKey, RankKey, RoomKey
 from ..core.records import Event, KeyValue
 from ..wire.values import DRAINING, ENDED, FAILED, InstanceInfo, RankEndpoint, RoomValue
@@ -86,7 +87,7 @@ class Chronicle:
                 endpoint = RankEndpoint.from_json(rank, kv.value, kv.create_revision)
                 if what != "gone" and endpoint and endpoint.state == DRAINING:
                     what = DRAINING
-                text = f"{endpoint.ip}:{endpoint.port}" if endpoint else ""
+                text = f"{bracketed(endpoint.ip)}:{endpoint.port}" if endpoint else ""
                 yield Change(revision, what, "rank", instance, None, rank.dp, kv.create_revision, text)
             case PrefillKey(instance):
                 info = InstanceInfo.from_json(kv.value)

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import click
 
-from ..config import LOOPBACK, split_address
+from ..config import LOOPBACK, bracketed, split_address
 from ..errors import ConfigError
 from .look import CellSettings
 from .options import settings_options, socket_option
@@ -58,7 +58,7 @@ async def _serve(settings: DashboardSettings) -> None:
         server = await plain_http.serve(host, port, {"/": lambda: answer}, {"/events": feed.stream}, hosts)
     except OSError as exc:
         raise ConfigError("dashboard_listen", f"cannot listen on {settings.dashboard_listen}: {exc.strerror}") from exc
-    click.echo(f"http://{host}:{server.sockets[0].getsockname()[1]}/")
+    click.echo(f"http://{bracketed(host)}:{server.sockets[0].getsockname()[1]}/")
     try:
         await feed.run()
     finally:

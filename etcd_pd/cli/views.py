@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Union
 
+from ..config import bracketed
 from ..core.keys import AgentKey, DecodeKey, Keys, PrefillKey, RankKey, RoomKey
 from ..core.records import MAX_TXN_OPS, LeaseTimes
 from ..kubernetes.round_trip import PREFIX
@@ -193,7 +194,7 @@ def _rank(rank: Rank, topology: Topology | None, kv: KeyValue, endpoint: RankEnd
         "name": rank.name(topology or Topology()),
         "epoch": kv.create_revision,
         "state": endpoint.state if endpoint else UNREADABLE,
-        "address": f"{endpoint.ip}:{endpoint.port}" if endpoint else "",
+        "address": f"{bracketed(endpoint.ip)}:{endpoint.port}" if endpoint else "",
         "lease": f"{kv.lease:x}",
     }
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..client import DecodeEvent, Described, Ended
+from ..config import bracketed
 from ..errors import AgentBusy, ConfigError, PrefillLost, ResolveError, RoomFailed, RoomTimeout
 from ..wire.values import TIMED_OUT, PrefillInstance, Rank
 from .fingerprint import differences
@@ -62,7 +63,7 @@ class DecodeSide:
         """This process decodes: from now on etcd shows it, or the first of those that share its DP rank."""
         from sglang.srt.runtime_context import get_serving
 
-        address = f"{manager.local_ip}:{get_serving().port}"
+        address = f"{bracketed(manager.local_ip)}:{get_serving().port}"
         instance = os.environ.get("ETCD_PD_INSTANCE") or address
         if manager.system_dp_size * manager.attn_dp_size > 1:
             instance += f"-dp{manager.system_dp_rank if manager.system_dp_size > 1 else manager.attn_dp_rank}"

@@ -91,7 +91,7 @@ class DecodeLoop:
         self._met: set[str] = set()  # prefill instances that the front knows of, by the address in requests
         self._next_expiry = 0.0
         if spec.dp_rank == 0:
-            registry.decode.announce(settings.instance_id, address=f"{settings.host}:{settings.port}")
+            registry.decode.announce(settings.instance_id, address=settings.address)
 
     @property
     def sockets(self) -> list[zmq.Socket[bytes]]:

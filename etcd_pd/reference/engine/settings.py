@@ -77,6 +77,11 @@ class EngineSettings:
         return self.instance or f"{socket.gethostname()}-{self.port}"
 
     @property
+    def address(self) -> str:
+        """Where its HTTP routes are."""
+        return f"{bracketed(self.host)}:{self.port}"
+
+    @property
     def torch_threads(self) -> int:
         """Threads that torch may use in one rank process."""
         return self.threads or max(1, len(os.sched_getaffinity(0)) // self.dp_size)
