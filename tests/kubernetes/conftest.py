@@ -73,7 +73,7 @@ def make_release(kubeconfig: Path, provider: Provider, expected: list[list[int]]
 
     yield make
     for namespace, kube in made.items():
-        kube.kubectl("delete", "namespace", namespace, "--wait=false")
+        kube.kubectl("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ NODES = 3
 #: Addresses of the cluster: ipv4 or ipv6 alone.
 FAMILY = os.environ.get("ETCD_PD_TEST_FAMILY", "ipv4")
 PATH = {"PATH": f"{ROOT / 'build' / 'bin'}:{os.environ['PATH']}"}
-#: How long a cluster may take to come up, or an image to be loaded onto its nodes, seconds.
-UP_SECONDS, LOAD_SECONDS = 300.0, 900.0
+#: How long a cluster may take to come up, an image to be loaded onto its nodes, or all of it to end, seconds.
+UP_SECONDS, LOAD_SECONDS, DOWN_SECONDS = 300.0, 900.0, 600.0
 #: How often to make one, and how long kube-proxy takes to end where it does, seconds.
 ATTEMPTS, PROXY_SECONDS = 3, 10.0
 #: What a cluster of network namespaces changes of its host.
@@ -88,7 +88,7 @@ class Folder:
             self._run(UP_SECONDS, "up", str(NODES))
             if self._proxies_stay():
                 return self._kubeconfig()
-            self._run(120, "down")
+            self._run(DOWN_SECONDS, "down")
         raise NoCluster(f"kube-proxy ended on a node at each of {ATTEMPTS} attempts")
 
     def _proxies_stay(self) -> bool:
@@ -106,7 +106,7 @@ class Folder:
         self._run(LOAD_SECONDS, "load", str(archive))
 
     def down(self) -> None:
-        self._run(120, "down")
+        self._run(DOWN_SECONDS, "down")
         for name, value in self._found.items():
             Path("/proc/sys", name).write_text(value)
 
