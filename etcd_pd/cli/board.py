@@ -24,6 +24,7 @@ class RankLoad:
     epoch: int = 0
     registered: int = 0
     failed: int = 0
+    lost: int = 0
     rooms: dict[int, float] = field(default_factory=dict)  # with the time at which each was seen first
     held: deque[float] = field(default_factory=lambda: deque(maxlen=LAST_ROOMS))
     marks: deque[tuple[float, int]] = field(default_factory=deque)
@@ -52,7 +53,7 @@ class Board:
             elif change.dp_rank is not None:
                 load = self._ranks.setdefault((change.name, change.dp_rank), RankLoad())
                 if change.kind == "rank":
-                    _rank(load, change)
+                    _rank(load, change, counts)
                 elif change.room is not None:
                     _room(load, change, change.room, now, counts)
 
@@ -72,6 +73,7 @@ class Board:
                 "held_seconds_p99": quantile(load.held, 0.99),
                 "registered": load.registered,
                 "failed": load.failed,
+                "lost": load.lost,
             }
             for (instance, dp_rank), load in sorted(self._ranks.items())
         ]
@@ -83,9 +85,10 @@ def quantile(values: Iterable[float], q: float) -> float | None:
     return ordered[max(0, math.ceil(q * len(ordered)) - 1)] if ordered else None
 
 
-def _rank(load: RankLoad, change: Change) -> None:
+def _rank(load: RankLoad, change: Change, counts: bool) -> None:
     if change.what == "gone":
         load.state = "gone"  # of any of its processes: the rank needs them all
+        load.lost += len(load.rooms) if counts else 0
         load.rooms.clear()
         return
     load.epoch = max(load.epoch, change.epoch)

@@ -22,7 +22,10 @@ def fill_in(values: dict[str, Any], given: Callable[[str], bool]) -> LocalCell |
         return None
     if cell is None or not cell.lives or not cell.etcd:
         return cell
-    found: dict[str, Any] = {"etcd": cell.etcd, "root": cell.root, "socket": next(iter(cell.sockets.values()), None)}
+    sockets = tuple(cell.sockets.values())
+    takes_all = isinstance(values.get("socket"), tuple)
+    socket = sockets if takes_all else next(iter(sockets), None)
+    found: dict[str, Any] = {"etcd": cell.etcd, "root": cell.root, "socket": socket}
     values.update({name: value for name, value in found.items() if value and name in values and not given(name)})
     return cell
 

@@ -67,6 +67,14 @@ def test_failed_rooms_are_counted_and_not_in_flight() -> None:
     assert (found["failed"], found["rooms"], found["state"]) == (1, 0, "draining")
 
 
+def test_rooms_are_counted_as_lost_when_their_rank_goes() -> None:
+    board = Board()
+    board.apply([rank("up"), room("registered", 1), room("registered", 2), room("gone", 1), rank("gone")], 0.0)
+    assert (row(board, 1.0)["lost"], row(board, 1.0)["failed"]) == (1, 0)
+    board.apply([room("gone", 2)], 2.0)
+    assert row(board, 2.0)["lost"] == 1
+
+
 def test_the_watch_s_own_state_is_kept() -> None:
     board = Board()
     board.apply([Change(0, "synced", "watch", "http://etcd")], 0.0)
