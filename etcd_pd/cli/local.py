@@ -12,8 +12,11 @@ from ..reference.local.local_cell import LocalCell, find_local_cell
 
 
 def fill_in(values: dict[str, Any], given: Callable[[str], bool]) -> LocalCell | None:
-    """Put the addresses of the user's own cell where nothing was given, unless an etcd was; the cell that was found."""
-    if given("etcd"):
+    """Put the addresses of the user's own cell where nothing was given; the cell that was found.
+
+    Where an etcd was given, or to a command that asks only an agent its socket, none is looked for.
+    """
+    if given("etcd" if "etcd" in values else "socket"):
         return None
     try:
         cell = find_local_cell()
@@ -30,8 +33,8 @@ def fill_in(values: dict[str, Any], given: Callable[[str], bool]) -> LocalCell |
     return cell
 
 
-def announce(cell: LocalCell | None) -> None:
-    """Say on stderr where a command looks, and why."""
+def announce(cell: LocalCell | None, values: dict[str, Any]) -> None:
+    """Say on stderr where a command looks, or what it asks, and why."""
     if cell is None:
         return
     if not cell.lives:
@@ -39,4 +42,5 @@ def announce(cell: LocalCell | None) -> None:
     elif not cell.etcd:
         click.echo(f"etcd-pd: {cell} is still starting; looking where the settings say", err=True)
     else:
-        click.echo(f"etcd-pd: {cell} runs here, so looking at its etcd, {','.join(cell.etcd)}", err=True)
+        where = f"looking at its etcd, {','.join(cell.etcd)}" if "etcd" in values else f"asking {values['socket']}"
+        click.echo(f"etcd-pd: {cell} runs here, so {where}", err=True)
