@@ -129,8 +129,7 @@ def check_round_trip(path: str, agent: Finding, roles: Finding) -> Finding:
 
 def _round_trip(prefill: str, decode: str | None, what: str) -> str:
     seconds = round_trip(prefill, decode, PATIENCE_SECONDS, lambda _: None)
-    times = f"{_ms(statistics.median(seconds))} each, {_ms(max(seconds))} at most"
-    return f"{len(seconds)} rooms {what} as {PREFIX}..., {times}; all of it is gone again"
+    return f"{len(seconds)} rooms {what} as {PREFIX}..., p50 {_ms(statistics.median(seconds))}, max {_ms(max(seconds))}"
 
 
 async def _endpoints(settings: EtcdSettings) -> list[Finding]:
