@@ -161,6 +161,14 @@ fuzz: $(READY) ## hostile bytes at the agent's socket: FUZZ_SECONDS=28800 make f
 	@echo "fuzz: $${FUZZ_SECONDS:-600} seconds; a crash leaves its input in build/fuzz"
 	@mkdir -p build/fuzz && $(BIN)/python -m tests.fuzz -max_total_time=$${FUZZ_SECONDS:-600} -artifact_prefix=build/fuzz/ build/fuzz/corpus
 
+.PHONY: screenshots
+screenshots: $(READY) chromium ## docs/dashboard-*.png: the dashboard over the local stack under load, and as parts of it fail; five minutes
+	@$(BIN)/python -m tests.e2e.screenshots
+
+.PHONY: transcript
+transcript: $(READY) chromium ## the part of docs/operations.md that shows a killed rank, as status, doctor, logs, page and alert show it
+	@$(BIN)/python -m tests.e2e.transcript
+
 .PHONY: soak
 soak: $(READY) docker ## an hour of load: does anything grow?
 	@echo "soak: an hour of load; a line of figures every ten seconds"

@@ -93,7 +93,7 @@ class Agent:
         self.ranks = Ranks(self.view, self.book, self.announcer, self.registrar, self._pushes, connections)
         pushes, stats = self._pushes, self.stats
         self._wants = Wants(settings, store, self.view, self.watcher, pushes, connections, stats)
-        looks = Looks(settings, self.view, self.roster, self.watcher)
+        looks = Looks(settings, self.view, self.roster, self.watcher, self.session, stats)
         drivers = (self.announcer, self.registrar, self.watcher.synced, self.ranks, self._wants)
         self._packets = Packets(settings, self.book, *drivers, pushes, connections, self._histories, looks, stats)
 

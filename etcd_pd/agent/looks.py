@@ -10,6 +10,8 @@ from ..core.view import View
 from ..wire import messages, to_agent, to_client
 from ..wire.listing import GoneKey, encode_gone, encode_keys
 from .connection import EngineConnection
+from .session import Session
+from .stats import Stats
 from .watcher import Watcher
 
 
@@ -21,10 +23,15 @@ class Looks:
         view: which rooms there are.
         roster: what else there is.
         watcher: how far both may be believed.
+        session: the agent's own.
+        stats: what it has counted.
     """
 
-    def __init__(self, settings: AgentSettings, view: View, roster: Roster, watcher: Watcher) -> None:
+    def __init__(
+        self, settings: AgentSettings, view: View, roster: Roster, watcher: Watcher, session: Session, stats: Stats
+    ) -> None:
         self._settings, self._view, self._roster, self._watcher = settings, view, roster, watcher
+        self._session, self._stats = session, stats
 
     def begin(self, engine: EngineConnection, packet: bytes) -> None:
         """A LOOK packet: all pages will be of this moment, though each is made when it is asked for."""
@@ -41,6 +48,10 @@ class Looks:
             self._watcher.stale_seconds,
             settings.prefill_only,
             remembers,
+            self._session.state.value,
+            self._watcher.state.value,
+            self._stats.register_seconds.counts(),
+            self._stats.resolve_seconds.counts(),
         )
         engine.send(looked.encode())
 

@@ -86,6 +86,7 @@ class Packets:
             messages.FAIL[0]: self._fail,
             messages.DRAIN[0]: self._drain,
             messages.DRAIN_NODE[0]: self._drain_node,
+            messages.LEAVE_NODE[0]: self._leave_node,
             messages.WANT[0]: wants.want,
             messages.DONE[0]: wants.end,
             messages.FOLLOW[0]: wants.follow,
@@ -231,6 +232,14 @@ class Packets:
             asyncio.get_running_loop().call_later(NODE_DRAIN_LOOK_SECONDS, self._send_node_drained, engine)
         else:
             engine.send(messages.DRAINED)
+
+    def _leave_node(self, engine: EngineConnection, packet: bytes) -> None:
+        """Whoever ends this node has asked its engines to end: how they do it is no death."""
+        for other in self._connections:
+            other.leaving = True
+            if other.rank:
+                other.rank.leaving = True
+        self._pushes.send_view(engine)  # so that who asks knows that it was heard
 
     def _bye(self, engine: EngineConnection, packet: bytes) -> None:
         engine.leaving = True

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import click
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 class DrainSettings:
     """Which node to drain, and how long that may take."""
 
+    #: Where no socket is given, that of the prefill instance in the user's own stack is taken.
+    seeks_local_cell: ClassVar[bool] = True
+
     socket_path: str = socket_option("the socket of the node's agent")
     drain_timeout_seconds: float = field(default=60.0, metadata={"help": "how long rooms may take to end"})
 
@@ -45,6 +48,7 @@ def drain(settings: DrainSettings) -> None:
 
     \b
       etcd-pd drain --socket /run/etcd-pd/agent.sock
+      etcd-pd drain                                     the prefill instance of the stack that runs here
       etcd-pd drain --drain-timeout-seconds 300 && systemctl stop my-engine
     """
     seconds = drain_node(settings.socket_path, settings.drain_timeout_seconds)

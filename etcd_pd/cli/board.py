@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..core.roster import MEMORY_SECONDS
+from ..kubernetes.round_trip import PREFIX
 from .changes import Change
 
 #: Rates are taken over this long, seconds.
@@ -21,9 +23,11 @@ class RankLoad:
     """One data-parallel rank, as seen since the board began."""
 
     state: str = "gone"
+    gone_at: float = 0.0
     epoch: int = 0
     registered: int = 0
     failed: int = 0
+    lost: int = 0
     rooms: dict[int, float] = field(default_factory=dict)  # with the time at which each was seen first
     held: deque[float] = field(default_factory=lambda: deque(maxlen=LAST_ROOMS))
     marks: deque[tuple[float, int]] = field(default_factory=deque)
@@ -50,14 +54,21 @@ class Board:
             if change.kind == "watch":
                 self.watch = change.what
             elif change.dp_rank is not None:
-                load = self._ranks.setdefault((change.name, change.dp_rank), RankLoad())
+                load = self._ranks.setdefault((change.name, change.dp_rank), RankLoad(gone_at=now))
                 if change.kind == "rank":
-                    _rank(load, change)
+                    _rank(load, change, now, counts)
                 elif change.room is not None:
                     _room(load, change, change.room, now, counts)
 
     def rows(self, now: float) -> list[dict[str, Any]]:
-        """A row for each rank; for how many seconds its last rooms were held, None where none has ended yet."""
+        """A row for each rank; for how many seconds its last rooms were held, None where none has ended yet.
+
+        One that is gone has its row for as long as agents remember it; a doctor's, which nobody misses, for no longer.
+        """
+        for key, load in list(self._ranks.items()):
+            memory = 0.0 if key[0].startswith(PREFIX) else MEMORY_SECONDS
+            if load.state == "gone" and now - load.gone_at >= memory:
+                del self._ranks[key]
         busiest = max((len(load.rooms) for load in self._ranks.values()), default=0)
         return [
             {
@@ -72,6 +83,7 @@ class Board:
                 "held_seconds_p99": quantile(load.held, 0.99),
                 "registered": load.registered,
                 "failed": load.failed,
+                "lost": load.lost,
             }
             for (instance, dp_rank), load in sorted(self._ranks.items())
         ]
@@ -83,9 +95,10 @@ def quantile(values: Iterable[float], q: float) -> float | None:
     return ordered[max(0, math.ceil(q * len(ordered)) - 1)] if ordered else None
 
 
-def _rank(load: RankLoad, change: Change) -> None:
+def _rank(load: RankLoad, change: Change, now: float, counts: bool) -> None:
     if change.what == "gone":
-        load.state = "gone"  # of any of its processes: the rank needs them all
+        load.state, load.gone_at = "gone", now  # of any of its processes: the rank needs them all
+        load.lost += len(load.rooms) if counts else 0
         load.rooms.clear()
         return
     load.epoch = max(load.epoch, change.epoch)

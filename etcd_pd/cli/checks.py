@@ -29,7 +29,7 @@ from ..errors import (
     StoreError,
     StoreRejected,
 )
-from ..kubernetes.round_trip import run as round_trip
+from ..kubernetes.round_trip import PREFIX, run as round_trip
 from ..store.base import roles_hold
 from ..store.tls import handshake
 from ..wire.limits import MAX_REVISION, MAX_ROOM
@@ -129,7 +129,7 @@ def check_round_trip(path: str, agent: Finding, roles: Finding) -> Finding:
 
 def _round_trip(prefill: str, decode: str | None, what: str) -> str:
     seconds = round_trip(prefill, decode, PATIENCE_SECONDS, lambda _: None)
-    return f"{len(seconds)} rooms {what}, {_ms(statistics.median(seconds))} each, {_ms(max(seconds))} at most"
+    return f"{len(seconds)} rooms {what} as {PREFIX}..., p50 {_ms(statistics.median(seconds))}, max {_ms(max(seconds))}"
 
 
 async def _endpoints(settings: EtcdSettings) -> list[Finding]:

@@ -18,8 +18,8 @@ from .printable import printable
 _WIDTH = 160
 #: Columns whose cells lose their middle where there is no room: the ends of names tell them apart.
 _SHORTENED = ("instance", "id", "member", "address", "lease:", "session lease:")
-#: Columns that are narrowed last: what stands in them is copied, and a port or a room must not break.
-_WHOLE = ("address", "room:", "policy")
+#: Columns that are narrowed last: what stands in them is copied, and neither a port, a room nor a heading must break.
+_WHOLE = ("address", "room:", "policy", "revision:", "resolved:", "TTFT:", "tokens:")
 #: Below this width columns stand closer together.
 _NARROW = 100
 

@@ -7,10 +7,10 @@ from importlib.resources import files
 
 import click
 
-from ..config import LOOPBACK, bracketed, split_address
+from ..config import LOOPBACK, bracketed, default_socket_path, split_address
 from ..errors import ConfigError
 from .look import CellSettings
-from .options import settings_options, socket_option
+from .options import settings_options
 from .stopping import run_until_stopped
 
 #: The page holds all of itself, and asks nobody but its own server.
@@ -22,9 +22,12 @@ POLICY = (
 
 @dataclass(frozen=True)
 class DashboardSettings(CellSettings):
-    """Which cell, whose agent remembers who is gone, and where the page is."""
+    """Which cell, which agents remember who is gone, and where the page is."""
 
-    socket_path: str = socket_option()
+    sockets: tuple[str, ...] = field(
+        default_factory=lambda: (default_socket_path(),),
+        metadata={"help": "the sockets of the agents here", "name": "socket"},
+    )
     dashboard_listen: str = field(default="127.0.0.1:8420", metadata={"help": "HOST:PORT of the page; port 0: any"})
 
     def __post_init__(self) -> None:
@@ -51,7 +54,7 @@ async def _serve(settings: DashboardSettings) -> None:
 
     page = files(__package__).joinpath("dashboard.html").read_bytes()
     answer = plain_http.Answer("text/html; charset=utf-8", page, (POLICY, "Cache-Control: no-store"))
-    feed = Feed(settings, settings.socket_path)
+    feed = Feed(settings, settings.sockets)
     host, port = split_address("dashboard_listen", settings.dashboard_listen)
     hosts = LOOPBACK if host in LOOPBACK else ()
     try:

@@ -23,7 +23,8 @@ def doctor(settings: NodeSettings, instance: str, fix_hints: bool) -> None:
     """Check this node's agent and its etcd, part by part.
 
     The agent's socket; each endpoint; TLS; the quorum; alarms; what these credentials may do; a lease's round trip;
-    who is missing in the cell; rooms registered and resolved through the agent, timed. It leaves nothing behind. Exit
+    who is missing in the cell; rooms registered and resolved through the agent, timed. For those an instance
+    not-an-engine-HOST-... is announced for a moment, whose address no request carries. It leaves nothing behind. Exit
     status 1 where something fails.
 
     \b

@@ -8,6 +8,7 @@ import itertools
 import json
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from ..errors import StoreError
 from ..store.deadline import within
 from .board import Board
 from .changes import Change, follow
-from .from_agent import ask_memory
+from .node_agents import NodeAgents
 from .verdict import WRONG, Problem
 from .views import describe_cell
 
@@ -36,17 +37,17 @@ class Feed:
 
     Args:
         settings: which cell.
-        socket_path: of the agent that remembers who is gone.
+        sockets: of the agents here, which remember who is gone and say how they are.
     """
 
-    def __init__(self, settings: CellSettings, socket_path: str) -> None:
-        self._settings, self._socket_path = settings, socket_path
+    def __init__(self, settings: CellSettings, sockets: Sequence[str]) -> None:
+        self._settings, self._agents = settings, NodeAgents(sockets, settings.root)
         self._board = Board()
         self._numbers = itertools.count(1)
         self._of_rooms: deque[tuple[int, float, Change]] = deque(maxlen=KEPT)
         self._others: deque[tuple[int, float, Change]] = deque(maxlen=KEPT)
-        self._found: dict[str, Any] = {"etcd": {}, "problems": None}
-        self._leases: list[dict[str, Any]] = []
+        self._found: dict[str, Any] = {"etcd": {}, "problems": None, "memory": None, "agents": [], "decode": []}
+        self._answered_at = time.monotonic()
         self._synced_at = time.monotonic()
         self._state = "{}"
         self._tick = asyncio.Condition()
@@ -112,8 +113,11 @@ class Feed:
                 "watch": self._board.watch,
                 "age_seconds": now - self._synced_at,
                 "problems": self._found["problems"],
+                "memory": _about(self._found["memory"]),
                 "etcd": self._found["etcd"],
-                "leases": self._leases,
+                "leases": _leases(self._found),
+                "agents": self._agents.rows(now),
+                "latencies": self._agents.latencies(),
                 "ranks": ranks,
             }
         )
@@ -121,18 +125,30 @@ class Feed:
             self._tick.notify_all()
 
     async def _ask(self, store: EtcdAdmin) -> None:
-        """What no watch shows: what is wrong, members, alarms, and how long leases have left."""
-        settings = self._settings
+        """What no watch shows: what is wrong, members, alarms, leases, and how the agents here are."""
         while True:
-            memory = await asyncio.to_thread(ask_memory, self._socket_path, settings.root)
+            memory = await self._agents.ask(time.monotonic())
+            silent = self._agents.problems(time.monotonic(), memory)
             try:
-                self._found = await describe_cell(store, settings.etcd, settings.root, memory, rooms=False)
-                self._leases = [
-                    {name: entry[name] for name in ("id", "seconds_left", "ttl_seconds")} | {"kind": kind}
-                    for kind, entries in (("agent", self._found["agents"]), ("decode", self._found["decode"]))
-                    for entry in entries
-                ]
+                self._found = await describe_cell(store, self._settings.etcd, self._settings.root, memory, rooms=False)
+                self._answered_at, problems = time.monotonic(), self._found["problems"]
             except StoreError as exc:
-                problem = Problem(WRONG, f"etcd does not answer: {exc}", "EtcdPdQuorumLost")
-                self._found = {**self._found, "problems": [problem._asdict()]}
+                since = time.monotonic() - self._answered_at
+                problems = [Problem(WRONG, f"etcd does not answer: {exc}", "EtcdPdQuorumLost", since)._asdict()]
+            problems = [*problems, *(one._asdict() for one in silent)]
+            self._found = {**self._found, "problems": sorted(problems, key=lambda one: one["severity"] != WRONG)}
             await asyncio.sleep(ASK_SECONDS)
+
+
+def _about(memory: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Who remembers who is gone, and for how long."""
+    return memory and {name: memory[name] for name in ("agent", "seconds")}
+
+
+def _leases(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The session leases of agents and decodes."""
+    return [
+        {name: entry[name] for name in ("id", "seconds_left", "ttl_seconds")} | {"kind": kind}
+        for kind, entries in (("agent", found["agents"]), ("decode", found["decode"]))
+        for entry in entries
+    ]

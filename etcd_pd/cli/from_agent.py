@@ -62,12 +62,19 @@ class Memory(NamedTuple):
         socket: where it was asked.
         seconds: for how long it would know of somebody who is gone.
         gone: each with its kind, its name, the rank where it is one, how long ago it went, and whether it left.
+        looked: what the agent says of itself.
     """
 
     agent: str
     socket: str
     seconds: float
     gone: list[dict[str, Any]]
+    looked: to_client.Looked
+
+    def as_json(self, gone: list[dict[str, Any]]) -> dict[str, Any]:
+        """As an object, with those of the gone who are missed or left."""
+        itself = {"session": self.looked.session, "watch": self.looked.watch}
+        return {"agent": self.agent, "socket": self.socket, "seconds": self.seconds, **itself, "gone": gone}
 
 
 def ask_agent(socket_path: str, root: str) -> AgentCell | None:
@@ -86,7 +93,7 @@ def ask_memory(socket_path: str, root: str) -> Memory | None:
         gone = [_describe(Keys(root), read_gone(key)) for key in keys]
     except ProtocolError:
         return None
-    return Memory(looked.agent, socket_path, looked.memory_seconds, [one for one in gone if one])
+    return Memory(looked.agent, socket_path, looked.memory_seconds, [one for one in gone if one], looked)
 
 
 def _look(socket_path: str, root: str, what: to_agent.Look) -> tuple[to_client.Looked, list[ListedKey]] | None:

@@ -12,8 +12,11 @@ from ..reference.local.local_cell import LocalCell, find_local_cell
 
 
 def fill_in(values: dict[str, Any], given: Callable[[str], bool]) -> LocalCell | None:
-    """Put the addresses of the user's own cell where nothing was given, unless an etcd was; the cell that was found."""
-    if given("etcd"):
+    """Put the addresses of the user's own cell where nothing was given; the cell that was found.
+
+    Where an etcd was given, or to a command that asks only an agent its socket, none is looked for.
+    """
+    if given("etcd" if "etcd" in values else "socket"):
         return None
     try:
         cell = find_local_cell()
@@ -22,13 +25,16 @@ def fill_in(values: dict[str, Any], given: Callable[[str], bool]) -> LocalCell |
         return None
     if cell is None or not cell.lives or not cell.etcd:
         return cell
-    found: dict[str, Any] = {"etcd": cell.etcd, "root": cell.root, "socket": next(iter(cell.sockets.values()), None)}
+    sockets = tuple(cell.sockets.values())
+    takes_all = isinstance(values.get("socket"), tuple)
+    socket = sockets if takes_all else next(iter(sockets), None)
+    found: dict[str, Any] = {"etcd": cell.etcd, "root": cell.root, "socket": socket}
     values.update({name: value for name, value in found.items() if value and name in values and not given(name)})
     return cell
 
 
-def announce(cell: LocalCell | None) -> None:
-    """Say on stderr where a command looks, and why."""
+def announce(cell: LocalCell | None, values: dict[str, Any]) -> None:
+    """Say on stderr where a command looks, or what it asks, and why."""
     if cell is None:
         return
     if not cell.lives:
@@ -36,4 +42,5 @@ def announce(cell: LocalCell | None) -> None:
     elif not cell.etcd:
         click.echo(f"etcd-pd: {cell} is still starting; looking where the settings say", err=True)
     else:
-        click.echo(f"etcd-pd: {cell} runs here, so looking at its etcd, {','.join(cell.etcd)}", err=True)
+        where = f"looking at its etcd, {','.join(cell.etcd)}" if "etcd" in values else f"asking {values['socket']}"
+        click.echo(f"etcd-pd: {cell} runs here, so {where}", err=True)

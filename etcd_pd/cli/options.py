@@ -42,7 +42,7 @@ def settings_options(argument: str, cls: type[Any]) -> Callable[[_Command], _Com
         def with_settings(*args: Any, **values: Any) -> Any:
             own = {name: values.pop(name) for name, _, _ in _options(cls)}
             if getattr(cls, "seeks_local_cell", False):
-                announce(fill_in(own, _is_given))
+                announce(fill_in(own, _is_given), own)
             return command(*args, **values, **{argument: build_settings(cls, own)})
 
         decorated: Any = with_settings

@@ -17,23 +17,23 @@ from ..reference.stack.requests import Answer
 from .console import plain_table
 
 _REQUEST_COLUMNS = (
-    "request:",
-    "bootstrap room:",
-    "dp_rank:",
+    "#:",
+    "room:",
+    "rank:",
     "lease:",
     "revision:",
-    "register→resolved ms:",
-    "TTFT ms:",
-    "tokens in+out:",
+    "resolved:",
+    "TTFT:",
+    "tokens:",
 )
 _BAR = 30
 
 
 def request_table(outcome: Outcome) -> Table:
     """One row a request: who served it, and how etcd knew."""
-    table = plain_table("requests", *_REQUEST_COLUMNS)
+    table = plain_table("requests; milliseconds from register() to resolved, and to the first token", *_REQUEST_COLUMNS)
     for prompt in outcome.prompts:
-        label = f"{prompt.number}{' streamed' if prompt.streamed else ''}"
+        label = f"{prompt.number}{' SSE' if prompt.streamed else ''}"
         answer = outcome.answers.get(prompt.number)
         table.add_row(label, *(_cells(answer) if answer else ("failed",)))
     return table

@@ -7,14 +7,21 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
+from ..client.drain import leave
 from ..config import AgentSettings
+from ..errors import AgentUnavailable
 from ..reference.local.probe import agent_answers
 from ..reference.local.process import Process, describe_status
 from .logs import LogSettings
 from .options import to_environ
 
 FORWARDED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
+#: Of these, those that ask the command to end.
+ENDING = {signal.SIGTERM, signal.SIGINT}
+#: How long the agent may take to hear of it, seconds.
+LEAVE_SECONDS = 1.0
 #: si_code of a signal that the kernel made: a terminal's Ctrl-C has reached the command already.
 SI_KERNEL = 0x80
 #: An agent that keeps ending is started no more often than this.
@@ -47,6 +54,11 @@ class Agent:
         """Wait until it takes connections."""
         self.process.wait_until(lambda: agent_answers(self._socket_path), timeout)
 
+    def leave(self) -> None:
+        """The command is asked to end: nobody is to miss engines that do so without a word."""
+        with suppress(AgentUnavailable):
+            leave(self._socket_path, LEAVE_SECONDS)
+
     def keep(self) -> None:
         """Start it again where it has ended, unless it was started just now."""
         status = self.process.exit_status
@@ -70,6 +82,8 @@ def _run(command: Sequence[str], environ: dict[str, str], agent: Agent | None) -
         return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
     while True:
         received = signal.sigtimedwait(FORWARDED | {signal.SIGCHLD}, RESTART_SECONDS)
+        if agent and received and received.si_signo in ENDING:
+            agent.leave()
         if received and received.si_signo in FORWARDED and received.si_code != SI_KERNEL:
             os.kill(child, received.si_signo)
         ended, status = os.waitpid(child, os.WNOHANG)

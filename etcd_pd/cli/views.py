@@ -90,7 +90,7 @@ def _remember(memory: Memory, found: dict[str, Any]) -> dict[str, Any]:
         back |= {(kind, one["id"], None) for one in present if one.get("state") != "gone"}
     gone = [one for one in memory.gone if (one["kind"], one["name"], one["rank"]) not in back]
     gone = [one for one in gone if not one["name"].startswith(PREFIX)]  # of a doctor's or a test's, which nobody misses
-    return {**memory._asdict(), "gone": gone}
+    return memory.as_json(gone)
 
 
 def _count_rooms(cell: dict[str, Any], rooms: dict[str, Any]) -> dict[str, int]:

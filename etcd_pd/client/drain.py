@@ -56,5 +56,21 @@ def drain(socket_path: str, timeout: float) -> float:
     return time.monotonic() - started
 
 
+def leave(socket_path: str, timeout: float) -> None:
+    """Say to a node's agent that its engines are asked to end: nobody misses those that end from now on.
+
+    Args:
+        socket_path: the agent's socket.
+        timeout: seconds that it may take.
+
+    Raises:
+        AgentUnavailable: there is no agent, it is of an earlier release, or the time-out passed.
+    """
+    with visit(socket_path, timeout) as agent:
+        agent.greet()
+        agent.send(messages.LEAVE_NODE)
+        agent.receive(messages.VIEW)
+
+
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -14,8 +14,8 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 
 from ..client import Client, connect
 from ..client.events import Announced, Drained, Refused, Registered, Rejected
@@ -28,8 +28,9 @@ TIMEOUT_SECONDS = 60.0
 #: Nobody connects to it: the KV cache of these rooms does not exist.
 PORT = 9
 
-#: How the instances begin that are announced for it, with one rank of two.
-PREFIX = "round-trip-"
+#: How the instances begin that are announced for it: nobody sends requests with such an address, and no engine has
+#: such a name. With one rank of two it could not serve either.
+PREFIX = "not-an-engine-"
 
 
 def run(
@@ -38,7 +39,7 @@ def run(
     timeout: float = TIMEOUT_SECONDS,
     say: Callable[[str], None] = print,
 ) -> list[float]:
-    """Register and resolve some rooms; the seconds that each took.
+    """Register and resolve some rooms; the seconds that each took. Whatever happens, nothing of it stays in etcd.
 
     Args:
         prefill_socket: of the agent that registers.
@@ -50,37 +51,57 @@ def run(
         EtcdPDError: a room was refused, or did not arrive.
     """
     instance = f"{PREFIX}{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-    with connect(prefill_socket) as prefill, connect(decode_socket) if decode_socket else nullcontext() as decode:
-        prefill.prefill.announce(
-            instance,
-            rank=Rank(1),
-            topology=Topology(dp=2),
-            launch_id=instance,
-            addresses=[f"{instance}:{PORT}"],
-            ip="127.0.0.1",
-            port=PORT,
-        )
-        _wait(prefill, Announced, timeout)
-        seconds = [_one(prefill, decode, instance, timeout, say) for _ in range(ROOMS)]
-        prefill.prefill.drain()
-        _wait(prefill, Drained, timeout)  # so that the last room's key is gone before its rank is
-        return seconds
+    with (
+        connect(prefill_socket) as prefill,
+        connect(decode_socket) if decode_socket else nullcontext() as decode,
+        _announced(prefill, instance, timeout),
+    ):
+        return [_one(prefill, decode, instance, timeout, say) for _ in range(ROOMS)]
+
+
+@contextmanager
+def _announced(client: Client, instance: str, timeout: float) -> Iterator[None]:
+    """An instance that is no engine's, until the context is left."""
+    client.prefill.announce(
+        instance,
+        rank=Rank(1),
+        topology=Topology(dp=2),
+        launch_id=instance,
+        addresses=[f"{instance}:{PORT}"],
+        ip="127.0.0.1",
+        port=PORT,
+    )
+    _wait(client, Announced, timeout)
+    try:
+        yield
+    except BaseException:
+        with suppress(EtcdPDError):  # what went wrong before is what is said
+            _drain(client, timeout)
+        raise
+    _drain(client, timeout)
+
+
+def _drain(client: Client, timeout: float) -> None:
+    client.prefill.drain()
+    _wait(client, Drained, timeout)  # so that the last room's key is gone before its rank is
 
 
 def _one(prefill: Client, decode: Client | None, instance: str, timeout: float, say: Callable[[str], None]) -> float:
     room = random.randint(0, MAX_ROOM)
     started = time.monotonic()
     prefill.prefill.register(room)
-    _wait(prefill, Registered, timeout)
-    if decode:
-        found = decode.decode.resolve(instance, room, timeout=timeout)
-        if found.dp_rank != 1:
-            raise EtcdPDError(f"room {room} resolved to dp_rank {found.dp_rank}, not 1")
-    seconds = time.monotonic() - started
-    if decode:
-        say(f"room={room} dp_rank={found.dp_rank} revision={found.revision} milliseconds={seconds * 1000:.1f}")
-        decode.decode.done(instance, room)
-    prefill.prefill.release(room)
+    try:
+        _wait(prefill, Registered, timeout)
+        if decode:
+            found = decode.decode.resolve(instance, room, timeout=timeout)
+            if found.dp_rank != 1:
+                raise EtcdPDError(f"room {room} resolved to dp_rank {found.dp_rank}, not 1")
+        seconds = time.monotonic() - started
+        if decode:
+            say(f"room={room} dp_rank={found.dp_rank} revision={found.revision} milliseconds={seconds * 1000:.1f}")
+            decode.decode.done(instance, room)
+    finally:
+        prefill.prefill.release(room)
     return seconds
 
 

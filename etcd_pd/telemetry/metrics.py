@@ -106,6 +106,11 @@ class Histogram:
         found.sum -= earlier.sum
         return found
 
+    def counts(self) -> list[tuple[float, int]]:
+        """Upper bound of each bucket that holds something, and how much; the last bound also stands for all above."""
+        last = len(self._counts) - 2
+        return [(self._first * 2 ** (min(at, last) / STEPS), n) for at, n in enumerate(self._counts) if n]
+
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative counts at each doubling of the bound, as Prometheus wants them."""
         found = []

@@ -24,7 +24,7 @@ SIGN_SECONDS, SILENCE_SECONDS = 0.5, 2.0
 HELLO, ANNOUNCE, DECODER = b"H", b"A", b"E"
 REGISTER, RELEASE, ADOPT, FAIL, DRAIN = b"R", b"L", b"O", b"F", b"N"
 WANT, DONE, FOLLOW, PING, BYE = b"W", b"X", b"K", b"P", b"B"
-DRAIN_NODE, REGISTER_LOT, LOOK, LOOK_ON = b"D", b"G", b"V", b"C"
+DRAIN_NODE, LEAVE_NODE, REGISTER_LOT, LOOK, LOOK_ON = b"D", b"Y", b"G", b"V", b"C"
 # agent -> client
 WELCOME, ANNOUNCED, REFUSED, RANK_ENDED, DRAINED = b"h", b"a", b"u", b"e", b"n"
 REGISTERED, REJECTED, INSTANCE, RESOLVED, ENDED, VIEW, LOST_PUSHES = b"r", b"j", b"i", b"s", b"x", b"v", b"l"

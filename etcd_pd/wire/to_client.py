@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,10 @@ class Looked(Packet):
         stale_seconds: for how long changes may be missing in it, 0 while none are.
         prefill_only: it follows no rooms.
         memory_seconds: for how long it would know of somebody who is gone.
+        session: state of its session's lease: ``live``, ``suspect`` or ``lost``; empty where it does not say.
+        watch: state of its view: ``synced``, ``stale`` or ``closed``; empty where it does not say.
+        register_seconds, resolve_seconds: how long registrations and questions took since it began: how many at most
+            so many seconds each, as (seconds, how many).
     """
 
     KIND = messages.LOOKED
@@ -56,6 +60,10 @@ class Looked(Packet):
     stale_seconds: float = 0.0
     prefill_only: bool = False
     memory_seconds: float = 0.0
+    session: str = ""
+    watch: str = ""
+    register_seconds: Sequence[tuple[float, int]] = ()
+    resolve_seconds: Sequence[tuple[float, int]] = ()
 
     def __post_init__(self) -> None:
         check_type("agent", self.agent, str)
@@ -63,7 +71,17 @@ class Looked(Packet):
         check_int("revision", self.revision, 0, MAX_REVISION)
         check_seconds("stale_seconds", self.stale_seconds, 0, MAX_AGE)
         check_seconds("memory_seconds", self.memory_seconds, 0, MAX_AGE)
+        for name in ("session", "watch"):
+            check_type(name, getattr(self, name), str)
+        for name in ("register_seconds", "resolve_seconds"):
+            self._set(**{name: tuple(_check_counts(name, getattr(self, name)))})
         check_type("prefill_only", self.prefill_only, bool)
+
+
+def _check_counts(field: str, counts: Sequence[tuple[float, int]]) -> Iterator[tuple[float, int]]:
+    for seconds, count in counts:
+        check_int(field, count, 0, MAX_REVISION)
+        yield check_seconds(field, seconds, 0, MAX_AGE), count
 
 
 @dataclass(frozen=True)

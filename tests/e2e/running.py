@@ -55,12 +55,14 @@ class RunningStack:
 
     Attributes:
         process: the ``etcd-pd up`` process.
+        run_dir: where each of its processes has its log.
         output: what it has printed goes to this file.
         scratch: its directory for temporary files.
         environ: what another terminal of the same user has.
     """
 
     def __init__(self, run_dir: Path, *flags: str) -> None:
+        self.run_dir = run_dir
         self.output = run_dir / "up.log"
         # not under run_dir: sockets lie in it, and their paths have to be short
         self.scratch = Path(tempfile.mkdtemp(prefix="e2e-"))
@@ -108,6 +110,10 @@ class RunningStack:
     def bootstrap(self) -> dict[str, Any]:
         """What the router adds to a request so that decode finds the prefill instance."""
         return {"bootstrap_host": "127.0.0.1", "bootstrap_port": self._described["bootstrap_port"]}
+
+    def metrics(self, name: str) -> str:
+        """Where a service answers Prometheus, for example ``agent-prefill-0``."""
+        return str(self._described["metrics"][name])
 
     def pid(self, name: str) -> int:
         """Process id of a service, for example ``decode-0``."""

@@ -6,28 +6,29 @@ import asyncio
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from etcd_pd import Client, connect
 from etcd_pd.reference.local.embedded import EmbeddedEtcd
+from tests.support.agents import FOUR_RANKS, AgentProcess, announce
 from tests.support.children import child, end
 from tests.support.chromium import Page
 from tests.support.etcd_server import EtcdServer
 from tests.support.etcdctl import EtcdCtl
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
-#: A test that may keep what it has seen keeps it here: docs/dashboard.png was made so.
-PICTURE = os.environ.get("ETCD_PD_DASHBOARD_PICTURE")
 #: JavaScript for what is said of rooms.
 ROOMS = "document.getElementById('room-events').innerText"
+LONG = "prefill-" + "x" * 100
 HOSTILE = "<img-src=x-onerror=alert(1)>"
 
 
@@ -68,10 +69,10 @@ def cell(endpoint: str, root: str) -> Cell:
 
 
 @contextmanager
-def dashboard(endpoint: str, root: str) -> Iterator[str]:
+def dashboard(endpoint: str, root: str, *sockets: str) -> Iterator[str]:
     """The page's URL."""
     command = [sys.executable, "-m", "etcd_pd", "dashboard", "--etcd", endpoint, "--root", root]
-    command += ["--dashboard-listen", "127.0.0.1:0"]
+    command += ["--dashboard-listen", "127.0.0.1:0", "--socket", ",".join(sockets)]
     with child(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
@@ -120,9 +121,65 @@ async def test_it_shows_the_cell_and_follows_a_rank_s_death(cell: Cell, endpoint
             assert "room" not in await page.value("document.getElementById('events').innerText"), (
                 "they scroll nothing away"
             )
-            if PICTURE:
-                Path(PICTURE).write_bytes(await page.picture())
             assert page.complaints == []
+
+
+@pytest.mark.asyncio
+async def test_agents_here_say_how_they_are_and_how_fast_rooms_are(endpoint: str, root: str) -> None:
+    with AgentProcess(endpoint, root) as agent, connect(agent.socket_path) as client:
+        announce(client, "prefill-0", topology=FOUR_RANKS)
+        with dashboard(endpoint, root, agent.socket_path) as url:
+            async with Page() as page:
+                await page.size(1600, 1000)
+                await page.open(url)
+                await page.until("document.getElementById('leases').innerText.includes('session live, watch synced')")
+                assert await page.value("document.getElementById('register').textContent") == "p50 –, p99 –"
+                await asyncio.to_thread(_register_and_resolve, client)
+                for which in ("register", "resolve"):
+                    await page.until(f"/^p50 [0-9.]+ m?s, p99 /.test(document.getElementById('{which}').textContent)")
+                await page.point(*await page.middle("#register ~ .plot svg", 0.999))
+                await page.until("/^[01] s ago: p50 /.test(document.querySelector('#register ~ .note').textContent)")
+                await page.point(0, 0)
+                await page.until("document.querySelector('#register ~ .note').textContent.startsWith('from the')")
+
+                agent.process.send_signal(signal.SIGKILL)
+                said = "agent agent does not answer on"
+                await page.until(f"document.getElementById('problems').innerText.includes('{said}')")
+                await page.until("document.getElementById('leases').innerText.includes('has not answered for')")
+                assert page.complaints == []
+
+
+def _register_and_resolve(client: Client) -> None:
+    client.prefill.register(7)
+    client.decode.resolve("prefill-0", 7, timeout=30)
+
+
+@pytest.mark.asyncio
+async def test_numbers_of_etcd_are_grey_and_agents_still_speak_when_etcd_is_frozen(root: str) -> None:
+    with EmbeddedEtcd.start() as etcd, AgentProcess(etcd.endpoint, root) as agent:
+        Cell(etcd.endpoint, root).announce()
+        with dashboard(etcd.endpoint, root, agent.socket_path) as url, frozen(etcd) as freeze:
+            async with Page() as page:
+                await page.open(url)
+                await page.until("document.getElementById('verdict').className === 'good'")
+                freeze()
+                await page.until("/^stale, \\d+ s old$/.test(document.getElementById('watch').textContent)")
+                await page.until("/etcd does not answer.*, for /.test(document.getElementById('problems').innerText)")
+                await page.until("document.getElementById('leases').innerText.includes('watch stale')")
+                grey = "getComputedStyle(document.querySelector('{}')).filter"
+                for what, shown in (
+                    ("#rooms", "grayscale(1)"),
+                    ("#leases .lease", "grayscale(1)"),
+                    ("#register", "none"),
+                ):
+                    assert await page.value(grey.format(what)) == shown, what
+
+
+@contextmanager
+def frozen(etcd: EmbeddedEtcd) -> Iterator[Callable[[], None]]:
+    """What stops an etcd; it goes on when the context is left."""
+    yield lambda: os.kill(etcd.process.pid, signal.SIGSTOP)
+    os.kill(etcd.process.pid, signal.SIGCONT)
 
 
 @pytest.mark.asyncio
@@ -169,11 +226,14 @@ async def test_it_is_used_by_keyboard_alone(cell: Cell, endpoint: str) -> None:
 @pytest.mark.asyncio
 async def test_it_is_readable_on_a_phone_and_in_the_dark(cell: Cell, endpoint: str) -> None:
     cell.announce(ranks=16)
+    cell.announce(instance=LONG, ranks=1)
+    cell.put(f"agents/{LONG}", {"version": 1}, cell.ctl.grant(60))
     with dashboard(endpoint, cell.root) as url:
         async with Page() as page:
             await page.size(360, 740)
             await page.open(url)
             await page.until(f"!!{tile(15)}")
+            await page.until(f"document.getElementById('leases').innerText.includes('{LONG}')")
             assert await page.value("document.documentElement.scrollWidth <= window.innerWidth")
             grounds = []
             for scheme in ("light", "dark"):

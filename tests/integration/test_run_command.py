@@ -13,7 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from etcd_pd.cli.from_agent import ask_memory
 from etcd_pd.reference.local.embedded import EmbeddedEtcd
+from tests.support.agents import AgentProcess
 from tests.support.children import child
 from tests.support.etcdctl import EtcdCtl
 from tests.support.waiting import wait_until
@@ -135,6 +137,33 @@ class TestItsOwnAgent:
         assert "the agent ended with signal SIGKILL; starting it again" in errors
         assert not second.is_running()
 
+    @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+    def test_nobody_misses_engines_that_end_without_a_word_when_the_command_was_asked_to(
+        self, endpoint: str, root: str, tmp_path: Path, run_flags: list[str], signum: signal.Signals
+    ) -> None:
+        program = (
+            "import os, signal, etcd_pd, time\n"
+            "client = etcd_pd.connect()\n"
+            "client.prefill.announce('p', rank=etcd_pd.Rank(0), topology=etcd_pd.Topology(), launch_id='l',\n"
+            "                        addresses=[], ip='127.0.0.1', port=1)\n"
+            "client.decode.announce('d')\n"
+            "signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))\n"
+            "signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGKILL))\n"
+            "while True:\n"
+            "    client.prefill.poll()\n"
+            "    time.sleep(0.01)"
+        )
+        ctl = EtcdCtl(endpoint)
+        with (
+            AgentProcess(endpoint, root, "other", "--metrics-listen=") as other,
+            child([*run_flags, "--metrics-listen=", "--", sys.executable, "-c", program]) as running,
+        ):
+            for key in ("prefill/p/ranks/0.0.0.0", "decode/d"):
+                wait_until(lambda key=key: ctl.get(f"{root}/v1/{key}"), f"{key} is in etcd")  # type: ignore[misc]
+            running.send_signal(signum)
+            assert running.wait(30) == 128 + signal.SIGKILL
+            wait_until(lambda: _gone(other, root) == {"prefill p": True, "decode d": True, "agent mine": True}, "left")
+
     def test_one_that_cannot_start_ends_it_before_the_command(self, tmp_path: Path) -> None:
         started = tmp_path / "started"
         (tmp_path / "a.sock").write_text("no socket")
@@ -145,6 +174,12 @@ class TestItsOwnAgent:
         assert done.returncode == 1
         assert "agent ended with exit status" in done.stderr
         assert not started.exists()
+
+
+def _gone(asked: AgentProcess, root: str) -> dict[str, bool]:
+    """Who is gone as an agent remembers it, and whether it left."""
+    memory = ask_memory(asked.socket_path, root)
+    return {f"{one['kind']} {one['name']}": one["left"] for one in memory.gone} if memory else {}
 
 
 def _agent_of(parent: int, other_than: int = 0) -> psutil.Process | None:

@@ -25,9 +25,10 @@ from etcd_pd.core.cell import Cell
 from etcd_pd.core.lease import SessionLease
 from etcd_pd.core.notices import Known, Wait
 from etcd_pd.core.own_room import State
-from etcd_pd.core.records import Event
+from etcd_pd.core.records import Event, KeyValue
 from etcd_pd.core.registrations import Registrations
 from etcd_pd.core.results import Results
+from etcd_pd.core.roster import Roster
 from etcd_pd.core.view import View
 from etcd_pd.core.waits import Waits
 from etcd_pd.core.watch import WatchMachine
@@ -239,6 +240,20 @@ def changes_reordered(patch: pytest.MonkeyPatch, _: random.Random) -> None:
     patch.setattr(View, "apply", apply)
 
 
+def who_is_back_missed(patch: pytest.MonkeyPatch, _: random.Random) -> None:
+    """Who is gone is missed also when it is back."""
+
+    def put(self: Roster, kv: KeyValue) -> None:
+        self.present[kv.key] = kv
+
+    patch.setattr(Roster, "_put", put)
+
+
+def the_dead_forgotten(patch: pytest.MonkeyPatch, _: random.Random) -> None:
+    """Who is gone is forgotten at once."""
+    patch.setattr(Roster, "_delete", lambda self, key, now: self.present.pop(key, None))
+
+
 def expired_ranks_withdrawn(patch: pytest.MonkeyPatch, _: random.Random) -> None:
     """A rank whose keys went with their lease is said to be withdrawn."""
     real = Cell.conclude
@@ -267,6 +282,8 @@ MUTANTS = (
     Mutant(lost_rooms_unconfirmed, ("kill", "engine killed")),
     Mutant(sleep_unnoticed, ("agent asleep", "engine killed", "session revoked")),
     Mutant(changes_reordered),
+    Mutant(who_is_back_missed, RESTARTS),
+    Mutant(the_dead_forgotten),
     Mutant(expired_ranks_withdrawn, ("session revoked", "etcd freezes")),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
@@ -91,3 +92,12 @@ class Node:
         """Whether its view has the rooms that etcd has; one that watches none agrees."""
         rooms = {key for key in self._etcd.keys if key.startswith(KEYS.rooms())}
         return self._settings.prefill_only or set(self.agent.view.rooms) == rooms
+
+    def knows_all(self) -> bool:
+        """Whether it knows of everybody in etcd, and of nobody else."""
+        others = {key for key in self._etcd.keys if not key.startswith(KEYS.rooms())}
+        return set(self.agent.roster.present) == others
+
+    def missed(self) -> dict[bytes, bool]:
+        """Who is gone as it remembers it, and whether they left."""
+        return {one.key: one.left for one in self.agent.roster.gone(time.monotonic())}

@@ -153,6 +153,13 @@ def views_agree(history: History) -> Iterator[str]:
             yield f"the view of {agent} is not etcd's"
 
 
+def rosters_agree(history: History) -> Iterator[str]:
+    """At the end every agent knows who is in etcd, misses nobody who is back, and then one who is killed."""
+    yield from (f"{agent} knows others than those in etcd" for agent in history.strangers)
+    yield from (f"{agent} misses {keys}, which are back" for agent, keys in history.missed.items() if keys)
+    yield from (f"{agent} does not miss a process that died" for agent in history.unmissed)
+
+
 def service_returns(history: History) -> Iterator[str]:
     """Once nothing is done to the world any more, every room is registered and resolved."""
     failed = {e.room for e in history.events if e.what == "fail"}
@@ -187,6 +194,7 @@ RULES: dict[str, Rule] = {f"rule_{number}": _of_the_chaos_suite(number) for numb
         failures_arrive,
         withdrawn_is_true,
         views_agree,
+        rosters_agree,
         service_returns,
         silence_is_noticed,
     )

@@ -29,6 +29,8 @@ CALM = 3 * PATIENCE
 AWAY, LONG_AWAY = 3.0, 8.0
 #: How many rooms may wait at an agent whose queue is short, at least: in the calm it suffices.
 SHORTEST_QUEUE = 6
+#: How soon a process that died is missed, unless it lingers, seconds.
+MISSED = 1.0
 #: Longest that an agent is stopped, seconds: longer than its session's TTL.
 ASLEEP = 8.0
 #: One DP rank's process: its dp_rank and tp_rank.
@@ -45,6 +47,9 @@ class History:
         left: rooms that have a key in etcd at the end.
         unacknowledged: by engine, rooms whose release or failure was not acknowledged at the end.
         views: by agent, whether its rooms are etcd's at the end.
+        strangers: agents that know of somebody who is not in etcd at the end, or not of somebody who is.
+        missed: by agent, who it says is gone at the end, when all are back.
+        unmissed: agents that do not miss a process which is killed after that.
         living: engines that live at the end.
         decodes: the agent of each decode.
         steps: packets and store calls.
@@ -55,6 +60,9 @@ class History:
     left: set[int] = field(default_factory=set)
     unacknowledged: dict[str, list[int]] = field(default_factory=dict)
     views: dict[str, bool] = field(default_factory=dict)
+    strangers: list[str] = field(default_factory=list)
+    missed: dict[str, list[bytes]] = field(default_factory=dict)
+    unmissed: list[str] = field(default_factory=list)
     living: set[str] = field(default_factory=set)
     decodes: dict[str, str] = field(default_factory=dict)
     steps: int = 0
@@ -351,6 +359,7 @@ class World:
         self.history.living = {self._who(place) for place in self._engines}
         for place, client in self._engines.items():
             self.history.unacknowledged[self._who(place)] = [room for _, room, *_ in client.prefill._intents.endings]
+        await self._look_at_rosters()
         for node in self._nodes.values():
             await node.kill()
         for client in (*self._engines.values(), *self._decodes.values()):
@@ -361,6 +370,19 @@ class World:
                 task.cancel()
         await asyncio.sleep(0.01)
         self.history.steps = self._network.delivered + 2 * self._etcd.calls
+
+    async def _look_at_rosters(self) -> None:
+        """Who is known and missed when all are back, and when one more has died, which no other rule judges."""
+        self.history.strangers = [name for name, node in self._nodes.items() if not node.knows_all()]
+        self.history.missed = {name: list(node.missed()) for name, node in self._nodes.items()}
+        self.history.events = list(self.history.events)  # what follows is written into the list from before
+        (dp_rank, tp_rank), client = next(iter(self._engines.items()))
+        client.detach()
+        await asyncio.sleep(self._plan.linger + MISSED)
+        dead = (KEYS.rank(INSTANCE, Rank(dp_rank, 0, tp_rank)), KEYS.prefill(INSTANCE))
+        for name, node in self._nodes.items():
+            if not any(node.missed().get(key) is False for key in dead):
+                self.history.unmissed.append(name)
 
     def _say(self, who: str, what: str, room: int | None = None, **data: Any) -> None:
         if room is not None:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -127,6 +128,19 @@ class Page:
         common = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         await self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **common)
         await self.call("Input.dispatchKeyEvent", type="keyUp", **common)
+
+    async def middle(self, selector: str, along: float = 0.5) -> tuple[float, float]:
+        """A point of an element, brought into view: so far from its left side, and half down."""
+        box = await self.value(
+            f"(() => {{ const one = document.querySelector({json.dumps(selector)}); one.scrollIntoView();"
+            " const box = one.getBoundingClientRect(); return [box.left, box.top, box.width, box.height]; })()"
+        )
+        left, top, width, height = map(float, box)
+        return left + along * width, top + height / 2
+
+    async def point(self, x: float, y: float) -> None:
+        """Move the pointer to a point of the window."""
+        await self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     async def picture(self) -> bytes:
         """A PNG of what is shown."""

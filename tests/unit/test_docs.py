@@ -74,6 +74,19 @@ def test_every_alert_has_an_entry_in_the_runbook_and_every_entry_an_alert() -> N
     assert set(re.findall(r"^### (\w+)$", RUNBOOK, re.MULTILINE)) == set(alerts)
 
 
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_alerts_that_a_page_names_exist(page: str) -> None:
+    named = set(re.findall(r"\bEtcdPd[A-Z]\w+", (ROOT / page).read_text()))
+    assert named <= set(re.findall(r"alert: (\w+)", CHART))
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_pictures_that_a_page_shows_exist(page: str) -> None:
+    path = ROOT / page
+    shown = re.findall(r"!\[[^]]*\]\(([^)]+)\)", path.read_text())
+    assert [name for name in shown if not (path.parent / name).is_file()] == []
+
+
 def test_every_entry_says_what_it_means_where_to_look_and_what_to_do() -> None:
     for entry in re.split(r"^### ", RUNBOOK.partition("## Without an alert")[0], flags=re.MULTILINE)[1:]:
         title, _, text = entry.partition("\n")

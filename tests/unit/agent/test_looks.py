@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 import etcd_pd
 from etcd_pd.cli.app import cli
 from etcd_pd.cli.from_agent import AgentCell, ask_agent, ask_memory
-from etcd_pd.client.drain import drain
+from etcd_pd.client.drain import drain, leave
 from etcd_pd.core.records import Put
 from etcd_pd.errors import StoreUnavailable
 from etcd_pd.store import admin
@@ -203,6 +203,15 @@ async def test_engines_of_a_drained_node_have_left_when_they_end(world: InMemory
     clients = await engines(world)
     await asyncio.to_thread(drain, world.settings.socket_path, 10.0)
     for client in clients:
+        client.detach()
+    assert await all_gone(world) == {"prefill p": True, "decode d": True}
+
+
+async def test_engines_of_a_node_that_is_left_take_rooms_until_they_end_and_have_left_then(world: InMemory) -> None:
+    prefill, decode = await engines(world)
+    await asyncio.to_thread(leave, world.settings.socket_path, 10.0)
+    await world.registered(prefill, 7)
+    for client in (prefill, decode):
         client.detach()
     assert await all_gone(world) == {"prefill p": True, "decode d": True}
 

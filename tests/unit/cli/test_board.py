@@ -67,6 +67,35 @@ def test_failed_rooms_are_counted_and_not_in_flight() -> None:
     assert (found["failed"], found["rooms"], found["state"]) == (1, 0, "draining")
 
 
+def test_rooms_are_counted_as_lost_when_their_rank_goes() -> None:
+    board = Board()
+    board.apply([rank("up"), room("registered", 1), room("registered", 2), room("gone", 1), rank("gone")], 0.0)
+    assert (row(board, 1.0)["lost"], row(board, 1.0)["failed"]) == (1, 0)
+    board.apply([room("gone", 2)], 2.0)
+    assert row(board, 2.0)["lost"] == 1
+
+
+def test_a_rank_that_went_is_forgotten_when_agents_forget_it() -> None:
+    board = Board()
+    board.apply([rank("up"), rank("gone"), rank("up", 1)], 0.0)
+    assert [row["dp_rank"] for row in board.rows(3599.0)] == [0, 1]
+    assert [row["dp_rank"] for row in board.rows(3600.0)] == [1]
+
+
+def test_rooms_of_a_rank_that_was_never_seen_have_a_row_for_a_while() -> None:
+    board = Board()
+    board.apply([room("registered", 1)], 9000.0, counts=False)
+    assert len(board.rows(9001.0)) == 1 and board.rows(13000.0) == []
+
+
+def test_a_doctor_s_rank_has_no_row_when_it_went() -> None:
+    board = Board()
+    board.apply([Change(1, "up", "rank", "not-an-engine-host-1", None, 1, 5)], 0.0)
+    assert len(board.rows(0.0)) == 1
+    board.apply([Change(2, "gone", "rank", "not-an-engine-host-1", None, 1, 5)], 1.0)
+    assert board.rows(1.0) == []
+
+
 def test_the_watch_s_own_state_is_kept() -> None:
     board = Board()
     board.apply([Change(0, "synced", "watch", "http://etcd")], 0.0)

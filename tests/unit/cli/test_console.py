@@ -9,7 +9,10 @@ import pytest
 from rich.console import Console, RenderableType
 
 from etcd_pd.cli.console import shorten
+from etcd_pd.cli.report import request_table
 from etcd_pd.cli.tables import instance_tables, room_table
+from etcd_pd.reference.stack.demo import Outcome, make_prompts
+from etcd_pd.reference.stack.requests import Answer
 
 LONG = "prefill-llama-3-70b-instruct-of-the-first-fleet-0"
 RANK = {"name": "2", "epoch": 123456, "state": "serving", "address": "192.168.100.101:40537", "rooms": 1234}
@@ -48,6 +51,33 @@ def test_names_lose_their_middle_and_nothing_else_breaks_when_there_are_80_colum
     names = [line.split()[0] for line in lines if "…" in line and line.strip().startswith("pre")]
     assert all(name.endswith("-0") for name in names)
     assert not any(LONG in line for line in lines)
+
+
+def test_the_demo_s_rows_stay_whole_when_there_are_80_columns() -> None:
+    prompts = make_prompts(32)
+    answers = {
+        prompt.number: Answer(
+            prompt=prompt,
+            token_ids=(1,) * 24,
+            prompt_tokens=483,
+            room=2**64 - prompt.number,
+            instance="prefill-0",
+            dp_rank=3,
+            epoch=5,
+            revision=1234,
+            lease_id=0x756BA2086B4B2A24,
+            source="registry",
+            register_to_resolved_ms=139.84,
+            ttft_ms=1118.33,
+        )
+        for prompt in prompts
+    }
+    lines = rendered(request_table(Outcome(prompts, answers, {}, {}, [])), 80)
+    assert max(map(len, lines)) <= 80
+    rows = [line.replace(" SSE", "").split() for line in lines if "483+24" in line]
+    assert len(rows) == 32 and {len(row) for row in rows} == {8}
+    assert rows[0][1:3] == [str(2**64 - 1), "3"] and rows[0][4:] == ["1234", "139.84", "1118.33", "483+24"]
+    assert any({"resolved", "revision", "tokens", "TTFT"} <= set(line.split()) for line in lines)
 
 
 def test_names_are_whole_when_there_is_room() -> None:

@@ -11,7 +11,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from etcd_pd.cli.act import DrainSettings
 from etcd_pd.cli.app import cli
+from etcd_pd.cli.dashboard import DashboardSettings
 from etcd_pd.cli.look import NodeSettings
 from etcd_pd.cli.options import settings_options
 from etcd_pd.reference.local.local_cell import LocalCell, claim_local_cell
@@ -54,6 +56,37 @@ def test_the_stack_s_own_addresses_are_taken_when_nothing_is_given(stack: LocalC
     assert (settings.etcd.endpoints, settings.root, settings.socket_path) == ((HERE,), "/cell", "/run/prefill-0.sock")
     assert result.stderr == f"etcd-pd: 'etcd-pd up' (pid {stack.pid}) runs here, so looking at its etcd, {HERE}\n"
     assert result.stdout == ""
+
+
+@pytest.mark.usefixtures("stack")
+def test_every_agent_s_socket_is_taken_when_a_command_asks_all_agents() -> None:
+    given: list[DashboardSettings] = []
+
+    @click.command()
+    @settings_options("settings", DashboardSettings)
+    def command(settings: DashboardSettings) -> None:
+        given.append(settings)
+
+    CliRunner().invoke(command)
+    CliRunner().invoke(command, ["--socket", "/run/a.sock,/run/b.sock"])
+    assert [settings.sockets for settings in given] == [
+        ("/run/prefill-0.sock", "/run/decode-0.sock"),
+        ("/run/a.sock", "/run/b.sock"),
+    ]
+
+
+def test_drain_asks_the_stack_s_prefill_agent_when_no_socket_is_given(stack: LocalCell) -> None:
+    given: list[DrainSettings] = []
+
+    @click.command()
+    @settings_options("settings", DrainSettings)
+    def command(settings: DrainSettings) -> None:
+        given.append(settings)
+
+    result = CliRunner().invoke(command)
+    assert result.stderr == f"etcd-pd: 'etcd-pd up' (pid {stack.pid}) runs here, so asking /run/prefill-0.sock\n"
+    assert CliRunner().invoke(command, ["--socket", "/run/mine.sock"]).stderr == ""
+    assert [settings.socket_path for settings in given] == ["/run/prefill-0.sock", "/run/mine.sock"]
 
 
 @pytest.mark.parametrize(

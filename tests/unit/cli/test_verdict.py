@@ -71,7 +71,9 @@ def test_a_rank_is_not_missing_when_it_was_drained() -> None:
 
 
 def test_a_round_trip_s_missing_rank_is_not_missed_when_a_doctor_is_at_work() -> None:
-    found = cell(prefill=[*prefill(["0.0.0.0", "0.0.1.0", "1.0.0.0", "1.0.1.0"]), *prefill([], id="round-trip-host-1")])
+    found = cell(
+        prefill=[*prefill(["0.0.0.0", "0.0.1.0", "1.0.0.0", "1.0.1.0"]), *prefill([], id="not-an-engine-host-1")]
+    )
     assert judge(found) == []
 
 

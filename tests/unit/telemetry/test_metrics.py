@@ -66,6 +66,13 @@ def test_many_at_once_are_counted_as_one_by_one(values: list[float]) -> None:
         assert abs(ours - theirs) <= sum(math.isclose(value, 2.0**k * 1e-4) for value in values for k in range(21))
 
 
+def test_only_buckets_that_hold_something_are_counted() -> None:
+    found = Histogram(1.0, 2)
+    for value in (0.5, 1.0, 2.0, 100.0):
+        found.observe(value)
+    assert found.counts() == [(1.0, 2), (2.0, 1), (4.0, 1)]
+
+
 def test_since_counts_what_was_added_when_another_histogram_is_given() -> None:
     found = latencies()
     found.observe(1.0, times=3)

@@ -28,7 +28,7 @@ SAID = (
     to_client.Ended(1, "InstanceUnknown"),
     to_client.Ended(1, "PrefillLost", 9, dp_rank=0, epoch=7, arrived=messages.Answer(0, 7, 8, 77, 0, 1)),
     to_agent.Look(True),
-    to_client.Looked("a", "/cell", 9, 1.5, True, 60.0),
+    to_client.Looked("a", "/cell", 9, 1.5, True, 60.0, "live", "stale", ((0.001, 3),), ((0.5, 2), (1.0, 1))),
     to_client.Instance("p", 1, ("p", "h:1")),
     to_client.Instance.describe(
         "p", 1, ("p",), PrefillInstance("p", INFO, (RankEndpoint(Rank(1), "i", 9, "uuid", "serving", 7),))
@@ -97,6 +97,10 @@ WRONG = (
     (to_client.Announced, {"epoch": 0, "key_epoch": 1, "incarnation": "i"}, "epoch"),
     (to_client.Welcome, {"refused": 7}, "refused"),
     (to_client.RankEnded, {"epoch": 1, "reason": None}, "reason"),
+    (to_client.Looked, {"agent": "a", "root": "/c", "watch": 7}, "watch"),
+    (to_client.Looked, {"agent": "a", "root": "/c", "register_seconds": [[0.5, -1]]}, "register_seconds"),
+    (to_client.Looked, {"agent": "a", "root": "/c", "resolve_seconds": [["soon", 1]]}, "resolve_seconds"),
+    (to_client.Looked, {"agent": "a", "root": "/c", "resolve_seconds": [7]}, "int"),
     (to_client.Rejected, {"room": 1, "sequence": 1, "error": 5}, "error"),
     (to_client.Ended, {"id": 1, "error": "PrefillLost", "arrived": [0, 1, 2, 3, 9, 1]}, "source 9"),
     (to_client.Ended, {"id": 1, "error": "PrefillLost", "arrived": [0, 1]}, "missing"),
