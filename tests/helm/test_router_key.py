@@ -25,7 +25,7 @@ pytestmark = pytest.mark.helm
 
 KEY = "a-key-of-this-test"
 VALUES = {"router": {"apiKey": {"secretName": "llm-key", "secretKey": "key"}}}
-REFERENCE = {"name": "ROUTER_API_KEY", "valueFrom": {"secretKeyRef": {"name": "llm-key", "key": "key"}}}
+REFERENCE: Object = {"name": "ROUTER_API_KEY", "valueFrom": {"secretKeyRef": {"name": "llm-key", "key": "key"}}}
 
 
 def router(objects: Objects) -> Object:

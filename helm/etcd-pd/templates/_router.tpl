@@ -9,6 +9,12 @@ app.kubernetes.io/component: router
 {{- range $key, $value := include "etcd-pd.instance.selector" . | fromYaml -}}
 {{- $words = append $words (printf "%s=%s" $key $value) -}}
 {{- end -}}
+{{- $all := dict "root" .root -}}
+{{- include "etcd-pd.fleets" $all -}}
+{{- $several := false -}}
+{{- range $all.fleets }}{{ if and (eq .role $.role) (eq .kind "LeaderWorkerSet") }}{{ $several = true }}{{ end }}{{ end -}}
+{{- /* of the pods of an instance its leader alone takes requests */}}
+{{- if $several }}{{ $words = append $words "leaderworkerset.sigs.k8s.io/worker-index=0" }}{{ end -}}
 {{ toYaml $words }}
 {{- end -}}
 
