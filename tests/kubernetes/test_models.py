@@ -22,9 +22,9 @@ pytestmark = [pytest.mark.helm, pytest.mark.chaos, pytest.mark.timeout(1800)]
 VALUES: dict[str, Any] = {"etcd": {"replicas": 1}, "router": {"args": ["--decode-policy=random"]}}
 #: Where pods have the other model: in the volume of the engine's cache.
 OTHER = "/cache/other"
+ENVIRONMENT = {"HOME": "/cache", "XDG_CACHE_HOME": "/cache", "USER": "etcd-pd"}
 MAKE = f"""
 import json, shutil
-from collections.abc import Sequence
 from pathlib import Path
 {inspect.getsource(make_other_model)}
 make_other_model(Path("{OTHER}"))
@@ -45,7 +45,7 @@ def other_model(image: str) -> dict[str, Any]:
         "image": image,
         "imagePullPolicy": "Never",
         "command": ["python3", "-c", MAKE],
-        "env": [{"name": name, "value": "/cache"} for name in ("HOME", "XDG_CACHE_HOME", "USER")],
+        "env": [{"name": name, "value": value} for name, value in ENVIRONMENT.items()],
         "resources": SMALL,
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [{"name": "cache", "mountPath": "/cache"}, {"name": "tmp", "mountPath": "/tmp"}],
