@@ -27,7 +27,11 @@ TIMEOUT_SECONDS = 15.0
 #: Attempts at an object that others change at the same time.
 ATTEMPTS = 5
 #: Where the API has the kinds that are not among the core's.
-GROUPS = {"statefulsets": "apis/apps/v1", "deployments": "apis/apps/v1"}
+GROUPS = {
+    "statefulsets": "apis/apps/v1",
+    "deployments": "apis/apps/v1",
+    "leaderworkersets": "apis/leaderworkerset.x-k8s.io/v1",
+}
 
 Object = dict[str, Any]
 

@@ -26,11 +26,13 @@ class ListingApi(Api, Protocol):
 
 
 def end_fleets(settings: FleetSettings, api: ListingApi) -> bool:
-    """Scale the Deployments to nothing and wait until their pods are gone; whether all are."""
+    """Scale the fleets to nothing and wait until their pods are gone; whether all are."""
     deadline = time.monotonic() + settings.wait_seconds
+    fleets = {"deployments": settings.deployments, "leaderworkersets": settings.leader_worker_sets}
     try:
-        for name in settings.deployments:
-            _scale_to_nothing(api, name)
+        for kind, names in fleets.items():
+            for name in names:
+                _scale_to_nothing(api, kind, name)
         while left := api.list("pods", settings.selector):
             if time.monotonic() >= deadline:
                 log.warning("%d pods have not drained within %g s", len(left), settings.wait_seconds)
@@ -39,15 +41,15 @@ def end_fleets(settings: FleetSettings, api: ListingApi) -> bool:
     except KubernetesError as exc:
         log.warning("fleets do not drain: %s", exc)
         return False
-    log.info("%s have drained", ", ".join(settings.deployments))
+    log.info("%s have drained", ", ".join((*settings.deployments, *settings.leader_worker_sets)))
     return True
 
 
-def _scale_to_nothing(api: Api, name: str) -> None:
+def _scale_to_nothing(api: Api, kind: str, name: str) -> None:
     def scaled(found: Object | None) -> Object | None:
         if found is None or found["spec"]["replicas"] == 0:
             return None
-        log.info("deployment=%s is scaled from %d to nothing", name, found["spec"]["replicas"])
+        log.info("%s=%s is scaled from %d to nothing", kind.removesuffix("s"), name, found["spec"]["replicas"])
         return {**found, "spec": {**found["spec"], "replicas": 0}}
 
-    update(api, "deployments", name, scaled)
+    update(api, kind, name, scaled)

@@ -1,12 +1,13 @@
 """``python3 -m etcd_pd.kubernetes.round_trip SOCKET SOCKET [ROUTER]``: rooms registered here, resolved there.
 
 What ``helm test`` runs, with an agent that holds the prefill certificate and one that holds the decode certificate, and
-then, where there is a router, a request through it.
+then, where there is a router, a request through it, with the key in ``ROUTER_API_KEY``.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import socket
 import sys
@@ -122,18 +123,19 @@ def _wait(client: Client, wanted: type, timeout: float) -> None:
     raise EtcdPDError(f"no {wanted.__name__} in {timeout:.0f} s; the agent's log says why")
 
 
-def ask(router: str, timeout: float = TIMEOUT_SECONDS) -> str:
+def ask(router: str, key: str = "", timeout: float = TIMEOUT_SECONDS) -> str:
     """Send a request for a few tokens; what the answer says of itself.
 
     Args:
         router: its URL.
+        key: what the router asks for; empty: nothing.
         timeout: seconds that it may take.
 
     Raises:
         EtcdPDError: it was refused, with what was said, or had no answer.
     """
     wanted = {"text": "The capital of France is", "sampling_params": {"max_new_tokens": 8, "temperature": 0}}
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
     request = urllib.request.Request(f"{router}/generate", json.dumps(wanted).encode(), headers)
     try:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
@@ -153,7 +155,7 @@ def main(arguments: list[str]) -> int:
         seconds = run(prefill_socket, decode_socket)
         print(f"ok: {len(seconds)} rooms registered with one certificate and resolved with the other")
         if router:
-            print(f"ok: a request through the router: {ask(router[0])}")
+            print(f"ok: a request through the router: {ask(router[0], os.environ.get('ROUTER_API_KEY', ''))}")
     except EtcdPDError as exc:
         print(f"failed: {exc}", file=sys.stderr)
         return 1

@@ -136,16 +136,17 @@ class InitSettings:
 
 @dataclass(frozen=True)
 class FleetSettings:
-    """Which Deployments to end, and how to see that their pods are gone."""
+    """Which fleets to end, and how to see that their pods are gone."""
 
-    namespace: str = _option("", "namespace of the Deployments; empty: the pod's own")
+    namespace: str = _option("", "namespace of the fleets; empty: the pod's own")
     deployments: tuple[str, ...] = _option((), "names of the Deployments")
+    leader_worker_sets: tuple[str, ...] = _option((), "names of the LeaderWorkerSets")
     selector: str = _option("", "KEY=VALUE,... labels of their pods")
     wait_seconds: float = _option(180.0, "how long they may take")
 
     def __post_init__(self) -> None:
-        if not self.deployments:
-            raise ConfigError("deployments", "must name at least one Deployment")
+        if not self.deployments and not self.leader_worker_sets:
+            raise ConfigError("deployments", "or leader_worker_sets must name at least one fleet")
         if not self.selector:
             raise ConfigError("selector", "must be given: without labels it would be every pod of the namespace")
         if not 0 < self.wait_seconds <= 86_400:

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 _FREE = frozenset({"_name_or_path", "transformers_version", "dtype", "torch_dtype", "quantization_config"})
 #: In these a difference is only warned of.
 _MAY_DIFFER = frozenset({"sglang", "tp_size", "pp_size"})
+#: Revisions and weight versions that say nothing.
+_UNNAMED = (None, "", "default")
 
 
 def own_fingerprint(manager: Any) -> str:
@@ -50,7 +52,7 @@ def _of(instance: PrefillInstance) -> dict[str, str]:
 
 def _own(manager: Any) -> dict[str, str]:
     layout = {"kv_cache_dtype": manager.kv_cache_dtype_str, "kv_layout": manager.kv_layout}
-    said = {"model": _model(manager), "sglang": version("sglang")}
+    said = {"model": _model(manager), **_weights(getattr(manager, "server_args", None)), "sglang": version("sglang")}
     said |= {"tp_size": str(manager.attn_tp_size), "pp_size": str(manager.pp_size)}
     return said | _layout({"page_size": manager.kv_args.page_size, **layout})
 
@@ -58,6 +60,12 @@ def _own(manager: Any) -> dict[str, str]:
 def _layout(said: Mapping[str, Any]) -> dict[str, str]:
     names = ("page_size", "kv_cache_dtype", "kv_layout")
     return {name: str(said[name]) for name in names if said.get(name) is not None}
+
+
+def _weights(args: Any) -> dict[str, str]:
+    """Which weights the command line names: two trainings of one model have the same configuration."""
+    given = {name: getattr(args, name, None) for name in ("revision", "weight_version")}
+    return {name: "_".join(str(value).split())[:64] for name, value in given.items() if value not in _UNNAMED}
 
 
 def _model(manager: Any) -> str:

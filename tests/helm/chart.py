@@ -119,6 +119,8 @@ class Objects:
                 yield where, each
             elif each["kind"] == "CronJob":
                 yield where, spec["jobTemplate"]["spec"]["template"]
+            elif each["kind"] == "LeaderWorkerSet":
+                yield where, spec["leaderWorkerTemplate"]["workerTemplate"]
             elif "template" in spec:
                 yield where, spec["template"]
 

@@ -22,7 +22,7 @@ class Fleets:
 
     def __init__(self, at_replace: Callable[[Object], None] = lambda body: None) -> None:
         self.replicas = dict.fromkeys(SETTINGS.deployments, 2)
-        self.pods, self.drains = 4, True
+        self.pods, self.drains, self.kinds = 4, True, set[str]()
         self._at_replace = at_replace
 
     def get(self, kind: str, name: str) -> Object | None:
@@ -40,7 +40,8 @@ class Fleets:
         raise AssertionError("nothing is made")
 
     def replace(self, kind: str, body: Object) -> Object:
-        assert kind == "deployments" and body["spec"]["paused"] is False
+        assert body["spec"]["paused"] is False
+        self.kinds.add(kind)
         self._at_replace(body)
         self.replicas[body["metadata"]["name"]] = body["spec"]["replicas"]
         return body
@@ -55,6 +56,14 @@ def test_both_fleets_are_scaled_to_nothing_and_waited_for_when_a_release_goes() 
     api = Fleets()
     assert fleets.end_fleets(SETTINGS, api)
     assert set(api.replicas.values()) == {0} and api.pods < 0
+    assert api.kinds == {"deployments"}
+
+
+def test_leader_worker_sets_are_scaled_by_their_own_api_when_a_release_has_some() -> None:
+    api = Fleets()
+    settings = FleetSettings(leader_worker_sets=SETTINGS.deployments, selector="app=agent", wait_seconds=5)
+    assert fleets.end_fleets(settings, api)
+    assert set(api.replicas.values()) == {0} and api.kinds == {"leaderworkersets"}
 
 
 def test_a_fleet_that_is_not_there_is_no_error_when_a_release_goes() -> None:

@@ -84,7 +84,8 @@ def test_the_horizontal_autoscaler_asks_for_rooms_of_the_pods_when_it_scales() -
 
 def test_keda_asks_prometheus_for_the_groups_rooms_when_it_scales() -> None:
     (scaler,) = rendered("groups").of("ScaledObject")
-    assert scaler["spec"]["scaleTargetRef"] == {"name": f"{FULL}-prefill-h200"}
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": f"{FULL}-prefill-h200"}
+    assert scaler["spec"]["scaleTargetRef"] == target
     (trigger,) = scaler["spec"]["triggers"]
     query = f'sum(etcd_pd_rank_rooms{{namespace="{NAMESPACE}",pod=~"{FULL}-prefill-h200-.+"}})'
     assert trigger["metadata"]["query"] == query

@@ -30,6 +30,7 @@ GIVEN = {
     "external-etcd": {"etcd-root", "etcd-prefill", "etcd-decode"},
     "existing-secrets": {"cell-etcd", "cell-root", "cell-prefill", "cell-decode"},
     "sglang": {"huggingface"},
+    "groups": {"llm-key"},
 }
 
 

@@ -8,18 +8,23 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.simulation.mutants import MUTANTS, WORLDS, Plant, catch, dead_epochs_accepted, endings_said_once, no_guard
+from tests.simulation.node import TTL
 from tests.simulation.plan import FAULTS, POLICIES, Plan
 from tests.simulation.rules import KNOWN, RULES
 from tests.simulation.shrink import shrink, tell
 from tests.simulation.world import History, simulate
 
 pytestmark = pytest.mark.timeout(240)
+
+#: What etcd may take beyond a session's TTL to say that it has ended, seconds.
+SLACK = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +62,19 @@ def test_every_kind_of_fault_and_of_outcome_occurs(worlds: list[tuple[Plan, Hist
         (True, True),
     }
     assert any(room.lot for room in rooms) and any(plan.linger for plan, _ in worlds)
+
+
+def test_decode_is_told_in_time_when_a_node_dies_with_half_of_a_rank(worlds: list[tuple[Plan, History]]) -> None:
+    found = 0
+    for plan, history in worlds:
+        faults = [event.t for event in history.events if event.what == "fault" and event.data["name"] == "node dies"]
+        for began in faults if plan.tp > 1 else ():
+            killed = {event.who for event in history.events if event.what == "killed" and 0 <= event.t - began < 0.1}
+            died = Counter(int(who[1:].partition(".")[0]) for who in killed)
+            halves = {dp_rank for dp_rank, processes in died.items() if processes < plan.tp}
+            lost = [event for event in history.events if event.data.get("error") == "PrefillLost"]
+            found += any(event.dp_rank in halves and 0 < event.t - began < TTL + SLACK for event in lost)
+    assert found > 1, "the other half's agents went on"
 
 
 def digest(seed: int) -> str:

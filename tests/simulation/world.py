@@ -33,6 +33,8 @@ SHORTEST_QUEUE = 6
 MISSED = 1.0
 #: Longest that an agent is stopped, seconds: longer than its session's TTL.
 ASLEEP = 8.0
+#: Longest that a node is gone, seconds: longer than its session's TTL, shorter than what the calm begins with.
+GONE = 12.0
 #: One DP rank's process: its dp_rank and tp_rank.
 Place = tuple[int, int]
 
@@ -336,6 +338,17 @@ class World:
         self._launches += 1
         for place in list(self._engines):
             self._kill_engine(place, luck)
+
+    async def _do_node_dies(self, node: Node, luck: float) -> None:
+        """An agent and the engines beside it; then all of the instance starts again, as in a LeaderWorkerSet."""
+        beside = [place for place in self._engines if self._plan.agent_of(*place) == node.name]
+        if node.runs and beside:
+            await node.kill()
+            away = GONE * luck
+            for place in beside:
+                self._kill_engine(place, away + luck)
+            self._loop.call_later(away, node.start)
+            self._loop.call_later(away, self._do_instance_restarts, node, luck)
 
     def _do_engine_drains(self, node: Node, luck: float) -> None:
         place = self._place(luck)

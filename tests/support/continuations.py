@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 
-def continue_texts(texts: Sequence[str], new_tokens: int) -> list[list[int]]:
-    """Token ids that follow each text, sampled greedily."""
+def continue_texts(texts: Sequence[str], new_tokens: int, path: str = "") -> list[list[int]]:
+    """Token ids that follow each text, sampled greedily from the model in a directory; empty: the default model."""
     from etcd_pd.reference.engine.card import go_offline
 
     go_offline()
@@ -18,7 +21,18 @@ def continue_texts(texts: Sequence[str], new_tokens: int) -> list[list[int]]:
     from etcd_pd.reference.engine.settings import PrefillSettings
     from etcd_pd.reference.engine.text import Tokenizer
 
-    path = tiny.ensure()
+    path = path or tiny.ensure()
     model, tokenizer, ends = Model(path), Tokenizer(path), read_card(path, PrefillSettings()).end_tokens
     sampling = Sampling(max_new_tokens=new_tokens)
     return [generate(model, tokenizer.encode(text), sampling, ends).token_ids for text in texts]
+
+
+def make_other_model(directory: Path) -> str:
+    """A model whose KV caches have another layout: the default one without its last layer. Its path."""
+    from etcd_pd.reference.engine import tiny
+
+    shutil.copytree(tiny.ensure(), directory, dirs_exist_ok=True)
+    config = directory / "config.json"
+    said = json.loads(config.read_text())
+    config.write_text(json.dumps({**said, "num_hidden_layers": said["num_hidden_layers"] - 1}))
+    return str(directory)

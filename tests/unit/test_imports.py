@@ -59,7 +59,7 @@ MODULE_LINES, FUNCTION_LINES = 300, 40
 LONG_MODULES: dict[str, int] = {
     "client/decode.py": 324,
     "reference/engine/prefill.py": 397,
-    "reference/engine/decode.py": 352,
+    "reference/engine/decode.py": 347,
     "reference/engine/rank_pool.py": 346,
     "reference/engine/front.py": 313,
 }

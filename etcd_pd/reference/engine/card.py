@@ -15,8 +15,9 @@ from .settings import EMULATED, EngineSettings
 
 #: The cost model has no positions to run out of.
 EMULATED_CONTEXT = 1 << 20
-#: What a fingerprint reads of each weight file: the safetensors header and some tensors behind it.
-_FINGERPRINT_BYTES = 1 << 20
+#: What a fingerprint reads of each file: its beginning, and a sample at each of these steps, since a model that was
+#: trained further may begin as before.
+_FINGERPRINT_BYTES, _STEP_BYTES, _SAMPLE_BYTES = 1 << 20, 8 << 20, 4096
 
 
 class ModelCard(msgspec.Struct, frozen=True):
@@ -30,7 +31,7 @@ class ModelCard(msgspec.Struct, frozen=True):
         vocabulary: token ids are below this.
         context: most tokens of prompt and answer together.
         end_tokens: the tokens by which the model itself ends a text.
-        fingerprint: what prefill and decode must have in common: configuration, weights (sizes and beginnings),
+        fingerprint: what prefill and decode must have in common: configuration, weights (sizes and samples),
             number format and compute mode.
     """
 
@@ -99,7 +100,11 @@ def _fingerprint(path: str, mode: str) -> str:
     digest = hashlib.sha256(mode.encode())
     for file in sorted(Path(path).iterdir()):
         if file.suffix == ".safetensors" or file.name in ("config.json", "tokenizer.json"):
-            digest.update(f"{file.name} {file.stat().st_size}".encode())
+            size = file.stat().st_size
+            digest.update(f"{file.name} {size}".encode())
             with file.open("rb") as content:
                 digest.update(content.read(_FINGERPRINT_BYTES))
+                for start in range(_STEP_BYTES, size, _STEP_BYTES):
+                    content.seek(start)
+                    digest.update(content.read(_SAMPLE_BYTES))
     return digest.hexdigest()[:32]

@@ -18,14 +18,15 @@ from etcd_pd import Assignment, Client, Described, Ended, EtcdPDError, PrefillIn
 
 from .card import ModelCard
 from .emulated import EmulatedModel
-from .errors import ABORTED, BadRequest, RequestFailed, from_registry
+from .errors import ABORTED, RequestFailed, from_registry
+from .fit import check_named_rank, misfit
 from .generation import Generation
 from .kv import KVCache, KVFormatError
 from .link import Link, RankSpec
 from .messages import Met, Pass, Work
 from .model import Model
 from .running import Running
-from .settings import FOLLOW_BOOTSTRAP_ROOM, DecodeSettings
+from .settings import DecodeSettings
 from .text import Tokenizer
 from .transfer import Answer, Arrival, KVClient, Refusal, boot_id
 
@@ -180,13 +181,13 @@ class DecodeLoop:
         if instance is None:
             self.registry.decode.follow(work.instance)
         else:
-            _check_named_rank(work, instance)
+            check_named_rank(work, instance)
 
     def _on_described(self, event: Described) -> None:
         for task in list(self._tasks.values()):
             if task.work.instance == event.name and task.assignment is None and event.instance is not None:
                 try:
-                    _check_named_rank(task.work, event.instance)
+                    check_named_rank(task.work, event.instance)
                 except RequestFailed as error:
                     self._fail(task, error)
 
@@ -198,6 +199,9 @@ class DecodeLoop:
         task = self._task_of(found.room)
         if task is not None and task.assignment is None:
             task.assignment, task.resolved_ns = found, time.monotonic_ns()
+            # at once: neither leg needs to wait for a place in the batch to learn it
+            if self._refuse_misfit(task, self.registry.decode.instance(found.instance)):
+                return
             if self._spans:
                 _trace(self._spans, task, source=found.source)
             task.begin("")
@@ -222,13 +226,16 @@ class DecodeLoop:
             endpoints = instance.endpoints(found.dp_rank) if instance is not None else ()
             if instance is None or not endpoints:
                 self._fail(task, from_registry(PrefillLost(found.instance, found.room, found.dp_rank, found.epoch)))
-            elif instance.info.fingerprint != self._card.fingerprint:
-                message = f"{instance.id} serves another model, or in another number format, than this instance"
-                self._fail(task, RequestFailed(500, "FingerprintMismatch", message, room=found.room))
-            else:
+            elif not self._refuse_misfit(task, instance):
                 self._fetching += 1
                 task.begin("kv_transfer")
                 task.peer = self._transfer.ask(endpoints[0].ip, endpoints[0].port, found.room)
+
+    def _refuse_misfit(self, task: _Task, instance: PrefillInstance | None) -> bool:
+        error = misfit(self._card, task.work.room, instance) if instance else None
+        if error:
+            self._fail(task, error)
+        return error is not None
 
     def _on_refusal(self, refusal: Refusal) -> None:
         task = self._task_of(refusal.room)
@@ -338,15 +345,3 @@ def _trace(spans: Spans, task: _Task, error: str = "", **facts: int | str) -> No
     if found is not None:
         place = {"instance": found.instance, "dp_rank": found.dp_rank, "revision": found.revision}
     spans.record(task.step, task.work, task.began_ns, error, **place, **facts)
-
-
-def _check_named_rank(work: Work, instance: PrefillInstance) -> None:
-    dp_size = instance.info.topology.dp
-    for name, rank in (("disagg_prefill_dp_rank", work.prefill_dp_rank), ("routed_dp_rank", work.routed_dp_rank)):
-        if rank is not None and rank >= dp_size:
-            raise BadRequest(name, f"must be in 0..{dp_size - 1} of {instance.id}, not {rank}")
-    if instance.info.policy != FOLLOW_BOOTSTRAP_ROOM or work.prefill_dp_rank is not None:
-        return
-    computed = work.room % dp_size
-    if work.routed_dp_rank not in (None, computed):
-        raise BadRequest("routed_dp_rank", f"must be bootstrap_room % dp_size = {computed}")

@@ -63,7 +63,7 @@
 {{- $startup := 0 -}}
 {{- range $all.fleets -}}
 {{- $least := include "etcd-pd.fleet.least" . | int -}}
-{{- $pods = add $pods $least -}}
+{{- $pods = add $pods (mul $least .values.podsPerInstance) -}}
 {{- if eq .role "prefill" -}}
 {{- $ranks = add $ranks (mul $least .values.dpSize) -}}
 {{- $startup = max $startup .values.startupSeconds -}}

@@ -1,6 +1,6 @@
-{{/* Sets `fleets` in its argument: a dict (root, role, group, name, full, values) for each fleet, which is what templates of
-     _instance.tpl take: name is that of its component, full that of its Deployment. A role with groups has a fleet for each of them, whose values lie over the role's.
-     Call with (dict "root" $). */}}
+{{/* Sets `fleets` in its argument: a dict (root, role, group, name, full, kind, apiVersion, values) for each fleet, which is what templates
+     of _instance.tpl take: name is that of its component, the next three are of its Deployment or LeaderWorkerSet. A role with groups has
+     a fleet for each of them, whose values lie over the role's. Call with (dict "root" $). */}}
 {{- define "etcd-pd.fleets" -}}
 {{- $root := .root -}}
 {{- $fleets := list -}}
@@ -10,13 +10,15 @@
 {{- $name := ternary $role (printf "%s-%s" $role $group) (empty $group) -}}
 {{- $values := mergeOverwrite (omit $base "groups" | deepCopy) (deepCopy $own) -}}
 {{- $full := printf "%s-%s" (include "etcd-pd.fullname" $root) $name -}}
-{{- $fleets = append $fleets (dict "root" $root "role" $role "group" $group "name" $name "full" $full "values" $values) -}}
+{{- $fleet := dict "root" $root "role" $role "group" $group "name" $name "full" $full "values" $values -}}
+{{- $workload := ternary (dict "kind" "Deployment" "apiVersion" "apps/v1") (dict "kind" "LeaderWorkerSet" "apiVersion" "leaderworkerset.x-k8s.io/v1") (eq (int $values.podsPerInstance) 1) -}}
+{{- $fleets = append $fleets (merge $fleet $workload) -}}
 {{- end -}}
 {{- end -}}
 {{- $_ := set . "fleets" $fleets -}}
 {{- end -}}
 
-{{/* How few pods of a fleet there may be. */}}
+{{/* How few instances of a fleet there may be. */}}
 {{- define "etcd-pd.fleet.least" -}}
 {{ ternary .values.replicas .values.autoscaling.minReplicas (eq .values.autoscaling.kind "none") | int }}
 {{- end -}}
@@ -27,7 +29,7 @@
 {{- if eq .values.autoscaling.kind "none" -}}
 replicas: {{ .values.replicas }}
 {{- else -}}
-{{- with lookup "apps/v1" "Deployment" .root.Release.Namespace .full -}}
+{{- with lookup .apiVersion .kind .root.Release.Namespace .full -}}
 replicas: {{ .spec.replicas }}
 {{- end -}}
 {{- end -}}
@@ -48,7 +50,7 @@ kind: HorizontalPodAutoscaler
 metadata:
   {{- include "etcd-pd.metadata" $metadata | nindent 2 }}
 spec:
-  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: {{ $.full }}}
+  scaleTargetRef: {apiVersion: {{ $.apiVersion }}, kind: {{ $.kind }}, name: {{ $.full }}}
   minReplicas: {{ .minReplicas }}
   maxReplicas: {{ .maxReplicas }}
   metrics:
@@ -61,13 +63,15 @@ spec:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 {{- else if eq .kind "keda" }}
-{{- $rooms := printf "sum(%s{namespace=\"%s\",pod=~\"%s-.+\"})" (.metric | default (include "etcd-pd.fleet.metric" $)) $.root.Release.Namespace $.full }}
+{{- /* of a LeaderWorkerSet: leaders, as a HorizontalPodAutoscaler sees it; the other pods of an instance have the same rooms */}}
+{{- $pods := printf "%s-%s" $.full (ternary ".+" "[0-9]+" (eq $.kind "Deployment")) }}
+{{- $rooms := printf "sum(%s{namespace=\"%s\",pod=~\"%s\"})" (.metric | default (include "etcd-pd.fleet.metric" $)) $.root.Release.Namespace $pods }}
 apiVersion: keda.sh/v1alpha1
 kind: ScaledObject
 metadata:
   {{- include "etcd-pd.metadata" $metadata | nindent 2 }}
 spec:
-  scaleTargetRef: {name: {{ $.full }}}
+  scaleTargetRef: {apiVersion: {{ $.apiVersion }}, kind: {{ $.kind }}, name: {{ $.full }}}
   minReplicaCount: {{ .minReplicas }}
   maxReplicaCount: {{ .maxReplicas }}
   {{- with .behavior }}

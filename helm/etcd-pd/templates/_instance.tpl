@@ -40,6 +40,11 @@ command:
   - --disaggregation-mode={{ .role }}
   - --disaggregation-bootstrap-port={{ .root.Values.bootstrapPort }}
   - --dp-size={{ .values.dpSize }}
+  {{- if eq .kind "LeaderWorkerSet" }}
+  - --nnodes={{ .values.podsPerInstance }}
+  - --node-rank=$(LWS_WORKER_INDEX)
+  - --dist-init-addr=$(LWS_LEADER_ADDRESS):20000
+  {{- end }}
   {{- if include "etcd-pd.engineMetrics" . }}
   - --enable-metrics
   {{- end }}
@@ -67,9 +72,13 @@ args:
     fieldRef:
       fieldPath: status.podIP
 - name: ETCD_PD_INSTANCE
+{{- if eq .kind "LeaderWorkerSet" }}
+  value: $(LWS_LEADER_ADDRESS)
+{{- else }}
   valueFrom:
     fieldRef:
       fieldPath: metadata.name
+{{- end }}
 - name: ETCD_PD_SOCKET
   value: /run/etcd-pd/agent.sock
 # A user id without a name: torch asks for one.
@@ -328,15 +337,42 @@ volumes:
   {{- include "etcd-pd.instance.volumes" . | nindent 2 }}
 {{- end -}}
 
+{{/* The template of its pods. */}}
+{{- define "etcd-pd.instance.template" -}}
+{{- $labels := mergeOverwrite dict .values.podLabels (dict "etcd-pd/role" .role) -}}
+{{- with .group }}{{ $_ := set $labels "etcd-pd/group" . }}{{ end -}}
+{{- $annotations := dict "kubectl.kubernetes.io/default-container" "agent" -}}
+{{- if eq .role "prefill" }}{{ $_ := set $annotations "sglang.ai/bootstrap-port" (toString .root.Values.bootstrapPort) }}{{ end -}}
+metadata:
+  labels:
+    {{- include "etcd-pd.podLabels" (dict "root" .root "component" "agent" "labels" $labels) | nindent 4 }}
+  {{- include "etcd-pd.annotations" (dict "own" $annotations "values" .values.podAnnotations) | nindent 2 }}
+spec:
+  {{- include "etcd-pd.instance.pod" . | nindent 2 }}
+{{- end -}}
+
 {{- define "etcd-pd.instance" -}}
 {{- $metadata := dict "root" .root "component" .role "suffix" .name -}}
-apiVersion: apps/v1
-kind: Deployment
+apiVersion: {{ .apiVersion }}
+kind: {{ .kind }}
 metadata:
   {{- include "etcd-pd.metadata" $metadata | nindent 2 }}
 spec:
   {{- with include "etcd-pd.fleet.replicas" . }}{{ nindent 2 . }}{{ end }}
   # With maxSurge 0, since a new pod may not have a GPU before an old one gives it up.
+  {{- if eq .kind "LeaderWorkerSet" }}
+  rolloutStrategy:
+    type: RollingUpdate
+    rollingUpdateConfiguration:
+      {{- pick .values.updateStrategy "maxSurge" "maxUnavailable" | toYaml | nindent 6 }}
+  leaderWorkerTemplate:
+    size: {{ .values.podsPerInstance }}
+    # An instance of which one pod has ended is of no use: all of them start again, together.
+    restartPolicy: RecreateGroupOnPodRestart
+    # Of the leader too: SGLang answers /health on every node.
+    workerTemplate:
+      {{- include "etcd-pd.instance.template" . | nindent 6 }}
+  {{- else }}
   strategy:
     type: {{ .values.updateStrategy.type }}
     {{- if eq .values.updateStrategy.type "RollingUpdate" }}
@@ -348,16 +384,8 @@ spec:
     matchLabels:
       {{- include "etcd-pd.instance.selector" . | nindent 6 }}
   template:
-    metadata:
-      {{- $labels := mergeOverwrite dict .values.podLabels (dict "etcd-pd/role" .role) }}
-      {{- with .group }}{{ $_ := set $labels "etcd-pd/group" . }}{{ end }}
-      labels:
-        {{- include "etcd-pd.podLabels" (dict "root" .root "component" "agent" "labels" $labels) | nindent 8 }}
-      {{- $annotations := dict "kubectl.kubernetes.io/default-container" "agent" }}
-      {{- if eq .role "prefill" }}{{ $_ := set $annotations "sglang.ai/bootstrap-port" (toString .root.Values.bootstrapPort) }}{{ end }}
-      {{- include "etcd-pd.annotations" (dict "own" $annotations "values" .values.podAnnotations) | nindent 6 }}
-    spec:
-      {{- include "etcd-pd.instance.pod" . | nindent 6 }}
+    {{- include "etcd-pd.instance.template" . | nindent 4 }}
+  {{- end }}
 ---
 apiVersion: policy/v1
 kind: PodDisruptionBudget

@@ -129,8 +129,14 @@ spec:
 {{- define "etcd-pd.uninstall.env" -}}
 - name: ETCD_PD_NAMESPACE
   value: {{ .root.Release.Namespace }}
+{{- with .deployments }}
 - name: ETCD_PD_DEPLOYMENTS
-  value: {{ join "," .deployments }}
+  value: {{ join "," . }}
+{{- end }}
+{{- with .leaderWorkerSets }}
+- name: ETCD_PD_LEADER_WORKER_SETS
+  value: {{ join "," . }}
+{{- end }}
 - name: ETCD_PD_SELECTOR
   value: app.kubernetes.io/name={{ include "etcd-pd.name" .root }},app.kubernetes.io/instance={{ .root.Release.Name }},app.kubernetes.io/component=agent
 - name: ETCD_PD_WAIT_SECONDS

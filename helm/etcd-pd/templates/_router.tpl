@@ -9,7 +9,26 @@ app.kubernetes.io/component: router
 {{- range $key, $value := include "etcd-pd.instance.selector" . | fromYaml -}}
 {{- $words = append $words (printf "%s=%s" $key $value) -}}
 {{- end -}}
+{{- $all := dict "root" .root -}}
+{{- include "etcd-pd.fleets" $all -}}
+{{- $several := false -}}
+{{- range $all.fleets }}{{ if and (eq .role $.role) (eq .kind "LeaderWorkerSet") }}{{ $several = true }}{{ end }}{{ end -}}
+{{- /* of the pods of an instance its leader alone takes requests */}}
+{{- if $several }}{{ $words = append $words "leaderworkerset.sigs.k8s.io/worker-index=0" }}{{ end -}}
 {{ toYaml $words }}
+{{- end -}}
+
+{{/* The variable with the key that the router asks for, where it asks for one. */}}
+{{- define "etcd-pd.router.key" -}}
+{{- with .Values.router.apiKey -}}
+{{- if .secretName -}}
+- name: ROUTER_API_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ .secretName }}
+      key: {{ .secretKey }}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "etcd-pd.router.pod" -}}
@@ -36,7 +55,16 @@ containers:
   - name: router
     image: {{ include "etcd-pd.image" (dict "root" . "image" $router.image) }}
     imagePullPolicy: {{ $router.image.pullPolicy }}
+    {{- if $router.apiKey.secretName }}
+    # It takes the key as an argument alone, and arguments of a process are no secret on its node: so not as a real one.
+    command:
+      - python3
+      - -c
+      - import os, sys; from sglang_router.cli import main; sys.argv.append("--api-key=" + os.environ["ROUTER_API_KEY"]); main()
+      - launch
+    {{- else }}
     command: [sglang-router, launch]
+    {{- end }}
     args:
       # IPv4 and IPv6; where the kernel has no IPv6 at all, args: [--host=0.0.0.0, --prometheus-host=0.0.0.0]
       - --host=[::]
@@ -68,6 +96,7 @@ containers:
       # Without a line for each request, its own probes among them; requests that fail leave one.
       - name: RUST_LOG
         value: smg=info,smg::request=warn,smg::response=warn
+      {{- with include "etcd-pd.router.key" . }}{{ nindent 6 . }}{{ end }}
       {{- with $router.env }}
       {{- toYaml . | nindent 6 }}
       {{- end }}

@@ -21,7 +21,8 @@ def _sglang(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def manager(**more: Any) -> SimpleNamespace:
     said = {"model": "abc", "kv_cache_dtype_str": "auto", "kv_layout": None, "attn_tp_size": 1, "pp_size": 1, **more}
-    return SimpleNamespace(kv_args=SimpleNamespace(page_size=said.pop("page_size", 64)), **said)
+    args = SimpleNamespace(revision=said.pop("revision", None), weight_version=said.pop("weight_version", "default"))
+    return SimpleNamespace(kv_args=SimpleNamespace(page_size=said.pop("page_size", 64)), server_args=args, **said)
 
 
 def prefill(**more: Any) -> PrefillInstance:
@@ -49,6 +50,14 @@ def test_nothing_differs_when_both_sides_are_alike(caplog: pytest.LogCaptureFixt
 )
 def test_what_differs_is_named_when_a_prefill_does_not_fit(change: dict[str, Any], sentence: str) -> None:
     assert fingerprint.differences(manager(), prefill(**change)) == sentence
+
+
+@pytest.mark.parametrize("name", ["revision", "weight_version"])
+def test_weights_differ_when_both_sides_name_them(name: str) -> None:
+    here = manager(**{name: "2 b"})
+    assert fingerprint.differences(here, prefill(**{name: "1"})) == f"{name} is 1 there and 2_b here"
+    assert fingerprint.differences(here, prefill()) == ""
+    assert "default" not in fingerprint.own_fingerprint(manager())
 
 
 @pytest.mark.parametrize("unknown", ["model", "kv_layout"])

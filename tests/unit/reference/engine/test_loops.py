@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 import zmq
+from msgspec.structs import replace
 from zmq.utils.garbage import gc
 
 from etcd_pd import RankEnded, RegistrationTimeout, Rejected
@@ -75,14 +76,16 @@ class Bench:
     loops: list[PrefillLoop | DecodeLoop] = field(default_factory=list)
     ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
-    def prefill(self, dp_rank: int = 0, launch: str = "launch", **settings: Any) -> tuple[PrefillLoop, Said]:
+    def prefill(
+        self, dp_rank: int = 0, launch: str = "launch", card: ModelCard | None = None, **settings: Any
+    ) -> tuple[PrefillLoop, Said]:
         """A prefill rank of an instance with two."""
-        made = PrefillSettings(instance="p", **{"dp_size": 2, **settings})
+        made = PrefillSettings(**{"instance": "p", "dp_size": 2, **settings})
         said, client = Said(), cast(Any, FakeClient(self.directory))
         server = KVServer(self.context, "127.0.0.1")
         link = cast(Link, said)
         loop = PrefillLoop(
-            self._spec(made, dp_rank, launch), made, self.card, self.model, client, server, link, self.spans
+            self._spec(made, dp_rank, launch), made, card or self.card, self.model, client, server, link, self.spans
         )
         self.loops.append(loop)
         return loop, said
@@ -101,7 +104,8 @@ class Bench:
         """A request."""
         sampling = more.pop("sampling", Sampling(max_new_tokens=6, ignore_eos=True))
         ids = [(room * 37 + position * 11) % 1024 for position in range(tokens)]
-        return Work(id=next(self.ids), room=room, instance=INSTANCE, input_ids=ids, sampling=sampling, **more)
+        more = {"instance": INSTANCE, **more}
+        return Work(id=next(self.ids), room=room, input_ids=ids, sampling=sampling, **more)
 
     def turn(self) -> None:
         """One turn of each loop."""
@@ -371,13 +375,31 @@ def test_a_rank_that_dies_fails_its_rooms_at_once(bench: Bench) -> None:
 
 def test_another_model_s_cache_is_not_taken(bench: Bench) -> None:
     prefill, _ = bench.prefill()
-    fields = {name: getattr(bench.card, name) for name in bench.card.__struct_fields__}
-    decode, said = bench.decode(card=ModelCard(**{**fields, "fingerprint": "another"}))
+    decode, said = bench.decode(card=replace(bench.card, fingerprint="another"))
     work = bench.work(1)
     prefill.accept(work)
     decode.accept(work)
     bench.until(lambda: said.ended(work.id))
-    assert said.failures[work.id].type == "FingerprintMismatch"
+    failed = said.failures[work.id]
+    assert (failed.status, failed.type) == (503, "FingerprintMismatch"), "which a router sends to another pair"
+    assert failed.details == {"room": 1, "instance": "p"}
+
+
+def test_another_models_prefill_is_refused_at_once_when_the_batch_has_no_place(bench: Bench) -> None:
+    prefill, _ = bench.prefill()
+    decode, said = bench.decode(max_batch=1)
+    long = bench.work(1, sampling=Sampling(max_new_tokens=30_000, ignore_eos=True))
+    prefill.accept(long)
+    decode.accept(long)
+    bench.until(lambda: said.tokens(long.id))
+    others, _ = bench.prefill(card=replace(bench.card, fingerprint="another"), instance="q", bootstrap_port=9000)
+    misfit, waiting = bench.work(2, instance="127.0.0.1:9000"), bench.work(3)
+    for loop, work in ((others, misfit), (prefill, waiting)):
+        loop.accept(work)
+        decode.accept(work)
+    bench.until(lambda: said.ended(misfit.id))
+    assert said.failures[misfit.id].type == "FingerprintMismatch"
+    assert not said.ended(long.id) and not said.ended(waiting.id)
 
 
 def test_a_rank_that_prefill_does_not_have_is_refused_by_decode_too(bench: Bench) -> None:

@@ -78,6 +78,19 @@ def test_other_weights_have_another_fingerprint(model_path: str, tmp_path: Path)
     assert read_card(str(copy), PrefillSettings()).fingerprint != same
 
 
+def test_weights_have_another_fingerprint_when_they_begin_alike(model_path: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(model_path, copy)
+    found = set()
+    for layer in (b"a", b"b"):
+        with (copy / "large.safetensors").open("wb") as weights:
+            weights.truncate(48 << 20)  # a hole: nothing is written
+            weights.seek(30 << 20)
+            weights.write(layer * (9 << 20))
+        found.add(read_card(str(copy), PrefillSettings()).fingerprint)
+    assert len(found) == 2
+
+
 @pytest.mark.parametrize("save", [save_qwen2, save_gpt2])
 def test_other_kinds_of_models_run_batched_as_they_run_alone(save: Callable[[Path], None], tmp_path: Path) -> None:
     save(tmp_path)
