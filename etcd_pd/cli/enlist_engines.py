@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -19,7 +20,7 @@ def enlist_engines(settings: EnlistSettings, logs: LogSettings) -> None:
     """Give SGLang's router the engine pods that are ready, and take from it those that are not.
 
     Beside a router that was started without its own discovery, in a pod whose service account may list pods. Other
-    workers of that router are removed. SIGTERM ends it.
+    workers of that router are removed. A key that it asks for is in ROUTER_API_KEY. SIGTERM ends it.
 
     \b
       etcd-pd enlist-engines --selector app.kubernetes.io/instance=R,etcd-pd/role --router http://localhost:8000
@@ -29,4 +30,4 @@ def enlist_engines(settings: EnlistSettings, logs: LogSettings) -> None:
     from ..kubernetes.enlist import Enlisting
 
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    Enlisting(settings, Kubernetes(settings.namespace)).run()
+    Enlisting(settings, Kubernetes(settings.namespace), os.environ.get("ROUTER_API_KEY", "")).run()

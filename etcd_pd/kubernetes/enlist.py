@@ -24,6 +24,8 @@ ROUTER_SECONDS = 5.0
 ASK_AGAIN_SECONDS = 10.0
 #: The label that says an engine's role, and the annotation, SGLang's own, with prefill's bootstrap port.
 ROLES = ("prefill", "decode")
+#: LeaderWorkerSet's label with a pod's place in an instance of several: the first, its leader, takes the requests.
+PLACE = "leaderworkerset.sigs.k8s.io/worker-index"
 ROLE, BOOTSTRAP_PORT = "etcd-pd/role", "sglang.ai/bootstrap-port"
 
 
@@ -48,10 +50,12 @@ class Enlisting:
     Args:
         settings: which pods, and which router.
         pods: where the pods are listed.
+        key: what the router asks for; empty: nothing.
     """
 
-    def __init__(self, settings: EnlistSettings, pods: PodList) -> None:
+    def __init__(self, settings: EnlistSettings, pods: PodList, key: str = "") -> None:
         self._settings, self._pods = settings, pods
+        self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         self._asked: dict[Worker, float] = {}
         self._failure = ""
 
@@ -105,8 +109,7 @@ class Enlisting:
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self._settings.router + path, data, headers, method=method)
+        request = urllib.request.Request(self._settings.router + path, data, self._headers, method=method)
         # nothing stands between two containers of a pod
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
             request, timeout=ROUTER_SECONDS
@@ -124,7 +127,8 @@ class Enlisting:
 def _is_ready(pod: Object) -> bool:
     metadata, status = pod["metadata"], pod["status"]
     ready = any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions", ()))
-    engine = metadata.get("labels", {}).get(ROLE) in ROLES
+    labels = metadata.get("labels", {})
+    engine = labels.get(ROLE) in ROLES and labels.get(PLACE, "0") == "0"
     return ready and engine and "deletionTimestamp" not in metadata and bool(status.get("podIP"))
 
 

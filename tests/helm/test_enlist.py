@@ -162,7 +162,8 @@ def test_pods_are_left_out_when_they_are_no_engines_or_have_no_address(settings:
     del without_address["status"]["podIP"]
     other = pod(DECODE, "router")
     bare: Object = {"metadata": {}, "status": {}}
-    pods.found = [without_address, other, bare, pod(PREFILL, "prefill", annotations={})]
+    worker = pod(DECODE, "decode", labels={"etcd-pd/role": "decode", enlist.PLACE: "1"})
+    pods.found = [without_address, other, bare, worker, pod(PREFILL, "prefill", annotations={})]
     step_until(enlist.Enlisting(settings, pods), settings, {f"http://[::1]:{settings.port}": ("prefill", None)})
 
 

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from etcd_pd.kubernetes.enlist import Enlisting
 from etcd_pd.kubernetes.round_trip import ask
+from etcd_pd.kubernetes.settings import EnlistSettings
 from etcd_pd.reference.local.probe import http_ok
 from etcd_pd.reference.local.process import free_ports
 from tests.helm.chart import Object, Objects, container, containers, notes, rendered, template
@@ -24,7 +26,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.helm
 
 KEY = "a-key-of-this-test"
-VALUES = {"router": {"apiKey": {"secretName": "llm-key", "secretKey": "key"}}}
+VALUES: Object = {"router": {"apiKey": {"secretName": "llm-key", "secretKey": "key"}}}
 REFERENCE: Object = {"name": "ROUTER_API_KEY", "valueFrom": {"secretKeyRef": {"name": "llm-key", "key": "key"}}}
 
 
@@ -87,6 +89,20 @@ def test_requests_need_the_key_and_no_line_shows_it_when_the_charts_router_has_o
     assert [status(f"{url}/generate", key) for key in ("", "another", KEY)] == [401, 401, 503], "503: it has no engine"
     assert KEY not in Path(f"/proc/{pid}/cmdline").read_text()
     assert log.stat().st_size and KEY not in log.read_text()
+
+
+def test_a_sidecar_gives_the_router_its_workers_when_it_asks_for_a_key(running: tuple[str, int, Path]) -> None:
+    class Nobody:
+        def list(self, kind: str, selector: str) -> list[Object]:
+            return []
+
+    settings = EnlistSettings(selector="a=b", router=running[0])
+    Enlisting(settings, Nobody(), KEY).step()
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        Enlisting(settings, Nobody()).step()
+    values = {"router": {**VALUES["router"], "discovery": "sidecar"}}
+    pod = Objects(template("cpu", values)).one("Deployment", "router")["spec"]["template"]
+    assert REFERENCE in container(pod, "enlist")["env"]
 
 
 def test_helm_tests_request_carries_the_key_when_there_is_one() -> None:

@@ -147,6 +147,7 @@ containers:
         value: {{ .Values.enginePort | quote }}
       - name: ETCD_PD_ROUTER
         value: http://localhost:{{ $router.port }}
+      {{- with include "etcd-pd.router.key" . }}{{ nindent 6 . }}{{ end }}
       {{- include "etcd-pd.logEnv" . | nindent 6 }}
     {{- include "etcd-pd.job.limits" . | nindent 4 }}
   {{- end }}
