@@ -78,7 +78,7 @@ class Facts:
         waits: in order; a client may want a room again after it was done with it.
         views: what each client's view was, in order.
         rejected: when a registration of a room by a rank was refused for good, by room and rank.
-        failed_at: when a rank first asked for a room to be failed.
+        failed_at: when a rank first asked for a room to be failed, or its registration timed out.
         revoked_at: when a lease was revoked by hand.
         seen: room keys that were in etcd, by instance, room, token and era.
         deletions: room keys that vanished, with their era.
@@ -169,6 +169,8 @@ class Facts:
     def _rejected(self, event: Event) -> None:
         self.counts[f"rejected {event.error}"] += 1
         self.rejected[(event.instance, event.room), event.dp_rank] = event
+        if event.error == "RegistrationTimeout":  # what turns out to be written after all is failed by its agent
+            self._fail(event)
 
     def _release(self, event: Event) -> None:
         for own in self.ownerships.get((event.instance, event.room), ()):

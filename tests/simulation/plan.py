@@ -37,10 +37,10 @@ FAULTS = (
     *("leader changes", "engine killed", "engine stopped"),
     *("agent asleep", "engine drains"),
     *("etcd is full", "instance restarts", "etcd is busy", "store moves"),
-    *("rooms used again", "queue is short", "node dies"),
+    *("rooms used again", "node dies", "queue is short"),
 )
 #: Worlds that are always tried: their size, seed, and how many kinds of faults there were when they broke a rule,
-#: before what they found was mended. The first six, and those of 16, 17 and 20 kinds, have broken none.
+#: before what they found was mended. The first six, those of 16 and 17 kinds, and seed 8 of 19 have broken none.
 FIXED = (
     *((SMALL, seed, 13) for seed in (*range(6), 18, 21, 41, 56, 62, 68, 80, 83)),
     *((SMALL, seed, 14) for seed in (201, 204, 2007, 2020)),
@@ -49,8 +49,9 @@ FIXED = (
     (SMALL, 1007, 16),
     *((SMALL, seed, 17) for seed in (19, 24)),
     *((SMALL, seed, 18) for seed in (11, 43)),
-    *((SMALL, seed, 19) for seed in (3, 11, 37)),
-    *((size, 8, 20) for size in (SMALL, FULL)),
+    *((SMALL, seed, 19) for seed in (8, 112)),
+    (FULL, 8, 19),
+    *((SMALL, seed, 20) for seed in (0, 17, 22)),
     (FULL, 1068, 14),
     *((FULL, seed, 15) for seed in (3094, 3120)),
 )

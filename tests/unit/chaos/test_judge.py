@@ -148,6 +148,9 @@ INNOCENT: dict[str, Callable[[], Story]] = {
     "prefill failed the room": lambda: (
         Story().want(1.0).at(1.1, "r0", "fail", instance="p", room=7).ended(1.2, "RoomFailed")
     ),
+    "its agent failed the room when it turned out to be written after its registration had timed out": lambda: (
+        Story().want(1.0).resolved(1.1).rejected(1.2, "RegistrationTimeout").ended(1.3, "RoomFailed")
+    ),
     "the whole instance is gone": lambda: (
         Story()
         .want(1.0)
@@ -327,6 +330,10 @@ PLANTED: dict[str, tuple[int, Callable[[], Story]]] = {
     "a room is called failed before it was": (
         6,
         lambda: Story().want(1.0).ended(1.2, "RoomFailed").at(1.3, "r0", "fail", instance="p", room=7),
+    ),
+    "a room is called failed of which a registration was refused for something else": (
+        6,
+        lambda: Story().want(1.0).rejected(1.1, "AgentBusy").ended(1.2, "RoomFailed"),
     ),
     "an error of no known kind": (6, lambda: Story().want(1.0).ended(1.2, "KeyError")),
     "a lost assignment comes back": (
