@@ -17,7 +17,7 @@ from ..store.deadline import within
 from .board import Board
 from .changes import Change, follow
 from .node_agents import NodeAgents
-from .verdict import WRONG, Problem
+from .verdict import WRONG, Problem, describe_counts
 from .views import describe_cell
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class Feed:
         self._numbers = itertools.count(1)
         self._of_rooms: deque[tuple[int, float, Change]] = deque(maxlen=KEPT)
         self._others: deque[tuple[int, float, Change]] = deque(maxlen=KEPT)
-        self._found: dict[str, Any] = {"etcd": {}, "problems": None, "memory": None, "agents": [], "decode": []}
+        self._found: dict[str, Any] = {"etcd": {}, "problems": None, "counts": {}, "memory": None}
+        self._found |= {"agents": [], "decode": []}
         self._answered_at = time.monotonic()
         self._synced_at = time.monotonic()
         self._state = "{}"
@@ -113,6 +114,7 @@ class Feed:
                 "watch": self._board.watch,
                 "age_seconds": now - self._synced_at,
                 "problems": self._found["problems"],
+                "there": describe_counts(self._found["counts"]),
                 "memory": _about(self._found["memory"]),
                 "etcd": self._found["etcd"],
                 "leases": _leases(self._found),

@@ -9,18 +9,10 @@ from rich.text import Text
 
 from .console import plain_table
 from .printable import printable
-from .verdict import WRONG
+from .verdict import WRONG, describe_counts
 
 #: Most problems that are shown, and most names of who left.
 MOST_LINES = 20
-#: What is counted, in words.
-_COUNTED = {
-    "members": "members of etcd",
-    "ranks": "rank processes",
-    "prefill": "prefill instances",
-    "decode": "decode instances",
-    "agent": "agents",
-}
 
 
 def room_table(found: dict[str, Any]) -> RenderableType:
@@ -95,8 +87,7 @@ def _verdict(found: dict[str, Any]) -> RenderableType:
         lines.append(f"  (docs/runbook.md, {problem['runbook']})\n")
     if len(problems) > MOST_LINES:
         lines.append(f"and {len(problems) - MOST_LINES} more: --output json\n", style="bold red")
-    counts = [f"{_COUNTED[what]} {one['there']} of {one['expected']}" for what, one in found["counts"].items()]
-    lines.append(f"there: {', '.join(counts)}\n")
+    lines.append(f"there: {describe_counts(found['counts'])}\n")
     if memory is None:
         lines.append("no agent of this cell answers here: who is gone altogether is not known\n", style="dim")
         return lines

@@ -10,6 +10,14 @@ from ..kubernetes.round_trip import PREFIX
 WRONG, DEGRADED = "wrong", "degraded"
 #: What helps where an instance, a decode or an agent is gone.
 GONE_RUNBOOK = {"prefill": "EtcdPdRanksMissing", "decode": "EtcdPdAgentDown", "agent": "EtcdPdAgentDown"}
+#: What is counted, in words.
+COUNTED = {
+    "members": "members of etcd",
+    "ranks": "rank processes",
+    "prefill": "prefill instances",
+    "decode": "decode instances",
+    "agent": "agents",
+}
 
 
 class Problem(NamedTuple):
@@ -40,6 +48,11 @@ def judge(found: dict[str, Any]) -> list[Problem]:
 def judge_cell(found: dict[str, Any]) -> list[Problem]:
     """Those that are the cell's, and not etcd's own."""
     return _worst_first(list(_cell(found)))
+
+
+def describe_counts(counts: dict[str, dict[str, int]]) -> str:
+    """What :func:`count` found, in words."""
+    return ", ".join(f"{COUNTED[what]} {one['there']} of {one['expected']}" for what, one in counts.items())
 
 
 def count(found: dict[str, Any]) -> dict[str, dict[str, int]]:

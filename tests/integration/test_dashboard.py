@@ -114,6 +114,8 @@ async def test_it_shows_the_cell_and_follows_a_rank_s_death(cell: Cell, endpoint
             assert (
                 "prefill prefill-0: 3 of 4 rank processes: dp_rank 2 missing" in said and "EtcdPdRanksMissing" in said
             )
+            there = await page.value("document.getElementById('there').innerText")
+            assert there.startswith("there: members of etcd 1 of 1, rank processes 3 of 4, prefill instances 1 of 1")
             cell.register(77, 3)
             await page.until(f"{ROOMS}.includes('registered room prefill-0 77 rank 3')")
             cell.register(2**63 - 2, 3)  # more than a JavaScript number holds
