@@ -29,6 +29,8 @@ OURS = ("agent", "prefill", "decode", "router")
 #: Values of a cell with one engine on each side; and with one member of etcd too, which is there in half the time.
 ONE_ENGINE: dict[str, Any] = {"prefill": {"replicas": 1}, "decode": {"replicas": 1}}
 ONE = {"etcd": {"replicas": 1}, **ONE_ENGINE}
+#: What the router needs where there is IPv6 alone.
+SIDECAR = {"discovery": "sidecar"} if FAMILY == "ipv6" else {}
 SMALL = {"requests": {"cpu": "50m", "memory": "64Mi"}}
 
 #: Run in an engine's container: it listens on its pod's address, which `kubectl port-forward` does not reach.
@@ -72,11 +74,8 @@ class Release:
             "agent": {**never, "resources": SMALL},
             "prefill": {**fleet, "dpSize": 2},
             "decode": fleet,
-            "router": {
-                **never,
-                "healthCheckIntervalSeconds": 1,
-                "discovery": "sidecar" if FAMILY == "ipv6" else "router",
-            },
+            # without the key where it is not needed: the chart of 0.1.0 does not know it
+            "router": {**never, "healthCheckIntervalSeconds": 1, **SIDECAR},
         }
         return yaml.safe_dump(overlay(found, more or {}))
 
