@@ -46,8 +46,14 @@ class Feed:
         self._numbers = itertools.count(1)
         self._of_rooms: deque[tuple[int, float, Change]] = deque(maxlen=KEPT)
         self._others: deque[tuple[int, float, Change]] = deque(maxlen=KEPT)
-        self._found: dict[str, Any] = {"etcd": {}, "problems": None, "counts": {}, "memory": None}
-        self._found |= {"agents": [], "decode": []}
+        self._found: dict[str, Any] = {
+            "etcd": {},
+            "problems": None,
+            "counts": {},
+            "memory": None,
+            "agents": [],
+            "decode": [],
+        }
         self._answered_at = time.monotonic()
         self._synced_at = time.monotonic()
         self._state = "{}"

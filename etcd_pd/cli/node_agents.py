@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..telemetry.metrics import quantile
 from .from_agent import Memory, ask_memory
 from .printable import printable
-from .verdict import WRONG, Problem
+from .verdict import GONE_RUNBOOK, WRONG, Problem
 
 #: Over how long latencies are taken, seconds.
 WINDOW_SECONDS = 10.0
@@ -56,6 +56,11 @@ class NodeAgent:
         counts = self._counts[what]
         return counts[-1][1] - counts[0][1] if self.last and counts else Counter()
 
+    def problem(self, now: float) -> Problem:
+        """That it does not answer any more."""
+        text = printable(f"agent {self.name} does not answer on {self.socket}")
+        return Problem(WRONG, text, GONE_RUNBOOK["agent"], now - self.answered_at)
+
 
 class NodeAgents:
     """The agents on some sockets. Times are of the caller's own clock."""
@@ -74,12 +79,7 @@ class NodeAgents:
     def problems(self, now: float, memory: Memory | None) -> list[Problem]:
         """Those that answered once and no longer do, but for those of whom the memory says that they are gone."""
         gone = {one["name"] for one in memory.gone if one["kind"] == "agent"} if memory else set()
-        return [
-            Problem(WRONG, printable(text), "EtcdPdAgentDown", now - one.answered_at)
-            for one in self._agents
-            if one.name and not one.last and one.name not in gone
-            for text in (f"agent {one.name} does not answer on {one.socket}",)
-        ]
+        return [one.problem(now) for one in self._agents if one.name and not one.last and one.name not in gone]
 
     def rows(self, now: float) -> list[dict[str, Any]]:
         """What each says of itself; for how long it says nothing, 0 while it answers."""
@@ -96,18 +96,10 @@ class NodeAgents:
 
     def latencies(self) -> dict[str, dict[str, float] | None]:
         """50th and 99th percentiles of late, over all of them, seconds; None where nothing was counted."""
-        return {what: _quantiles(sum((one.counted(what) for one in self._agents), Counter())) for what in TIMED}
+        return {what: _percentiles(sum((one.counted(what) for one in self._agents), Counter())) for what in TIMED}
 
 
-def _quantiles(counts: Counter[float]) -> dict[str, float] | None:
-    return {name: _quantile(counts, q) for name, q in (("p50", 0.5), ("p99", 0.99))} if counts else None
-
-
-def _quantile(counts: Counter[float], q: float) -> float:
-    """The smallest bound under which this share lies."""
-    wanted, seen, bound = math.ceil(q * counts.total()), 0, 0.0
-    for bound in sorted(counts):
-        seen += counts[bound]
-        if seen >= wanted:
-            break
-    return bound
+def _percentiles(counts: Counter[float]) -> dict[str, float] | None:
+    rising = sorted(counts.items())
+    p50, p99 = quantile(rising, 0.5), quantile(rising, 0.99)
+    return None if p50 is None or p99 is None else {"p50": p50, "p99": p99}

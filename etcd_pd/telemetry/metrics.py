@@ -86,12 +86,7 @@ class Histogram:
 
     def quantile(self, q: float) -> float | None:
         """Upper bound of the bucket that holds this quantile; None where nothing was counted."""
-        wanted, seen = math.ceil(q * self.count), 0
-        for index, count in enumerate(self._counts):
-            seen += count
-            if seen and seen >= wanted:
-                return self._first * 2 ** (min(index, len(self._counts) - 2) / STEPS)
-        return None
+        return quantile(self.counts(), q)
 
     def copy(self) -> Histogram:
         """What it holds now."""
@@ -108,8 +103,8 @@ class Histogram:
 
     def counts(self) -> list[tuple[float, int]]:
         """Upper bound of each bucket that holds something, and how much; the last bound also stands for all above."""
-        last = len(self._counts) - 2
-        return [(self._first * 2 ** (min(at, last) / STEPS), n) for at, n in enumerate(self._counts) if n]
+        *within, last, above = self._counts
+        return [(self._first * 2 ** (at / STEPS), n) for at, n in enumerate([*within, last + above]) if n]
 
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative counts at each doubling of the bound, as Prometheus wants them."""
@@ -118,6 +113,21 @@ class Histogram:
             bound = self._first * 2 ** ((end - 1) / STEPS)
             found.append((f"{bound:.10g}", float(sum(self._counts[:end]))))
         return [*found, ("+Inf", float(self.count))]
+
+
+def quantile(counts: Sequence[tuple[float, int]], q: float) -> float | None:
+    """The smallest bound under which this share of what was counted lies; None where nothing was.
+
+    Args:
+        counts: upper bounds, rising, and how much each of their buckets holds, as of :meth:`Histogram.counts`.
+        q: the share, between 0 and 1.
+    """
+    wanted, seen = math.ceil(q * sum(n for _, n in counts)), 0
+    for bound, n in counts:
+        seen += n
+        if seen and seen >= wanted:
+            return bound
+    return None
 
 
 def latencies() -> Histogram:

@@ -73,6 +73,13 @@ def test_only_buckets_that_hold_something_are_counted() -> None:
     assert found.counts() == [(1.0, 2), (2.0, 1), (4.0, 1)]
 
 
+def test_values_above_the_last_bound_are_counted_with_those_at_it_when_both_are_there() -> None:
+    found = Histogram(1.0, 2)
+    for value in (4.0, 4.0, 100.0):
+        found.observe(value)
+    assert found.counts() == [(4.0, 3)]
+
+
 def test_since_counts_what_was_added_when_another_histogram_is_given() -> None:
     found = latencies()
     found.observe(1.0, times=3)
