@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 
@@ -28,6 +27,7 @@ def enlist_engines(settings: EnlistSettings, logs: LogSettings) -> None:
     configure(logs)
     from ..kubernetes.api import Kubernetes
     from ..kubernetes.enlist import Enlisting
+    from ..kubernetes.router import own_key
 
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    Enlisting(settings, Kubernetes(settings.namespace), os.environ.get("ROUTER_API_KEY", "")).run()
+    Enlisting(settings, Kubernetes(settings.namespace), own_key()).run()

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ..config import bracketed
 from .api import KubernetesError, Object
+from .router import make_request
 from .settings import EnlistSettings
 
 log = logging.getLogger(__name__)
@@ -22,11 +23,12 @@ log = logging.getLogger(__name__)
 ROUTER_SECONDS = 5.0
 #: The router registers in the background: it is asked again for who is not there after this time, seconds.
 ASK_AGAIN_SECONDS = 10.0
-#: The label that says an engine's role, and the annotation, SGLang's own, with prefill's bootstrap port.
-ROLES = ("prefill", "decode")
+#: The label that says an engine's role, and which there are.
+ROLE, ROLES = "etcd-pd/role", ("prefill", "decode")
 #: LeaderWorkerSet's label with a pod's place in an instance of several: the first, its leader, takes the requests.
 PLACE = "leaderworkerset.sigs.k8s.io/worker-index"
-ROLE, BOOTSTRAP_PORT = "etcd-pd/role", "sglang.ai/bootstrap-port"
+#: SGLang's own annotation with prefill's bootstrap port.
+BOOTSTRAP_PORT = "sglang.ai/bootstrap-port"
 
 
 class PodList(Protocol):
@@ -54,8 +56,7 @@ class Enlisting:
     """
 
     def __init__(self, settings: EnlistSettings, pods: PodList, key: str = "") -> None:
-        self._settings, self._pods = settings, pods
-        self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+        self._settings, self._pods, self._key = settings, pods, key
         self._asked: dict[Worker, float] = {}
         self._failure = ""
 
@@ -108,8 +109,7 @@ class Enlisting:
         log.info("worker=%s role=%s is given to the router", worker.url, worker.role)
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._settings.router + path, data, self._headers, method=method)
+        request = make_request(self._settings.router + path, self._key, body, method)
         # nothing stands between two containers of a pod
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
             request, timeout=ROUTER_SECONDS

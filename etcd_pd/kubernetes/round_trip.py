@@ -7,7 +7,6 @@ then, where there is a router, a request through it, with the key in ``ROUTER_AP
 from __future__ import annotations
 
 import json
-import os
 import random
 import socket
 import sys
@@ -23,6 +22,7 @@ from ..client.events import Announced, Drained, Refused, Registered, Rejected
 from ..errors import EtcdPDError
 from ..wire.limits import MAX_ROOM
 from ..wire.values import Rank, Topology
+from .router import make_request, own_key
 
 ROOMS = 10
 TIMEOUT_SECONDS = 60.0
@@ -135,8 +135,7 @@ def ask(router: str, key: str = "", timeout: float = TIMEOUT_SECONDS) -> str:
         EtcdPDError: it was refused, with what was said, or had no answer.
     """
     wanted = {"text": "The capital of France is", "sampling_params": {"max_new_tokens": 8, "temperature": 0}}
-    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
-    request = urllib.request.Request(f"{router}/generate", json.dumps(wanted).encode(), headers)
+    request = make_request(f"{router}/generate", key, wanted, "POST")
     try:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             about = json.load(answer)["meta_info"]
@@ -155,7 +154,7 @@ def main(arguments: list[str]) -> int:
         seconds = run(prefill_socket, decode_socket)
         print(f"ok: {len(seconds)} rooms registered with one certificate and resolved with the other")
         if router:
-            print(f"ok: a request through the router: {ask(router[0], os.environ.get('ROUTER_API_KEY', ''))}")
+            print(f"ok: a request through the router: {ask(router[0], own_key())}")
     except EtcdPDError as exc:
         print(f"failed: {exc}", file=sys.stderr)
         return 1
