@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import BadHttpMessage
 
 import etcd_pd
 from etcd_pd import Client, ConfigError
+from etcd_pd.config import bracketed
 from etcd_pd.telemetry.http_server import make_runner
 
 from . import tiny, tracing
@@ -82,7 +83,7 @@ def _bind(host: str, port: int, field: str) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise ConfigError(field, f"cannot listen on {host}:{port}: {error.strerror}") from error
+        raise ConfigError(field, f"cannot listen on {bracketed(host)}:{port}: {error.strerror}") from error
     return listener
 
 
@@ -146,7 +147,7 @@ async def _listen(application: web.Application, listener: socket.socket, field: 
     except OSError as error:
         await runner.cleanup()
         host, port = listener.getsockname()[:2]
-        raise ConfigError(field, f"cannot listen on {host}:{port}: {error.strerror}") from error
+        raise ConfigError(field, f"cannot listen on {bracketed(host)}:{port}: {error.strerror}") from error
     return runner
 
 

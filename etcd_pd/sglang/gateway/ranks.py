@@ -8,6 +8,7 @@ import uuid
 from dataclasses import dataclass
 
 from ...client import aio
+from ...config import bracketed
 from ...errors import AnnounceError, EtcdPDError
 from ...wire.values import PrefillInstance, Rank
 from ..route import Row, contradiction
@@ -152,7 +153,8 @@ class Ranks:
         known = self._ranks.get(row.rank)
         if known and (known.row.ip, known.row.port) != (row.ip, row.port):
             if await accepts(known.row.ip, known.row.port):
-                raise RankHeld(f"rank {row.rank} is served by a living process at {known.row.ip}:{known.row.port}")
+                at = f"{bracketed(known.row.ip)}:{known.row.port}"
+                raise RankHeld(f"rank {row.rank} is served by a living process at {at}")
             await self._drop_dead()
         contradicted = self._contradicted(row)
         if contradicted:
