@@ -34,7 +34,7 @@ spec:
     {{- end }}
 {{- end -}}
 
-{{/* What a container that ends may use and do. */}}
+{{/* What a container of ours may use and do that is neither an agent nor an engine. */}}
 {{- define "etcd-pd.job.limits" -}}
 {{- with .Values.jobs.resources -}}
 resources:
