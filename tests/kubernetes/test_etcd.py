@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,10 +23,27 @@ LATER = {**ONE_ENGINE, "etcd": {"image": {"tag": NEW}}}
 
 
 @pytest.fixture(scope="module")
-def cell(make_release: MakeRelease, provider: Provider) -> Iterator[Release]:
+def later() -> str:
+    """The image of the later etcd."""
+    return run([str(ROOT / "scripts" / "etcd-image"), NEW], 300).split()[-1]
+
+
+@pytest.fixture(scope="module")
+def etcdctl(later: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The later etcd's client."""
+    program = tmp_path_factory.mktemp("etcd") / "etcdctl"
+    container = run(["docker", "create", later], 60).strip()
+    try:
+        run(["docker", "cp", f"{container}:/usr/local/bin/etcdctl", str(program)], 60)
+    finally:
+        run(["docker", "rm", container], 60)
+    return program
+
+
+@pytest.fixture(scope="module")
+def cell(make_release: MakeRelease, provider: Provider, later: str) -> Iterator[Release]:
     """A release of three members, whose nodes have the later etcd too."""
-    name = run([str(ROOT / "scripts" / "etcd-image"), NEW], 300).split()[-1]
-    provider.load(archive("etcd", name))
+    provider.load(archive("etcd", later))
     assert image().rpartition(":")[2] != NEW
     with make_release("upgraded").installed(ONE_ENGINE) as release:
         yield release
@@ -36,7 +54,7 @@ def versions(release: Release) -> set[str]:
     return {each["version"] for each in release.status()["etcd"]["members"]}
 
 
-def test_requests_are_right_when_etcd_is_upgraded_rolled_back_and_brought_down(cell: Release) -> None:
+def test_requests_are_right_when_etcd_is_upgraded_rolled_back_and_brought_down(cell: Release, etcdctl: Path) -> None:
     old = image().rpartition(":")[2]
     with cell.load() as load:
         cell.follow_guide("Upgrading etcd", ("v3.7.3", NEW))
@@ -56,19 +74,19 @@ def test_requests_are_right_when_etcd_is_upgraded_rolled_back_and_brought_down(c
         # not every StatefulSet controller replaces a pod that never was ready
         cell.kube.kubectl("delete", "pod", refused, "--ignore-not-found")
         cell.await_ready()
-        bring_down(cell, old)
+        bring_down(cell, etcdctl, old)
         cell.await_ready()
         assert versions(cell) == {old.removeprefix("v")}
     assert load.wrong() == []
 
 
-def bring_down(release: Release, tag: str) -> None:
+def bring_down(release: Release, etcdctl: Path, tag: str) -> None:
     """As the guide says, with a pause where a person would look."""
     lines = (
         # not the function k: its process would be a shell, whose end leaves kubectl
         ("k port-forward", f"kubectl -n {release.kube.namespace} port-forward"),
         ("2379 &\n", "2379 >/dev/null 2>&1 &\nforward=$!; trap 'kill $forward' EXIT; sleep 3\n"),
-        ("etcdctl --endpoints", f"{ROOT}/build/etcd/{NEW}/etcdctl --endpoints"),
+        ("etcdctl --endpoints", f"{etcdctl} --endpoints"),
         ("$root endpoint status --write-out table", f"{AWAIT}; do sleep 1; done"),
         ("v3.6.16", tag),
     )
