@@ -133,9 +133,9 @@ class Facts:
         )
 
     def was_gone(self, instance: str, start: float, end: float) -> bool:
-        """Whether at some moment of a time no rank of an instance lived."""
+        """Whether at some moment of a time no rank of an instance lived that had ever lived before."""
         lives = [life for key, lives in self.lives.items() if key[0] == instance for life in lives]
-        covered = start
+        covered = max(start, min((life.born_at for life in lives), default=start))
         for life in sorted(lives, key=lambda life: life.born_at):
             if life.born_at > covered:
                 break
@@ -149,6 +149,10 @@ class Facts:
         for since, until in self._synced[who]:
             if (stop := min(end, until)) > (first := max(start, since)):
                 yield first, stop
+
+    def last_synced(self, who: str, t: float) -> float:
+        """The last moment until then in which a client was told that its view is synced."""
+        return max((until for _, until in self.synced(who, -math.inf, t)), default=-math.inf)
 
     # --- prefill ranks
 

@@ -215,8 +215,9 @@ def _is_right(facts: Facts, wait: Wait, end: Event, bounds: Bounds) -> bool:
         # the witness's own stream may lag behind an agent's
         died_at = facts.died_at((wait.instance, end.dp_rank, end.epoch), known)
         return -math.inf < died_at <= now + bounds.late
-    if end.error == "PrefillLost":  # the start that it waited for is over, also where another has begun since
-        return facts.was_gone(wait.instance, wait.wanted_at - bounds.late, now + bounds.late)
+    if end.error == "PrefillLost":  # the start that its agent knew of is over, also where another has begun since
+        known = facts.last_synced(wait.who, wait.wanted_at) - bounds.dead
+        return facts.was_gone(wait.instance, known, now + bounds.late)
     if end.error == "InstanceUnknown":
         return not facts.someone_lived(wait.instance, now - bounds.late, now + bounds.late)
     return False

@@ -31,17 +31,6 @@ PROCESS: ContextVar[Sleeper | None] = ContextVar("PROCESS", default=None)
 AWAKE = Context()
 
 
-class _Timer(asyncio.TimerHandle):
-    """One that ties with none: what is due at the same time happens in the order in which it was asked for."""
-
-    def __init__(self, when: float, number: int, callback: Any, args: Any, loop: Any, context: Context | None) -> None:
-        super().__init__(when, callback, args, loop, context)
-        self._place = when, number
-
-    def __lt__(self, other: Any) -> bool:
-        return bool(self._place < other._place)
-
-
 class VirtualLoop(asyncio.BaseEventLoop):
     """Time passes where nothing is left to do, up to the next timer.
 
@@ -53,6 +42,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.steps = 0
         self._now = 1_000.0
+        # what is due at the same time happens in the order in which it was asked for
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._numbers = itertools.count()
         self._readers: dict[Any, tuple[Callable[[], None], Context]] = {}
         self._writers: dict[Any, Callable[[], None]] = {}
@@ -64,10 +55,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Any, *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        """As every loop's; see :class:`_Timer`."""
-        timer = _Timer(when, next(self._numbers), callback, args, self, context)
-        heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined]
-        timer._scheduled = True  # type: ignore[attr-defined]
+        """As every loop's, but that no two tie."""
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, next(self._numbers), timer))
         return timer
 
     def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:  # type: ignore[override]
@@ -102,16 +92,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
         pass
 
     def _run_once(self) -> None:
-        timers: list[_Timer] = self._scheduled  # type: ignore[attr-defined]
-        ready = self._ready  # type: ignore[attr-defined]
-        while timers and timers[0].cancelled():
+        timers, ready = self._timers, self._ready  # type: ignore[attr-defined]
+        while timers and timers[0][2].cancelled():
             heapq.heappop(timers)
         if not ready:
             if not timers:
                 raise RuntimeError("nothing will ever happen again, and somebody waits for it")
-            self._now = max(self._now, timers[0].when())
-        while timers and timers[0].when() <= self._now:
-            timer = heapq.heappop(timers)
+            self._now = max(self._now, timers[0][0])
+        while timers and timers[0][0] <= self._now:
+            timer = heapq.heappop(timers)[2]
             if not timer.cancelled():
                 ready.append(timer)
         for _ in range(len(ready)):

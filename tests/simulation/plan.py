@@ -51,7 +51,7 @@ FIXED = (
     *((SMALL, seed, 18) for seed in (11, 43)),
     *((SMALL, seed, 19) for seed in (8, 112)),
     (FULL, 8, 19),
-    *((SMALL, seed, 20) for seed in (0, 17, 22)),
+    *((SMALL, seed, 20) for seed in (0, 17, 18, 22)),
     (FULL, 1068, 14),
     *((FULL, seed, 15) for seed in (3094, 3120)),
 )

@@ -158,6 +158,16 @@ INNOCENT: dict[str, Callable[[], Story]] = {
         .rank(2.0, 1, 11, alive=False, revision=26)
         .lost(3.5, dp_rank=-1, epoch=0)
     ),
+    "the whole instance restarted while the agent of the wait was cut off": lambda: (
+        Story()
+        .view(2.0, 0, "stale")
+        .rank(3.0, 0, 10, alive=False, revision=25)
+        .rank(3.0, 1, 11, alive=False, revision=26)
+        .rank(4.0, 0, 30)
+        .want(9.0, timeout=60)
+        .view(9.1, 31)
+        .lost(20.0, dp_rank=-1, epoch=0)
+    ),
     "a registration is void after its rank was lost": lambda: (
         Story()
         .want(1.0)
@@ -322,6 +332,30 @@ PLANTED: dict[str, tuple[int, Callable[[], Story]]] = {
     ),
     "a rank that never was is called lost": (6, lambda: Story().want(1.0).lost(2.0, epoch=99)),
     "a living instance is called lost": (6, lambda: Story().want(2.0).lost(3.0, dp_rank=-1, epoch=0)),
+    "an instance is called lost that restarted long before the wait": (
+        6,
+        lambda: (
+            Story()
+            .rank(3.0, 0, 10, alive=False, revision=25)
+            .rank(3.0, 1, 11, alive=False, revision=26)
+            .rank(4.0, 0, 30)
+            .want(9.0, timeout=60)
+            .lost(20.0, dp_rank=-1, epoch=0)
+        ),
+    ),
+    "an instance is called lost that restarted before the agent of the wait was cut off": (
+        6,
+        lambda: (
+            Story()
+            .rank(3.0, 0, 10, alive=False, revision=25)
+            .rank(3.0, 1, 11, alive=False, revision=26)
+            .rank(4.0, 0, 30)
+            .view(8.0, 0, "stale")
+            .want(9.0, timeout=60)
+            .view(9.1, 31)
+            .lost(20.0, dp_rank=-1, epoch=0)
+        ),
+    ),
     "a living instance is called unknown": (6, lambda: Story().want(2.0).ended(5.0, "InstanceUnknown")),
     "a room is called failed that nobody failed": (
         6,
