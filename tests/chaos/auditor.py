@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import etcd_pd
-from tests.support.etcdctl import KeyValue
 
+from .epochs import Epochs
 from .workload import INSTANCE
 
 if TYPE_CHECKING:
@@ -42,39 +43,54 @@ def catch_up(rig: Rig, number: int) -> None:
 
 def compare(rig: Rig) -> None:
     """Record what etcd and what each agent says of a sample of rooms that do not change meanwhile."""
-    standing = _standing(rig.ctl.get_prefix(f"{rig.root}/v1/"), rig.root)
+    standing = _standing(rig)
     last = rig.timetable.number_at(time.monotonic())
     recent = [rig.timetable.room(number) for number in range(max(0, last - 20 * _GONE), last)]
     gone = [room for room in recent if room not in standing][:_GONE]
     # those that are gone come first: when the others are answered, they were looked at
-    expected = {**dict.fromkeys(gone, "nothing"), **dict(list(standing.items())[:_STANDING])}
+    without = _computed(rig)
+    expected = {**{room: without(room) for room in gone}, **dict(list(standing.items())[:_STANDING])}
     for name in rig.readers:
         with etcd_pd.connect(rig.socket_path(name)) as client:
             for room in expected:
                 client.decode.want(INSTANCE, room, timeout=60.0)
             answers = _answers(client, expected)
         # the load has ended, but what it released last may be deleted a moment later
-        still = _standing(rig.ctl.get_prefix(f"{rig.root}/v1/"), rig.root)
+        still = _standing(rig)
         for room, etcd in expected.items():
-            if etcd == still.get(room, "nothing"):
+            if etcd == still.get(room, without(room)):
                 rig.record("audited", agent=name, instance=INSTANCE, room=room, etcd=etcd, view=answers[room])
 
 
-def _standing(found: list[KeyValue], root: str) -> dict[int, str]:
+def _standing(rig: Rig) -> dict[int, str]:
     """What a decode must be told of every room in etcd."""
-    ranks = f"{root}/v1/prefill/{INSTANCE}/ranks/"
-    epochs = {kv.create_revision for kv in found if kv.key.startswith(ranks)}
+    epochs = _epochs(rig)
     expected: dict[int, str] = {}
-    for kv in found:
-        if kv.key.startswith(f"{root}/v1/rooms/{INSTANCE}/"):
-            value = json.loads(kv.value)
-            answer = f"{value['dp_rank']}@{value['epoch']}"
-            if value["state"] == "failed":
-                answer = "RoomFailed"
-            elif value["epoch"] not in epochs:
-                answer = "PrefillLost"
-            expected[int(kv.key.rpartition("/")[2])] = answer
+    for kv in rig.ctl.get_prefix(f"{rig.root}/v1/rooms/{INSTANCE}/"):
+        value = json.loads(kv.value)
+        answer = f"{value['dp_rank']}@{value['epoch']}"
+        if value["state"] == "failed":
+            answer = "RoomFailed"
+        elif epochs.get(value["dp_rank"]) != value["epoch"]:
+            answer = "PrefillLost"
+        expected[int(kv.key.rpartition("/")[2])] = answer
     return expected
+
+
+def _computed(rig: Rig) -> Callable[[int], str]:
+    """What a decode must be told of rooms that are not in etcd: a rank that is computed is known all the same."""
+    if rig.shape.ranks > 1 and rig.shape.policy == "round_robin":
+        return lambda room: "nothing"
+    epochs = _epochs(rig)
+    return lambda room: f"{room % rig.shape.ranks}@{epochs[room % rig.shape.ranks]}"
+
+
+def _epochs(rig: Rig) -> dict[int, int]:
+    """The live epoch of each rank in etcd."""
+    epochs = Epochs(rig.shape.tp)
+    for kv in rig.ctl.get_prefix(f"{rig.root}/v1/prefill/{INSTANCE}/ranks/"):
+        list(epochs.change(INSTANCE, int(kv.key.rpartition("/")[2].split(".")[0]), kv.key, kv.create_revision))
+    return {dp_rank: epoch for (_, dp_rank), epoch in epochs.live().items()}
 
 
 def _answers(client: etcd_pd.Client, expected: dict[int, str]) -> dict[int, str]:

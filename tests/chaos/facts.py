@@ -119,6 +119,12 @@ class Facts:
         """When the epoch that lived at ``since`` or before died; never (inf), or -inf where it never lived."""
         return max((life.died_at for life in self.lives.get(key, ()) if life.born_at <= since + 1.0), default=-math.inf)
 
+    def was_lost(self, key: EpochKey, known: float, end: float) -> bool:
+        """Whether an epoch had died by then that was known before; a restored etcd may have brought it back."""
+        lives = self.lives.get(key, ())
+        goes_on = any(life.born_at <= known and life.died_at > end for life in lives)
+        return not goes_on and any(life.died_at <= end for life in lives)
+
     def died_revision(self, key: EpochKey, era: int) -> float:
         """The revision of the epoch's last death in a history of etcd: another's revisions are other numbers."""
         return max((life.died_revision for life in self.lives.get(key, ()) if life.era == era), default=-math.inf)

@@ -128,7 +128,7 @@ def nothing_lost(facts: Facts, bounds: Bounds) -> Iterator[Violation]:
     owners = [own for all_of_room in facts.ownerships.values() for own in all_of_room]
     by_key = {(own.era, own.instance, own.room, own.token): own for own in owners}
     for own in owners:
-        near_void = any(0 <= void - own.acked_at < bounds.late for void in facts.voids)
+        near_void = any(abs(void - own.acked_at) < bounds.late for void in facts.voids)
         if (own.instance, own.room, own.token, own.era) not in facts.seen and not near_void:
             yield Violation(3, own.acked_at, f"room {own.room} of {own} was acknowledged, but was never in etcd")
     for era, gone in facts.deletions:
@@ -210,11 +210,9 @@ def _is_right(facts: Facts, wait: Wait, end: Event, bounds: Bounds) -> bool:
     if end.error == "RoomFailed":
         return facts.failed_at.get((wait.instance, wait.room), math.inf) <= now
     if end.error == "PrefillLost" and end.dp_rank >= 0:
-        # a restored etcd may bring the very epoch back: the life that this wait knew counts
-        known = wait.answers[-1].t if wait.answers else now
+        known = wait.answers[-1].t if wait.answers else wait.wanted_at
         # the witness's own stream may lag behind an agent's
-        died_at = facts.died_at((wait.instance, end.dp_rank, end.epoch), known)
-        return -math.inf < died_at <= now + bounds.late
+        return facts.was_lost((wait.instance, end.dp_rank, end.epoch), known, now + bounds.late)
     if end.error == "PrefillLost":  # the start that its agent knew of is over, also where another has begun since
         known = facts.last_synced(wait.who, wait.wanted_at) - bounds.dead
         return facts.was_gone(wait.instance, known, now + bounds.late)

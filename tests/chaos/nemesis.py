@@ -43,7 +43,7 @@ class Fault:
 
 def rank_killed(rig: Rig, cluster: EtcdCluster, random: Random) -> None:
     """An engine's process dies; another takes its place in the same start of the instance."""
-    name = random.choice(["r0", "r1", "r2", "r3"])
+    name = random.choice(rig.ranks())
     with rig.fault("rank SIGKILL"):
         rig.kill(rig.engines[name])
         rig.live(random.uniform(0.1, 1.5))
@@ -52,7 +52,7 @@ def rank_killed(rig: Rig, cluster: EtcdCluster, random: Random) -> None:
 
 def rank_stopped(rig: Rig, cluster: EtcdCluster, random: Random) -> None:
     """An engine wedges for longer than its heartbeat allows, and recovers."""
-    name = random.choice(["r0", "r1", "r2", "r3"])
+    name = random.choice(rig.ranks())
     with rig.fault("rank SIGSTOP"):
         rig.kill(rig.engines[name], signal.SIGSTOP)
         rig.live(random.uniform(1.5, 3.0))
@@ -63,19 +63,19 @@ def instance_restarted(rig: Rig, cluster: EtcdCluster, random: Random) -> None:
     """All ranks die and another start of the instance takes its name."""
     launch = f"launch-{random.getrandbits(32):08x}"
     with rig.fault("instance restart"):
-        for name in ("r0", "r1", "r2", "r3"):
+        for name in rig.ranks():
             rig.kill(rig.engines[name])
-        for name in ("r0", "r1", "r2", "r3"):
+        for name in rig.ranks():
             rig.restart_engine(name, launch)
 
 
 def rank_drained(rig: Rig, cluster: EtcdCluster, random: Random) -> None:
     """A node drains: its ranks take nothing new, then end, and others take their place."""
-    agent, names = random.choice([("a0", ["r0", "r1"]), ("a1", ["r2", "r3"])])
+    agent = random.choice(sorted(set(rig.shape.places)))
     with rig.fault("node drains"):
         with suppress(AgentUnavailable):  # what its decodes wait for may outlast the time
             drain(rig.socket_path(agent), random.uniform(0.5, 2.0))
-        for name in names:
+        for name in rig.ranks(agent):
             rig.kill(rig.engines[name])
             rig.restart_engine(name)
 
@@ -114,7 +114,7 @@ def agent_stopped(rig: Rig, cluster: EtcdCluster, random: Random) -> None:
 
 def decode_agent_killed_amid_a_death(rig: Rig, cluster: EtcdCluster, random: Random) -> None:
     """A rank dies while the agent of those that wait for its rooms is away: nobody was there to notice."""
-    name = random.choice(["r0", "r1", "r2", "r3"])
+    name = random.choice(rig.ranks())
     with rig.fault("rank SIGKILL while a decode's agent is away"):
         rig.kill(rig.agents["a2"])
         rig.kill(rig.engines[name])

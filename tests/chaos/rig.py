@@ -8,12 +8,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
 from etcd_pd.reference.local.probe import agent_answers
 from etcd_pd.reference.local.process import Process
+from etcd_pd.wire.values import RoomValue
 from tests.support.etcdctl import EtcdCtl
 from tests.support.proxy import Proxies, Proxy
 from tests.support.waiting import wait_until
@@ -24,10 +25,34 @@ from .witness import Witness
 from .workload import Engine, Timetable
 
 REPOSITORY = Path(__file__).parents[2]
-#: Agents by name, with the ranks and decodes that each serves: one instance spans two nodes.
-PLACES = {"a0": ((0, 1), ()), "a1": ((2, 3), (1,)), "a2": ((), (0,))}
-RANKS, DECODES = 4, 2
+AGENTS = ("a0", "a1", "a2")
+#: The agent of each decode; one that serves prefill engines alone watches no rooms.
+DECODES = ("a2", "a1")
 RATE = 300.0
+#: Keys written at once: etcd takes 128 by default.
+BATCH = 100
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The prefill instance, and what is in its cell besides.
+
+    Attributes:
+        places: the agent of each process: of a rank's first process, its second, the next rank's first.
+        tp: processes of each rank.
+        policy: how a room's rank is chosen.
+        crowd: keys of another instance's rooms.
+    """
+
+    places: tuple[str, ...] = ("a0", "a0", "a1", "a1")
+    tp: int = 1
+    policy: str = "round_robin"
+    crowd: int = 0
+
+    @property
+    def ranks(self) -> int:
+        """How many there are."""
+        return len(self.places) // self.tp
 
 
 class Rig:
@@ -43,6 +68,8 @@ class Rig:
         proxied: put a proxy between each agent and each member.
         agent_flags: more settings of the agents.
         recorded: keep a history; without one there is no verdict, and no disk fills up.
+        shape: of the fleet.
+        user, password: of etcd, where it has users: of everybody.
 
     Attributes:
         proxies: by agent, in the order of the members.
@@ -60,9 +87,14 @@ class Rig:
         proxied: bool = False,
         agent_flags: Sequence[str] = (),
         recorded: bool = True,
+        shape: Shape = Shape(),
+        user: str = "",
+        password: str = "",
     ) -> None:
-        self.directory, self.endpoints, self.root = directory, list(endpoints), root
-        self.timetable = Timetable(seed, time.monotonic() + 4.0, rate, RANKS, DECODES, timeout)
+        self.directory, self.endpoints, self.root, self.shape = directory, list(endpoints), root, shape
+        self._user, self._password = user, password
+        start = time.monotonic() + 4.0
+        self.timetable = Timetable(seed, start, rate, shape.ranks, len(DECODES), timeout, shape.tp, shape.policy)
         self.proxies: dict[str, list[Proxy]] = {}
         self.engines: dict[str, Process] = {}
         self.agents: dict[str, Process] = {}
@@ -88,19 +120,19 @@ class Rig:
     def _start(self) -> None:
         self.record = self._stack.enter_context(Recorder(self.directory / "nemesis.jsonl", "nemesis"))
         hub = self._stack.enter_context(Proxies())
-        for name in PLACES:
+        for name in AGENTS:
             self.proxies[name] = [hub.add(endpoint) for endpoint in self.endpoints] if self._proxied else []
+        crowd(self.ctl, self.root, self.shape.crowd)
         if self._recorded:
             self.new_witness(self.endpoints)
-        for name in PLACES:
+        for name in AGENTS:
             self.start_agent(name)
-        for name in PLACES:
+        for name in AGENTS:
             self.wait_agent(name)
-        for agent, (ranks, decodes) in PLACES.items():
-            for index in ranks:
-                self.start_engine(f"r{index}", "prefill", index, agent)
-            for index in decodes:
-                self.start_engine(f"d{index}", "decode", index, agent)
+        for number, agent in enumerate(self.shape.places):
+            self.start_engine("prefill", *divmod(number, self.shape.tp), agent)
+        for index, agent in enumerate(DECODES):
+            self.start_engine("decode", index, 0, agent)
 
     def _stop_all(self) -> None:
         for process in (*self.engines.values(), *self.agents.values()):
@@ -116,14 +148,22 @@ class Rig:
     def ctl(self) -> EtcdCtl:
         """An independent client of a member that answers; a busy machine may take its time over a large request."""
         for endpoint in self.endpoints:
-            if EtcdCtl(endpoint, timeout=1.0).healthy():
-                return EtcdCtl(endpoint, timeout=15.0)
+            if self.connect(endpoint, 1.0).healthy():
+                return self.connect(endpoint, 15.0)
         raise AssertionError("no member of etcd is healthy")
+
+    def connect(self, endpoint: str, timeout: float = 5.0) -> EtcdCtl:
+        """An independent client of a member."""
+        return EtcdCtl(endpoint, timeout, user=self._user, password=self._password)
 
     @property
     def readers(self) -> list[str]:
         """Agents that watch rooms; the others serve prefill engines alone."""
-        return [name for name, (_, decodes) in PLACES.items() if decodes]
+        return [name for name in AGENTS if name in DECODES]
+
+    def ranks(self, agent: str | None = None) -> list[str]:
+        """The engines that are prefill ranks; those of an agent."""
+        return [_rank_name(n, self.shape.tp) for n, place in enumerate(self.shape.places) if agent in (None, place)]
 
     def socket_path(self, agent: str) -> str:
         """Where an agent listens."""
@@ -132,10 +172,14 @@ class Rig:
     def start_agent(self, name: str) -> None:
         """Start an agent, or start it again."""
         endpoints = [proxy.endpoint for proxy in self.proxies[name]] or self.endpoints
-        number = list(PLACES).index(name)
+        number = AGENTS.index(name)
         endpoints = endpoints[number:] + endpoints[:number]  # as a deployment would, not all on the same member
         command = [sys.executable, "-m", "etcd_pd", "agent", "--etcd", ",".join(endpoints), "--root", self.root]
         command += ["--socket", self.socket_path(name), "--agent-id", name, *self._agent_flags]
+        if self._user:
+            secret = self.directory / "password"
+            secret.write_text(self._password)
+            command += ["--etcd-username", self._user, "--etcd-password-file", str(secret)]
         if name not in self.readers:
             command.append("--prefill-only")
         self.agents[name] = Process(name, command, self.directory / f"{name}.log")
@@ -144,10 +188,14 @@ class Rig:
         """Wait until an agent takes connections."""
         self.agents[name].wait_until(lambda: agent_answers(self.socket_path(name)), timeout=20.0)
 
-    def start_engine(self, name: str, role: str, index: int, agent: str) -> None:
+    def start_engine(self, role: str, index: int, tp_rank: int, agent: str) -> None:
         """Start an engine process."""
         path = self.socket_path(agent)
-        engine = Engine(role, index, name, path, str(self.directory), self.timetable, "launch-0", self._recorded)
+        name = f"d{index}" if role == "decode" else _rank_name(index * self.shape.tp + tp_rank, self.shape.tp)
+        engine = Engine(
+            *(role, index, name, path, str(self.directory), self.timetable, "launch-0", self._recorded),
+            tp_rank=tp_rank,
+        )
         self._specs[name] = engine
         self._launch(name, engine)
 
@@ -173,7 +221,8 @@ class Rig:
         self._witnesses += 1
         path = self.directory / f"witness-{self._witnesses}.jsonl"
         record = self._witness_stack.enter_context(Recorder(path, "witness"))
-        self.witness = self._witness_stack.enter_context(Witness(endpoints, self.root, record))
+        witness = Witness(endpoints, self.root, record, self.shape.tp, self.connect)
+        self.witness = self._witness_stack.enter_context(witness)
 
     def end_witness(self) -> None:
         """Watch no longer: this history of etcd is over. Record ``void`` when nothing of it is left."""
@@ -204,7 +253,7 @@ class Rig:
     def _etcd_is_well(self) -> bool:
         try:
             for endpoint in self.endpoints:
-                EtcdCtl(endpoint, timeout=1.0).revision()
+                self.connect(endpoint, 1.0).revision()
         except Exception:
             return False
         return True
@@ -230,3 +279,17 @@ class Rig:
     def last_revision(self) -> int:
         """The last revision at which something in the cell was written that still stands."""
         return max((kv.mod_revision for kv in self.ctl.get_prefix(f"{self.root}/v1/")), default=0)
+
+
+def _rank_name(number: int, tp: int) -> str:
+    """What the process of this number is called."""
+    dp_rank, tp_rank = divmod(number, tp)
+    return f"r{dp_rank}.{tp_rank}" if tp > 1 else f"r{dp_rank}"
+
+
+def crowd(ctl: EtcdCtl, root: str, keys: int) -> None:
+    """Write rooms of an instance that nobody asks for."""
+    value = RoomValue(0, 1).to_json().decode()
+    for first in range(0, keys, BATCH):
+        rooms = range(first, min(first + BATCH, keys))
+        ctl.put_all({f"{root}/v1/rooms/crowd/{room}": value for room in rooms})

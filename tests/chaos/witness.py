@@ -6,14 +6,15 @@ import base64
 import http.client
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.support.etcdctl import EtcdCtl
+from tests.support.etcdctl import EtcdCtl, EtcdError
 
+from .epochs import Epochs
 from .history import Recorder
 
 _RETRY_SECONDS = 0.1
@@ -30,10 +31,20 @@ class Witness:
         endpoints: the members.
         root: the cell.
         record: where to; flushed now and then.
+        processes: of each DP rank.
+        connect: an independent client of a member.
     """
 
-    def __init__(self, endpoints: Sequence[str], root: str, record: Recorder) -> None:
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        root: str,
+        record: Recorder,
+        processes: int = 1,
+        connect: Callable[[str], EtcdCtl] = EtcdCtl,
+    ) -> None:
         self._endpoints, self._root, self._record = list(endpoints), root, record
+        self._epochs, self.connect = Epochs(processes), connect
         self._prefix = f"{root}/v1/"
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -42,8 +53,9 @@ class Witness:
         self._watches = [_Watch(endpoint, self) for endpoint in self._endpoints]
 
     def __enter__(self) -> Witness:
-        self._revision = EtcdCtl(self._endpoints[0]).revision()
-        for kv in EtcdCtl(self._endpoints[0]).get_prefix(self._prefix):
+        ctl = self.connect(self._endpoints[0])
+        self._revision = ctl.revision()
+        for kv in ctl.get_prefix(self._prefix):
             self._put(kv.key, kv.create_revision, kv.mod_revision)
         for watch in self._watches:
             watch.start()
@@ -100,8 +112,9 @@ class Witness:
             room = {"instance": parts[0], "room": int(parts[1]), "token": created}
             self._record("room", **room, revision=revision, alive=alive)
         elif kind == "prefill" and len(parts) == 3:
-            rank = {"instance": parts[0], "dp_rank": int(parts[2].split(".")[0]), "epoch": created}
-            self._record("rank", **rank, revision=revision, alive=alive)
+            instance, dp_rank = parts[0], int(parts[2].split(".")[0])
+            for epoch, lives in self._epochs.change(instance, dp_rank, key, created if alive else 0):
+                self._record("rank", instance=instance, dp_rank=dp_rank, epoch=epoch, revision=revision, alive=lives)
 
 
 class _Watch:
@@ -109,7 +122,7 @@ class _Watch:
 
     def __init__(self, endpoint: str, witness: Witness) -> None:
         parts = urlsplit(endpoint)
-        self._address = (parts.hostname or "", parts.port or 0)
+        self._endpoint, self._address = endpoint, (parts.hostname or "", parts.port or 0)
         self._witness = witness
         self._thread = threading.Thread(target=self._run, name=f"witness {endpoint}", daemon=True)
 
@@ -121,7 +134,7 @@ class _Watch:
 
     def _run(self) -> None:
         while not self._witness.stopped:
-            with suppress(OSError, http.client.HTTPException, ValueError):
+            with suppress(OSError, http.client.HTTPException, ValueError, EtcdError):
                 for events in self._follow():
                     self._witness.apply(events)
             self._witness.wait_stopped(_RETRY_SECONDS)
@@ -131,7 +144,8 @@ class _Watch:
         connection = http.client.HTTPConnection(*self._address, timeout=_SILENCE_SECONDS)
         try:
             request = {"key": _encode(prefix), "range_end": _encode(prefix[:-1] + "0"), "start_revision": str(start)}
-            connection.request("POST", "/v3/watch", json.dumps({"create_request": request}))
+            headers = self._witness.connect(self._endpoint).headers()
+            connection.request("POST", "/v3/watch", json.dumps({"create_request": request}), headers)
             answer = connection.getresponse()
             for line in answer:
                 result = json.loads(line).get("result", {})

@@ -47,6 +47,8 @@ class Timetable:
         rate: rooms a second.
         ranks, decodes: how many.
         timeout: seconds that a decode waits for a room.
+        tp: processes of each rank.
+        policy: how a room's rank is chosen.
     """
 
     seed: int
@@ -55,6 +57,13 @@ class Timetable:
     ranks: int
     decodes: int
     timeout: float
+    tp: int = 1
+    policy: str = "round_robin"
+
+    @property
+    def plain(self) -> bool:
+        """Ranks are single processes that take what they like: rooms come in lots, and some are contested."""
+        return self.tp == 1 and self.ranks > 1 and self.policy == "round_robin"
 
     def due(self, number: int) -> float:
         """When a room is due."""
@@ -71,12 +80,14 @@ class Timetable:
     def lot(self, number: int) -> range:
         """The rooms that are taken together with a room, and when it is due that are taken then."""
         begin = number - number % LOT_EVERY + LOT_BEGINS
-        if not begin <= number < begin + LOT:
+        if not self.plain or not begin <= number < begin + LOT:
             return range(number, number + 1)
         return range(begin, begin + LOT) if number == begin else range(0)
 
     def owners(self, number: int) -> list[int]:
         """The ranks that take a room: one, or two where a dispatcher is at fault."""
+        if not self.plain:
+            return [self.room(number) % self.ranks]
         place = number % LOT_EVERY - LOT_BEGINS
         first = self.room(number - place if 0 <= place < LOT else number) % self.ranks
         return [first, (first + 1) % self.ranks] if number % CONTESTED == 0 else [first]
@@ -95,6 +106,7 @@ class Engine:
         launch_id: of the prefill instance.
         recorded: keep a history.
         heartbeat: seconds, see etcd_pd.connect().
+        tp_rank: of a prefill rank's processes, which.
     """
 
     role: str
@@ -106,6 +118,7 @@ class Engine:
     launch_id: str = ""
     recorded: bool = True
     heartbeat: float | None = 1.0
+    tp_rank: int = 0
 
     def command(self) -> list[str]:
         """The command line that runs it."""
@@ -188,8 +201,9 @@ class PrefillEngine:
     def _announce(self) -> None:
         self._client.prefill.announce(
             INSTANCE,
-            rank=etcd_pd.Rank(self._engine.index),
-            topology=etcd_pd.Topology(dp=self._table.ranks),
+            rank=etcd_pd.Rank(self._engine.index, tp=self._engine.tp_rank),
+            topology=etcd_pd.Topology(dp=self._table.ranks, tp=self._table.tp),
+            policy=self._table.policy,
             launch_id=self._engine.launch_id,
             addresses=[f"{INSTANCE}.example:8998"],
             ip="127.0.0.1",
@@ -218,7 +232,7 @@ class PrefillEngine:
             for room in rooms:
                 self._say("rejected", room, error=type(exc).__name__)
         for number, room in zip(numbers, rooms, strict=True):
-            if number % FAILING == 7:
+            if number % FAILING == 7 and self._engine.tp_rank == 0:
                 self._failing[room] = number
 
     def _hear(self, event: etcd_pd.PrefillEvent, now: float) -> None:

@@ -11,8 +11,9 @@ from etcd_pd.core.keys import Keys, RankKey, RoomKey
 from etcd_pd.core.records import Condition, Event as Change, KeyValue, LeaseGrant, Operation, Put, TxnResult
 from etcd_pd.errors import StoreBusy, StoreTimeout, StoreUnavailable
 from etcd_pd.wire.values import RoomValue
+from tests.chaos.epochs import Epochs
 from tests.chaos.history import Event
-from tests.support.memory_etcd import MemoryEtcd
+from tests.support.memory_etcd import Lease, MemoryEtcd
 from tests.support.memory_store import MemoryStore, MemoryWatch
 
 from .loop import AWAKE, VirtualLoop
@@ -43,18 +44,19 @@ class Etcd(MemoryEtcd):
         full_until: nothing is written any more that needs space, until then.
         busy_until: nothing is written any more, until then: its log is too far ahead of what it has applied.
         calls: so far.
+        begun_at: the revision that the present history began with: 0, or what a backup brought back.
     """
 
     def __init__(
         self, loop: VirtualLoop, draw: random.Random, record: Callable[[Event], None], keys: Keys, processes: int
     ) -> None:
         super().__init__(loop.time)
-        self._processes = processes
-        self._created: dict[tuple[str, int], dict[bytes, int]] = {}  # create_revisions of a DP rank's keys
+        self._processes, self._epochs = processes, Epochs(processes)
         self.loop, self.draw, self._record, self._layout = loop, draw, record, keys
         self.frozen_until = self.held_until = self.unknown_until = 0.0
         self.full_until = self.busy_until = 0.0
-        self.calls = 0
+        self.calls = self.begun_at = 0
+        self._backup = self.back_up()
         self._ends: dict[int, float] = {}  # when overdue leases end
         self.stores: list[Store] = []
 
@@ -122,6 +124,32 @@ class Etcd(MemoryEtcd):
         for store in self.stores:
             store.drop_watches()
 
+    def back_up(self) -> tuple[int, dict[bytes, KeyValue], dict[int, int]]:
+        """Keep what is there: the revision, the keys, and the TTLs of leases."""
+        ttls = {lease_id: lease.ttl for lease_id, lease in self._leases.items()}
+        self._backup = self.revision, dict(self.keys), ttls
+        return self._backup
+
+    def restore(self) -> None:
+        """Begin another history, of another cluster id, with the last backup."""
+        now = self.loop.time()
+        for (instance, dp_rank), epoch in self._epochs.live().items():
+            data = {"instance": instance, "dp_rank": dp_rank, "epoch": epoch, "revision": self.revision, "alive": False}
+            self._record(Event(now, "etcd", "rank", data))
+        self._record(Event(now, "etcd", "void", {}))
+        self._epochs = Epochs(self._processes)
+        self.revision, self.keys, ttls = self._backup[0], dict(self._backup[1]), self._backup[2]
+        self.begun_at, self.cluster_id = self.revision, self.cluster_id + 1
+        self.history = [event for event in self.history if event.mod_revision <= self.revision]
+        self._ends.clear()
+        self._leases = {lease_id: Lease(ttl, now + ttl) for lease_id, ttl in ttls.items()}
+        for kv in self.keys.values():
+            if kv.lease:
+                self._leases[kv.lease].keys.add(kv.key)
+            self._say(kv, kv.mod_revision, alive=True)
+        for store in self.stores:
+            store.drop_watches()
+
     def publish(self) -> None:
         """Let every store's watches have what happened, each some time later."""
         for store in self.stores:
@@ -149,20 +177,10 @@ class Etcd(MemoryEtcd):
             data |= {"epoch": value.epoch, "state": value.state, "dp_rank": value.dp_rank} if value else {}
             self._record(Event(self.loop.time(), "etcd", "room", data))
         elif isinstance(key, RankKey):
-            keys = self._created.setdefault((key.instance, key.rank.dp), {})
-            before = self._epoch(keys)
-            keys.pop(kv.key, None)
-            if alive:
-                keys[kv.key] = kv.create_revision
-            after = self._epoch(keys)
             data |= {"instance": key.instance, "dp_rank": key.rank.dp}
-            for epoch, lives in ((before, False), (after, True)):
-                if before != after and epoch:
-                    self._record(Event(self.loop.time(), "etcd", "rank", {**data, "epoch": epoch, "alive": lives}))
-
-    def _epoch(self, keys: dict[bytes, int]) -> int:
-        """The youngest of a DP rank's keys, 0 where not all are there."""
-        return max(keys.values()) if len(keys) == self._processes else 0
+            created = kv.create_revision if alive else 0
+            for epoch, lives in self._epochs.change(key.instance, key.rank.dp, kv.key, created):
+                self._record(Event(self.loop.time(), "etcd", "rank", {**data, "epoch": epoch, "alive": lives}))
 
 
 class Store(MemoryStore):

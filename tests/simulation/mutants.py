@@ -260,6 +260,16 @@ def expired_ranks_withdrawn(patch: pytest.MonkeyPatch, _: random.Random) -> None
     patch.setattr(Cell, "conclude", lambda self, *at: [end._replace(withdrawn=True) for end in real(self, *at)])
 
 
+def other_clusters_unnoticed(patch: pytest.MonkeyPatch, _: random.Random) -> None:
+    """Another cluster's answers are taken for those of the one before."""
+    patch.setattr(WatchMachine, "_check_cluster", lambda self, header: None)
+
+
+def restored_ranks_live(patch: pytest.MonkeyPatch, _: random.Random) -> None:
+    """A rank that a backup brought back lives."""
+    patch.setattr(View, "bring_back", lambda self, ranks: None)
+
+
 MUTANTS = (
     Mutant(no_guard, DEATHS),
     Mutant(a_sibling_unguarded, ("watches held", "engine killed")),
@@ -285,6 +295,8 @@ MUTANTS = (
     Mutant(who_is_back_missed, RESTARTS),
     Mutant(the_dead_forgotten),
     Mutant(expired_ranks_withdrawn, ("session revoked", "etcd freezes")),
+    Mutant(other_clusters_unnoticed, ("etcd is restored", "engine killed")),
+    Mutant(restored_ranks_live, ("etcd is restored", "engine killed")),
 )
 
 

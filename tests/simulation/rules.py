@@ -33,44 +33,52 @@ def _judged(history: History) -> list[Violation]:
     return judge(_with_true_epochs(history))
 
 
-def _epochs(history: History) -> dict[tuple[int, int], int]:
-    """Under which epoch each room was written, by room and token."""
-    return {(e.room, e.token): e.epoch for e in history.events if e.what == "room" and e.alive}
+def _epochs(history: History) -> dict[tuple[int, int], list[int]]:
+    """Under which epoch each room was written, by room and token: under several, where etcd had several histories."""
+    epochs: dict[tuple[int, int], list[int]] = {}
+    for event in history.events:
+        if event.what == "room" and event.alive:
+            epochs.setdefault((event.room, event.token), []).append(event.epoch)
+    return epochs
 
 
 def _with_true_epochs(history: History) -> Iterator[Event]:
     """The events, with etcd's own word on the epoch of a registration in place of its client's."""
     epochs = _epochs(history)
     for event in history.events:
-        if event.what == "registered" and (event.room, event.token) in epochs:
-            event = event._replace(data={**event.data, "epoch": epochs[event.room, event.token]})
+        written = epochs.get((event.room, event.token), []) if event.what == "registered" else []
+        if written and event.epoch not in written:
+            event = event._replace(data={**event.data, "epoch": written[-1]})
         yield event
 
 
 def fenced(history: History) -> Iterator[str]:
     """No acknowledged registration has a revision above the death of its epoch."""
-    died: dict[tuple[int, int], int] = {}
-    written: dict[tuple[int, int], tuple[int, int]] = {}  # rank and epoch, by room and token
+    era = 0  # a restored etcd counts its revisions anew
+    died: dict[tuple[int, int, int], int] = {}
+    written: dict[tuple[int, int], list[tuple[int, int, int]]] = {}  # era, rank and epoch, by room and token
     for event in history.events:
-        if event.what == "rank" and not event.alive:
-            died[event.dp_rank, event.epoch] = event.revision
+        if event.what == "void":
+            era += 1
+        elif event.what == "rank" and not event.alive:
+            died[era, event.dp_rank, event.epoch] = event.revision
         elif event.what == "room" and event.alive:
-            written.setdefault((event.room, event.token), (event.dp_rank, event.epoch))
+            written.setdefault((event.room, event.token), []).append((era, event.dp_rank, event.epoch))
     for event in history.events:
         if event.what == "registered":
-            owner = written.get((event.room, event.token))
-            if owner is None:
+            owners = written.get((event.room, event.token))
+            if owners is None:
                 yield f"room {event.room} was acknowledged with token {event.token}, and never was in etcd"
-            elif event.token > died.get(owner, math.inf):
-                yield f"room {event.room} was registered at {event.token}, after its epoch {owner} had died"
+            elif all(event.token > died.get(owner, math.inf) for owner in owners):
+                yield f"room {event.room} was registered at {event.token}, after its epoch {owners[-1]} had died"
 
 
 def attributed(history: History) -> Iterator[str]:
     """Who is told that a room is registered is told under which epoch."""
     written = _epochs(history)
     for event in history.events:
-        if event.what == "registered" and event.epoch != (epoch := written.get((event.room, event.token))):
-            yield f"room {event.room} is epoch {epoch}'s, its rank takes it for epoch {event.epoch}'s"
+        if event.what == "registered" and event.epoch not in (epochs := written.get((event.room, event.token), ())):
+            yield f"room {event.room} is epoch {epochs}'s, its rank takes it for epoch {event.epoch}'s"
 
 
 def registrations_end(history: History) -> Iterator[str]:

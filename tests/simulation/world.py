@@ -15,7 +15,7 @@ from etcd_pd.wire.values import ASSIGNED, Rank, RoomValue
 from tests.chaos.history import Event
 
 from .etcd import Etcd
-from .loop import VirtualLoop, run
+from .loop import AWAKE, VirtualLoop, run
 from .node import KEYS, Node
 from .plan import SETTLED, Plan, Room
 from .sockets import Network, joined
@@ -28,7 +28,7 @@ CALM = 3 * PATIENCE
 #: Longest that an agent is away, and that an engine is, seconds: shorter than a session's TTL, longer than any bound.
 AWAY, LONG_AWAY = 3.0, 8.0
 #: How many rooms may wait at an agent whose queue is short, at least: in the calm it suffices.
-SHORTEST_QUEUE = 6
+SHORTEST_QUEUE = 12
 #: How soon a process that died is missed, unless it lingers, seconds.
 MISSED = 1.0
 #: Longest that an agent is stopped, seconds: longer than its session's TTL.
@@ -141,6 +141,7 @@ class World:
             return
         rank = self._etcd.keys.get(KEYS.rank(INSTANCE, Rank(place[0])))
         lives = rank is not None and rank.create_revision == client.prefill.epoch
+        lives = lives and rank is not None and rank.mod_revision > self._etcd.begun_at  # else a backup's
         before, epoch = self._endings.get(place, set()), client.prefill.epoch
         now = {room for _, room, *_ in client.prefill._intents.endings}
         for room in sorted(room for room in before - now if self._lives[room] < 2):  # else its next life may stand
@@ -311,6 +312,10 @@ class World:
     def _do_compaction(self, node: Node, luck: float) -> None:
         self._etcd.held_until = self._loop.time() + 0.05 + 2 * luck
         self._loop.call_at(self._etcd.held_until, self._etcd.forget_history)
+
+    def _do_etcd_is_restored(self, node: Node, luck: float) -> None:
+        self._etcd.back_up()
+        self._loop.call_later(0.1 + 5 * luck * luck, self._etcd.restore, context=AWAKE)
 
     def _do_leader_changes(self, node: Node, luck: float) -> None:
         self._etcd.change_leader()

@@ -55,11 +55,13 @@ class Status:
 
 
 class EtcdCtl:
-    """Speaks to one endpoint, `http://host:port`. `timeout` is per request, in seconds."""
+    """Speaks to one endpoint, `http://host:port`, as a user where there is one. `timeout`: seconds a request."""
 
-    def __init__(self, endpoint: str, timeout: float = 5.0) -> None:
+    def __init__(self, endpoint: str, timeout: float = 5.0, *, user: str = "", password: str = "") -> None:
         self.endpoint = endpoint
         self._timeout = timeout
+        self._user, self._password = user, password
+        self._headers: dict[str, str] | None = None
 
     # ---- keys
 
@@ -78,6 +80,11 @@ class EtcdCtl:
         """The revision of the write."""
         answer = self._call("/v3/kv/put", {"key": _encode(key), "value": _encode(value), "lease": str(lease)})
         return _revision(answer)
+
+    def put_all(self, values: dict[str, str]) -> None:
+        """Writes them in one transaction."""
+        puts = [{"request_put": {"key": _encode(key), "value": _encode(value)}} for key, value in values.items()]
+        self._call("/v3/kv/txn", {"success": puts})
 
     def delete(self, key: str) -> int:
         """How many keys that deleted."""
@@ -159,6 +166,15 @@ class EtcdCtl:
 
     # ---- HTTP
 
+    def headers(self) -> dict[str, str]:
+        """What says who asks: a token, fetched once."""
+        if self._headers is None:
+            self._headers = {}
+            if self._user:
+                request = {"name": self._user, "password": self._password}
+                self._headers = {"Authorization": self._call("/v3/auth/authenticate", request)["token"]}
+        return self._headers
+
     def _range(self, request: dict[str, Any]) -> list[KeyValue]:
         return [
             KeyValue(
@@ -173,7 +189,7 @@ class EtcdCtl:
         ]
 
     def _call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        request = urllib.request.Request(self.endpoint + path, data=json.dumps(body).encode())
+        request = urllib.request.Request(self.endpoint + path, json.dumps(body).encode(), self.headers())
         try:
             with urllib.request.urlopen(request, timeout=self._timeout) as answer:
                 parsed: dict[str, Any] = json.load(answer)

@@ -33,7 +33,9 @@ MIN_TTL, MAX_TTL = 2, 9_000_000_000
 
 
 @dataclass
-class _Lease:
+class Lease:
+    """A lease, its deadline by the clock, and the keys that end with it."""
+
     ttl: int
     deadline: float
     keys: set[bytes] = field(default_factory=set)
@@ -49,7 +51,7 @@ class MemoryEtcd:
         self.keys: dict[bytes, KeyValue] = {}
         self.history: list[Event] = []
         self._clock = clock
-        self._leases: dict[int, _Lease] = {}
+        self._leases: dict[int, Lease] = {}
         self._lease_id = 6_999  # a number, since tests copy this etcd
 
     @property
@@ -108,7 +110,7 @@ class MemoryEtcd:
             raise StoreRejected("grant", "too large lease TTL")
         self._lease_id += 1
         lease_id, granted = self._lease_id, max(ttl, MIN_TTL)
-        self._leases[lease_id] = _Lease(granted, self._clock() + granted)
+        self._leases[lease_id] = Lease(granted, self._clock() + granted)
         return LeaseGrant(lease_id, granted)
 
     def keep_alive(self, lease_id: int) -> int:
