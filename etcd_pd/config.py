@@ -30,7 +30,7 @@ def switch(name: str, default: str) -> bool:
 
 
 def default_socket_path() -> str:
-    """Where the agent listens unless told otherwise: ``$XDG_RUNTIME_DIR/etcd-pd.sock``, else under ``/tmp`` by uid."""
+    """Where the agent listens unless set otherwise: ``$XDG_RUNTIME_DIR/etcd-pd.sock``, else under ``/tmp`` by uid."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     return os.path.join(runtime, "etcd-pd.sock") if runtime else f"/tmp/etcd-pd-{os.getuid()}/agent.sock"
 

@@ -24,7 +24,7 @@ from .report import load_table, request_table, verdict, what_to_try
 from .stopping import INTERRUPTED
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-#: What another terminal is told of this one.
+#: What another terminal reads of this one.
 COMMAND = "etcd-pd up"
 _LOOK_SECONDS = 0.3
 

@@ -40,7 +40,7 @@ def dashboard(settings: DashboardSettings) -> None:
     """Serve a page that shows the cell as it lives.
 
     What is wrong, ranks by load and state, rooms in flight, rates, leases running down, and events as they come. It
-    only reads, and whoever reaches it may read: it is on loopback unless told otherwise. Ctrl-C ends it.
+    only reads, and whoever reaches it may read: it is on loopback unless set otherwise. Ctrl-C ends it.
 
     \b
       etcd-pd dashboard --etcd http://127.0.0.1:2379

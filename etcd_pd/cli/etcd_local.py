@@ -23,7 +23,7 @@ _LOOK_SECONDS = 0.3
     show_default=True,
     envvar="ETCD_PD_ETCD_PORT",
     show_envvar=True,
-    help="etcd's port on loopback, where every command looks unless told otherwise; 0: a free one",
+    help="etcd's port on loopback, where every command looks unless set otherwise; 0: a free one",
 )
 def etcd(port: int) -> None:
     """Start just an etcd on this machine, for development.

@@ -63,7 +63,7 @@ def compare(rig: Rig) -> None:
 
 
 def _standing(rig: Rig) -> dict[int, str]:
-    """What a decode must be told of every room in etcd."""
+    """What a decode must learn of every room in etcd."""
     epochs = _epochs(rig)
     expected: dict[int, str] = {}
     for kv in rig.ctl.get_prefix(f"{rig.root}/v1/rooms/{INSTANCE}/"):
@@ -78,7 +78,7 @@ def _standing(rig: Rig) -> dict[int, str]:
 
 
 def _computed(rig: Rig) -> Callable[[int], str]:
-    """What a decode must be told of rooms that are not in etcd: a rank that is computed is known all the same."""
+    """What a decode must learn of rooms that are not in etcd: a rank that is computed is known all the same."""
     if rig.shape.ranks > 1 and rig.shape.policy == "round_robin":
         return lambda room: "nothing"
     epochs = _epochs(rig)

@@ -149,7 +149,7 @@ class Facts:
         return covered < end
 
     def synced(self, who: str, start: float, end: float) -> Iterator[tuple[float, float]]:
-        """The parts of a time in which a client was told that its view is synced."""
+        """The parts of a time in which a client was notified that its view is synced."""
         if who not in self._synced:
             self._synced[who] = list(_synced(self.views.get(who, ())))
         for since, until in self._synced[who]:
@@ -157,7 +157,7 @@ class Facts:
                 yield first, stop
 
     def last_synced(self, who: str, t: float) -> float:
-        """The last moment until then in which a client was told that its view is synced."""
+        """The last moment until then in which a client was notified that its view is synced."""
         return max((until for _, until in self.synced(who, -math.inf, t)), default=-math.inf)
 
     # --- prefill ranks

@@ -75,7 +75,7 @@ def table(all_costs: Iterable[dict[str, Cost]]) -> str:
             for figure in vars(cost):
                 getattr(merged[name], figure).extend(getattr(cost, figure))
     lines = [
-        "| fault | times | none acknowledged for | one took | holders told after | views equal after |",
+        "| fault | times | none acknowledged for | one took | holders notified after | views equal after |",
         "|---|---|---|---|---|---|",
     ]
     for name, cost in sorted(merged.items()):

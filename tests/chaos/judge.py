@@ -1,13 +1,13 @@
 """Decides over a history whether the seven rules held. Knows nothing of the code under test.
 
 1. A room has at most one live owner at a time, and nobody is sent to a rank that was told it is not the owner.
-2. No decode gets, or keeps without being told, a rank whose epoch was dead for longer than the bound. An answer that
+2. No decode gets, or keeps without notice, a rank whose epoch was dead for longer than the bound. An answer that
    is marked stale claims no more than it knows, and is exempt.
 3. A registration that was acknowledged is in etcd and can be resolved until it is released, or its epoch or lease ends.
-4. The revisions that one client sees never go back, unless it is told of a resync in between.
+4. The revisions that one client sees never go back, unless it is notified of a resync in between.
 5. After a fault is healed, every agent's view equals etcd within the bound.
 6. Every wait ends within its deadline, with an answer or with the right error.
-7. Nobody is told PrefillLost and is given that assignment afterwards.
+7. Nobody gets PrefillLost and is given that assignment afterwards.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _never_told(facts: Facts, wait: Wait, bounds: Bounds) -> Iterator[Violation]
         return
     for start, end in facts.synced(wait.who, max(died_at, wait.wanted_at), min(wait.ended_at, wait.deadline)):
         if end - start > bounds.dead:
-            yield Violation(2, end, f"{wait} keeps epoch {last.epoch}, dead since {died_at:.3f}, without being told")
+            yield Violation(2, end, f"{wait} keeps epoch {last.epoch}, dead since {died_at:.3f}, without notice")
             return
 
 
@@ -163,7 +163,7 @@ def no_way_back(facts: Facts, bounds: Bounds) -> Iterator[Violation]:
         highest = 0
         for event in views:
             if event.view != "synced" or not event.revision:
-                highest = 0  # it was told so
+                highest = 0  # it was notified
             elif event.revision < highest:
                 yield Violation(4, event.t, f"{who} saw revision {highest} and then {event.revision}")
             highest = max(highest, event.revision) if event.view == "synced" else 0
@@ -234,7 +234,7 @@ def lost_is_final(facts: Facts, bounds: Bounds) -> Iterator[Violation]:
     for wait in facts.waits:
         for answer in wait.answers:
             if answer.t > lost_at.get((wait.who, wait.instance, wait.room, answer.epoch), math.inf):
-                text = f"{wait} was told PrefillLost of epoch {answer.epoch}, and was given it afterwards"
+                text = f"{wait} got PrefillLost of epoch {answer.epoch}, and was given it afterwards"
                 yield Violation(7, answer.t, text)
 
 

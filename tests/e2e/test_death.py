@@ -17,7 +17,7 @@ from tests.support.waiting import wait_until
 PROMPT = [number % 1000 + 10 for number in range(8_000)]
 RANKS = 4
 ROOMS = range(1000, 1000 + 3 * RANKS)
-#: Decode's own limit for a KV cache; whoever waits longer than that was not told of the death.
+#: Decode's own limit for a KV cache; whoever waits longer than that was not notified of the death.
 DEADLINE_SECONDS = 60.0
 
 

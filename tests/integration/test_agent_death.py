@@ -1,4 +1,4 @@
-"""Engines and agents die, are replaced, or sleep: who hears of it, and what stays."""
+"""Engines and agents die, are replaced, or sleep: who is notified of it, and what stays."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def test_a_malformed_registration(theirs: TheirServer, ours: GatewayProcess) -> 
 
 
 def test_a_dead_rank_behind_a_living_server(sglang: Sglang, theirs: TheirServer) -> None:
-    """sgl-project/sglang#12779, #16903: the heartbeat asks a server that lives, so nobody hears of the rank's end.
+    """sgl-project/sglang#12779, #16903: the heartbeat asks a server that lives, so nobody sees the rank end.
 
     What happens here: test_plugin.py, test_the_death_of_a_rank_fails_its_rooms_at_once_and_no_others.
     """

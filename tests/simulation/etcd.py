@@ -23,7 +23,7 @@ T = TypeVar("T")
 #: How long half of a call takes, and how long after a write a watch is sent it, seconds.
 CALL, WATCH = (2e-4, 3e-3), (1e-4, 3e-3)
 #: How much later than its TTL a lease ends, seconds: until then writes under it are acknowledged. And how long a
-#: keepalive of such a lease waits to be told so. Both as measured on etcd 3.5.1 and 3.7.3.
+#: keepalive of such a lease waits to be notified. Both as measured on etcd 3.5.1 and 3.7.3.
 ZOMBIE, LATE_KEEPALIVE = (0.15, 0.3), 0.5
 #: The agent's own request timeout: what a frozen etcd costs a caller, seconds.
 REQUEST_SECONDS = 1.5

@@ -74,7 +74,7 @@ def fenced(history: History) -> Iterator[str]:
 
 
 def attributed(history: History) -> Iterator[str]:
-    """Who is told that a room is registered is told under which epoch."""
+    """Who is notified that a room is registered learns under which epoch."""
     written = _epochs(history)
     for event in history.events:
         if event.what == "registered" and event.epoch not in (epochs := written.get((event.room, event.token), ())):
@@ -117,7 +117,7 @@ def releases_land(history: History) -> Iterator[str]:
 
 
 def durable_is_true(history: History) -> Iterator[str]:
-    """Who registered a room, and is told that its release or failure is durable, finds it in etcd."""
+    """Who registered a room, and is notified that its release or failure is durable, finds it in etcd."""
     took = {(event.who, event.room) for event in history.events if event.what == "register"}
     for event in history.events:
         if event.what == "durable" and event.stands and (event.who, event.room) in took:
@@ -128,11 +128,11 @@ def endings_are_acknowledged(history: History) -> Iterator[str]:
     """Who released or failed a room is told, in the end, that etcd has it."""
     for who, rooms in history.unacknowledged.items():
         for room in rooms:
-            yield f"room {room} was ended by {who}, which was never told that etcd has it"
+            yield f"room {room} was ended by {who}, which was never notified that etcd has it"
 
 
 def failures_arrive(history: History) -> Iterator[str]:
-    """Who waits for, or uses, a room that is failed is told so."""
+    """Who waits for, or uses, a room that is failed is notified."""
     over = Counter(e.room for e in history.events if e.what in ("ended", "done"))
     held = {e.room for e in history.events if e.what == "resolved"}
     written = {e.room for e in history.events if e.what == "room" and e.data.get("state") == "failed"}
@@ -143,7 +143,7 @@ def failures_arrive(history: History) -> Iterator[str]:
 
 
 def withdrawn_is_true(history: History) -> Iterator[str]:
-    """Who is told that a rank was withdrawn is told of one of which a process has died."""
+    """Who is notified that a rank was withdrawn is notified of one of which a process has died."""
     died: dict[int, float] = {}
     for event in history.events:
         if event.what == "killed":

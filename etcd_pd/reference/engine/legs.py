@@ -77,7 +77,7 @@ Fail = Callable[[Leg, RequestFailed], None]
 
 
 def ended(leg: Leg, error: RequestFailed) -> Ended:
-    """What the other side is told of a leg's failure."""
+    """What the other side learns of a leg's failure."""
     return Ended(leg, error.status, error.type, str(error)[:500], error.details)
 
 

@@ -105,7 +105,7 @@ INNOCENT: dict[str, Callable[[], Story]] = {
         Story().register(1.0).rank(2.0, 0, 10, alive=False, revision=25).register(3.0, 1, 11, token=30)
     ),
     "siblings hold the same token": lambda: Story().register(1.0).acknowledged(1.0),
-    "a decode is told of the death in time": lambda: (
+    "a decode is notified of the death in time": lambda: (
         Story().want(1.0).register(1.0).resolved(1.1).rank(2.0, 0, 10, alive=False, revision=25).lost(2.1)
     ),
     "a stale answer names a dead epoch": lambda: (
@@ -266,7 +266,7 @@ PLANTED: dict[str, tuple[int, Callable[[], Story]]] = {
         2,
         lambda: Story().want(1.0).register(1.0).resolved(1.1, epoch=99).done(1.2),
     ),
-    "a decode is not told that its rank died": (
+    "a decode is not notified that its rank died": (
         2,
         lambda: Story().want(1.0).register(1.0).resolved(1.1).rank(2.0, 0, 10, alive=False, revision=25).done(9.0),
     ),

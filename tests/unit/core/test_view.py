@@ -433,7 +433,7 @@ class TestAnotherHistory:
         ]
 
     def test_a_rank_that_a_restore_brought_back_is_dead_until_its_process_says_otherwise(self, cell: Cell) -> None:
-        """Whoever was told PrefillLost of an epoch is not given it again because a snapshot holds its key."""
+        """Whoever gets PrefillLost of an epoch is not given it again because a snapshot holds its key."""
         epoch = epoch_of(cell, 2)
         cell.room(7, 2, epoch)
         cell.follow()

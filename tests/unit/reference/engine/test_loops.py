@@ -60,7 +60,7 @@ class Said:
         return [token for update in self.updates.get(id, []) for token in update.token_ids]
 
     def meta(self, id: int) -> dict[str, Any]:
-        """What was told of the request."""
+        """What was said of the request."""
         return {name: value for update in self.updates.get(id, []) for name, value in update.meta.items()}
 
 

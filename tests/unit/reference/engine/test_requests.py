@@ -225,7 +225,7 @@ def test_following_the_room_leaves_no_choice(tokenizer: Tokenizer) -> None:
     assert generate(tokenizer, FOLLOWING, routed_dp_rank=2).items[0].routed_dp_rank == 2
     with pytest.raises(BadRequest, match=r"bootstrap_room % dp_size = 2"):
         generate(tokenizer, FOLLOWING, routed_dp_rank=3)
-    # a rank that decode is told of is no guess
+    # a rank that decode gets is no guess
     assert generate(tokenizer, FOLLOWING, disagg_prefill_dp_rank=3).items[0].routed_dp_rank == 3
 
 
