@@ -81,6 +81,8 @@ def _cell(heading: str, cell: Any) -> Any:
 
 def plain_table(title: str, *columns: str) -> Table:
     """A table without a frame; columns ending in a colon are numbers, set to the right."""
-    table = PlainTable(title=printable(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    heading = printable(title)
+    table = PlainTable(title=heading, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.min_width = len(heading)  # else a title is folded at the width of its columns
     table.use_columns(*columns)
     return table

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from etcd_pd.cli.console import shorten
+from etcd_pd.cli.console import plain_table, shorten
 from etcd_pd.cli.report import request_table
 from etcd_pd.cli.tables import instance_tables, room_table
 from etcd_pd.reference.stack.demo import Outcome, make_prompts
@@ -51,6 +51,14 @@ def test_names_lose_their_middle_and_nothing_else_breaks_when_there_are_80_colum
     names = [line.split()[0] for line in lines if "…" in line and line.strip().startswith("pre")]
     assert all(name.endswith("-0") for name in names)
     assert not any(LONG in line for line in lines)
+
+
+def test_a_title_stays_on_one_line_when_its_table_is_narrower() -> None:
+    title = "etcd cluster cdf818194e3a8c32 at revision 1234567, 12 leases"
+    table = plain_table(title, "member", "role")
+    table.add_row("etcd-0", "leader")
+    assert rendered(table, 80)[0].rstrip() == title
+    assert max(map(len, rendered(table, 40))) <= 40
 
 
 def test_the_demo_s_rows_stay_whole_when_there_are_80_columns() -> None:
