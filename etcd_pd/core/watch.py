@@ -120,11 +120,14 @@ class WatchMachine:
             self._listed = False
             return self._stale("Compacted", f"compacted up to revision {response.compact_revision}")
         if response.created:
-            if response.header.revision < self._known:
+            # a proxy that serves several watchers by one watch answers for etcd, with a revision of its own
+            made_up = not response.header.cluster_id
+            at = self._known if made_up else response.header.revision
+            if at < self._known:
                 # a lagging member or a restored store, which would stay silent for ever: the next list shows which
                 self._listed = False
-                return self._stale("Behind", f"etcd is at {response.header.revision}, behind what was read from it")
-            self._target = response.header.revision
+                return self._stale("Behind", f"etcd is at {at}, behind what was read from it")
+            self._target = at
         changes = self._complete(response)
         caught_up = self.revision >= self._target or self._is_progress(response)
         if caught_up and self.state is not WatchState.CLOSED:
@@ -190,6 +193,7 @@ class WatchMachine:
         # messages past events that wait, so that they go back and forth by a few.
         if self.cluster_id in (0, header.cluster_id):
             self.cluster_id = header.cluster_id
+        if header.cluster_id in (0, self.cluster_id):  # etcd's own is never 0, a proxy's answer is
             return None
         self.cluster_id = self._highest = self._known = self._target = 0
         self._listed, self._void = False, True

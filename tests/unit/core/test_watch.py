@@ -169,6 +169,17 @@ def test_another_cluster_voids_what_was_known() -> None:
     assert machine.listed(Listing(header(10, cluster=0xBAD), [])) == Snapshot(10, [], void=False), "said once"
 
 
+def test_nothing_is_concluded_when_a_proxy_creates_the_watch_and_names_no_cluster() -> None:
+    machine = synced_at(7)
+    machine.received(response(30, 30))
+    machine.disconnected()
+    machine.next()
+    assert machine.received(WatchResponse(header(1, cluster=0), created=True)) is None, "its revision is made up too"
+    assert machine.state is WatchState.SYNCED
+    assert machine.received(response(31, 31)) == Changes(31, [event(31)])
+    assert machine.cluster_id == CLUSTER
+
+
 def test_a_list_from_another_cluster_is_not_taken_for_this_one() -> None:
     machine = synced_at(7)
     assert isinstance(machine.listed(Listing(header(9, cluster=0xBAD), [])), Reopen)
