@@ -96,7 +96,7 @@ def _judge(
 ) -> Goal:
     """The goal with what was found, where the figure was measured in all of its rows; a lost room misses any goal."""
     measured = [each for each in rows if each is not None]
-    lost = [f"{each['case']} lost {each['missing']} rooms" for each in measured if each.get("missing")]
+    lost = [f"{each['case']}: {each['missing']} rooms missing" for each in measured if each.get("missing")]
     if lost:
         return Goal(goal.subject, goal.what, goal.wanted, "; ".join(lost), MISSED)
     if not all(each is not None and figure in each for each in rows):

@@ -81,7 +81,7 @@ def test_a_goal_is_missed_when_a_system_lost_a_room() -> None:
         for row in results["latency"]["rows"]:
             row["missing"] = 3 if row["case"] == case.name else 0
         found = goal_of(f"{CELL}: p50", results)
-        assert (found.verdict, found.found) == (MISSED, f"{case.name} lost 3 rooms")
+        assert (found.verdict, found.found) == (MISSED, f"{case.name}: 3 rooms missing")
 
 
 def test_nothing_is_claimed_when_rows_were_kept_from_before_rooms_counted_from_when_they_were_due() -> None:
