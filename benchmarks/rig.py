@@ -110,7 +110,7 @@ class Rig:
         Returns:
             A room each: ``late_ms`` (from when it was due to register()), ``wait_ms`` (from then until it was found),
             ``due_ms`` (both together), ``acknowledged_ms``, ``wall_us``, ``cpu_us``, ``clock_us``, ``look_us``. And
-            ``missing``, ``reached`` (registrations a second, from when the first was due) and ``cpu_us_per_room`` by part.
+            ``missing``, ``reached`` (registrations a second from when the first was due), ``cpu_us_per_room`` by part.
         """
         side, count = self._sides[case.system], int(rate * seconds)
         message = self._message(case, count) | {"rate": rate}
