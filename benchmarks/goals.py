@@ -51,7 +51,7 @@ class Goal:
 def goals(results: Results) -> list[Goal]:
     """All goals, in the order of the page."""
     found: list[Goal] = []
-    for judge in (_due, _due_tail, _above_floor, _cpu, _saturation, _fanout, _blocking, _restart, _cluster):
+    for judge in (_due, _due_tail, _above_floor, _cpu, _saturation, _fanout, _blocking, _restart, _cell, _cluster):
         found += judge(results)
     return found
 
@@ -233,6 +233,23 @@ def _restart(results: Results) -> Iterator[Goal]:
 
     what = "1,000,000 live rooms: a restarted agent serves again"
     yield _judge(Goal("restart", what, "<= 4 s; stretch <= 3 s"), (measured,), fast)
+
+
+def _cell(results: Results) -> Iterator[Goal]:
+    rows = results.get("scaling", {}).get("rows", ())
+    simulated = {(found["rooms"], found["relayed"]): found for found in rows if found["sweep"] == "cell"}
+    tried = {found["decodes"] for found in rows if found["sweep"] == "relays" and found["proxies"]}
+    goal = Goal(
+        "scaling", "simulated cell of 1,000 watching agents", "messages and CPU by part; 32 and 64 behind a relay"
+    )
+    if not simulated:
+        yield goal
+        return
+    rates = sorted({rate for rate, _ in simulated})
+    rate = rates[len(rates) // 2]
+    cores = [digits(simulated[rate, relayed]["parts"]["etcd"]["cores"]) for relayed in (False, True)]
+    found = f"[scaling.md](scaling.md): at {rate:,.0f} rooms/s etcd takes {cores[0]} cores, {cores[1]} behind relays"
+    yield Goal(goal.subject, goal.what, goal.wanted, found, _verdict({32, 64} <= tried, False))
 
 
 def _cluster(results: Results) -> Iterator[Goal]:

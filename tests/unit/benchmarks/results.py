@@ -100,6 +100,11 @@ def made_up() -> dict[str, Any]:
         "restart": [RESTART],
         "profile": PROFILE,
     }
+    etcd = ({"parts": {"etcd": {"cores": cores}}} for cores in (6.0, 2.0))
+    rows["scaling"] = [
+        *({"sweep": "cell", "rooms": 100.0, "relayed": relayed, **next(etcd)} for relayed in (False, True)),
+        *({"sweep": "relays", "decodes": agents, "proxies": 1} for agents in (32, 64)),
+    ]
     machine = {"cpu": "none", "cores": 0, "memory_gib": 0, "kernel": "none", "etcd_data": "paper"}
     return {
         name: {"name": name, "machine": machine, "versions": {"sglang": "0.0.0"}, "rows": found}

@@ -51,7 +51,7 @@ def test_stretches_are_reached_when_results_reach_everything() -> None:
     found = {goal.what: goal.verdict for goal in goals(made_up())}
     without_stretch = {what for what, verdict in found.items() if verdict == REACHED}
     assert set(found.values()) == {REACHED, STRETCH}
-    assert len(without_stretch) == 2, without_stretch  # both spinning, and the cluster
+    assert len(without_stretch) == 3, without_stretch  # both spinning, and two that have no stretch
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,14 @@ def test_goals_are_missed_when_everything_is_slow() -> None:
     kept = {name: slow[name] for name in ("wait_ms", "due_ms", "look_us", "wall_us", "cpu_us_by_round")}
     results = changed("latency", rig.OURS.name, changed("blocking", rig.OURS.name, made_up(), **kept), **kept)
     assert verdicts(results)[MISSED] == 2 * len(CELLS) + 2 + 2  # and twice above raw etcd; both spinning, looking
+
+
+def test_the_simulated_cell_is_missed_when_no_relay_was_tried_with_64_agents() -> None:
+    results = made_up()
+    what = "simulated cell of 1,000 watching agents"
+    assert goal_of(what, results).found.endswith("at 100 rooms/s etcd takes 6 cores, 2 behind relays")
+    results["scaling"]["rows"].pop()
+    assert goal_of(what, results).verdict == MISSED
 
 
 def test_figures_have_three_digits_when_they_are_shown() -> None:
