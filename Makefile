@@ -175,7 +175,7 @@ soak: $(READY) docker ## an hour of load: does anything grow?
 	@$(BIN)/python -m tests.chaos.soak --plot docs/soak.svg
 
 .PHONY: bench
-bench: $(READY) $(SGLANG) ## beside SGLang's own server and raw etcd, TTFT, growth: docs/performance.md, ttft.md, scaling.md; 40 minutes
+bench: $(READY) $(SGLANG) ## beside SGLang's own server and raw etcd, TTFT, growth: docs/performance.md, ttft.md, scaling.md; 45 minutes
 	@echo "bench: measuring; leave the machine alone"
 	@$(BIN)/python -m benchmarks.growth.run
 	@$(MAKE) bench-ttft

@@ -57,6 +57,7 @@ def _page(results: dict[str, Any]) -> str:
         "fan_out": tables.fan_out(rows),
         "proxied": relay.proxied(rows),
         "proxy_checks": relay.proxy_checks(rows),
+        "second_watch": relay.second_watch(rows),
         "relays": relay.relays(rows),
         "most_agents": max(row["decodes"] for row in rows if "derived" not in row and "decodes" in row),
         "ttl": tables.ttl(rows),

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Sequence
 
-from ..harness import Row, spread
+from ..harness import Row
 from ..markdown import table
 from .figures import number, per_room
 from .tables import full, of, rooms
+
+SECOND_WATCH = """
+A watch that joins one which stands already is told of cluster 0, an answer that the proxy makes up itself. An agent
+takes it for another etcd, voids what it and its engines knew, lists and watches anew, until its watch at the proxy
+is one that etcd itself answered. So an agent that starts or resumes behind a shared proxy may interrupt its engines.
+"""
 
 
 def proxied(rows: Sequence[Row]) -> str:
@@ -38,11 +45,12 @@ def proxy_checks(rows: Sequence[Row]) -> str:
     asked = of(rows, "checks")
 
     def said(name: str) -> list[str]:
-        return ["yes" if row[name] else "**no**" for row in asked]
+        return [("yes" if row[name] else "**no**") if name in row else "-" for row in asked]
 
     seconds = asked[0]["idle_seconds"]
     lines = [
         ["headers name the same cluster", *said("same_cluster")],
+        ["the same of a watch like one that stands already", *said("second_same_cluster")],
         ["a watch is created at etcd's own revision", *said("created_revision")],
         ["events whole and in revision order", *said("in_order")],
         ["large answers come in fragments, as asked", *said("fragments")],
@@ -52,6 +60,13 @@ def proxy_checks(rows: Sequence[Row]) -> str:
         [f"times that an agent lost its view in {seconds:g} s of an idle cell", *(row["view_lost"] for row in asked)],
     ]
     return table(["", *(row["asked"] for row in asked)], lines)
+
+
+def second_watch(rows: Sequence[Row]) -> str:
+    """What it means where the second watch is told of another cluster than the first; empty where it is not."""
+    if all(row.get("second_same_cluster", True) for row in of(rows, "checks")):
+        return ""
+    return SECOND_WATCH
 
 
 def pairs(rows: Sequence[Row]) -> list[tuple[list[Row], list[Row]]]:
@@ -78,18 +93,14 @@ def relays(rows: Sequence[Row]) -> str:
 
 
 def _measured(some: Sequence[Row]) -> list[str]:
-    return [
-        _passes(some, lambda row: float(row["messages"])),
-        *(_passes(some, lambda row, part=part: per_room(row, part)) for part in ("etcd", "proxy", "bystander")),
-        *(_passes(some, lambda row, at=at: row["resolved_ms"][at]) for at in ("p50", "p99")),
-    ]
+    used = [[per_room(row, part) for row in some] for part in ("etcd", "proxy", "bystander")]
+    waits = [[row["resolved_ms"][at] for row in some] for at in ("p50", "p99")]
+    return [_passes(values) for values in ([row["messages"] for row in some], *used, *waits)]
 
 
-def _passes(some: Sequence[Row], figure: Callable[[Row], float | None]) -> str:
+def _passes(values: Sequence[float | None]) -> str:
     """The mean of the passes, with the lowest and the highest."""
-    values = [value for row in some if (value := figure(row)) is not None]
-    if not values or not any(values):
+    found = [value for value in values if value]
+    if not found:
         return "-"
-    found = spread(values)
-    middle = sum(values) / len(values)
-    return f"{number(middle)} ({number(found['min'])} to {number(found['max'])})"
+    return f"{number(statistics.mean(found))} ({number(min(found))} to {number(max(found))})"

@@ -40,6 +40,17 @@ def test_drift_falls_on_both_when_relays_are_compared() -> None:
     assert {count for count, _ in measure.FULL.relayed} == {32, 64}
 
 
+@pytest.mark.parametrize(("same", "said"), [(True, False), (False, True), (None, False)])
+def test_the_page_warns_when_a_second_watch_is_told_of_another_cluster(same: bool | None, said: bool) -> None:
+    checks = [each for each in rows() if each["sweep"] == "checks"]
+    if same is not None:
+        checks[-1]["second_same_cluster"] = same
+
+    assert bool(relay.second_watch(checks)) == said
+    cell = {True: "yes", False: "**no**", None: "-"}[same]
+    assert f"| the same of a watch like one that stands already | - | {cell} |" in relay.proxy_checks(checks)
+
+
 @pytest.mark.parametrize("agents", [32, 64])
 def test_a_table_has_both_sides_of_each_number_of_agents_when_all_was_measured(agents: int) -> None:
     lines = relay.relays(rows()).splitlines()
