@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import rig, saturation
+from benchmarks import latency, rig, saturation
 from benchmarks.goals import CELLS, KEEPS_UP, MISSED, REACHED, STRETCH, UNKNOWN, Goal, digits, goals
 from tests.unit.benchmarks.results import ROUNDS, changed, flat_out, made_up, rated
 
@@ -45,6 +45,12 @@ def test_every_cell_has_a_goal_of_its_own_when_rooms_are_counted_from_when_they_
     assert len(CELLS) == 8 and len(due) == len(set(due)) == 2 * len(CELLS)
     for peer in (rig.SGLANG_1MS, rig.SGLANG_SESSION):
         assert sum(f"to {peer.name}:" in what for what in due) == len(CELLS)
+
+
+def test_all_that_a_cell_compares_is_measured_when_everything_is_run() -> None:
+    measured = {(mode, rate): set(cases) for mode, rate, cases in latency.FULL}
+    for mode, rate, peer in CELLS:
+        assert {rig.OURS, rig.FLOOR, peer} <= measured[mode, rate], (mode, rate)
 
 
 def test_stretches_are_reached_when_results_reach_everything() -> None:
