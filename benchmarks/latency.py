@@ -16,9 +16,9 @@ FULL: tuple[tuple[str, int, tuple[Case, ...]], ...] = (
     ("both idle", 1000, _MAIN),
 )
 QUICK: tuple[tuple[str, int, tuple[Case, ...]], ...] = (
-    ("both spin", 300, _MAIN),
+    ("both spin", 300, (OURS, SGLANG_1MS, FLOOR)),
     ("both spin", 1000, _MAIN),
-    ("both idle", 300, (OURS_1MS, *_MAIN)),
+    ("both idle", 300, (OURS, OURS_1MS, SGLANG_1MS, FLOOR)),
     ("both idle", 1000, _MAIN),
 )
 

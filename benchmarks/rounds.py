@@ -35,7 +35,7 @@ class Plan:
     quick: bool = False
 
 
-QUICK = Plan(rounds=2, seconds=0.7, quick=True)
+QUICK = Plan(rounds=2, seconds=0.5, quick=True)
 FULL = Plan()
 
 
