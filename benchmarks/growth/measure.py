@@ -108,11 +108,11 @@ def decodes(scale: Scale) -> Iterator[Row]:
         yield from _idle_and_at(Setting(decodes=count), at, scale)
 
 
-def _idle_and_at(setting: Setting, rates: tuple[float, ...], scale: Scale) -> Iterator[Row]:
+def _idle_and_at(setting: Setting, rates: tuple[float, ...], scale: Scale, length: int = 1) -> Iterator[Row]:
     with running(setting) as rig:
         yield idle(rig, scale.seconds)
         for rate in rates:
-            yield play_round(rig, Plan(rate, scale.seconds), rig.places())
+            yield play_round(rig, Plan(rate, length * scale.seconds), rig.places())
 
 
 def commits(scale: Scale) -> Iterator[Row]:
@@ -146,9 +146,7 @@ def relays(scale: Scale) -> Iterator[Row]:
     """The same watching agents straight at etcd and behind one proxy, twice each; prefill agents are as the chart's."""
     for count, at in scale.relayed:
         for proxies in RELAY_PASSES:
-            with running(Setting(decodes=count, proxies=proxies, prefill_only=True)) as rig:
-                for rate in at:
-                    yield play_round(rig, Plan(rate, RELAY_LENGTH * scale.seconds), rig.places())
+            yield from _idle_and_at(Setting(1, count, proxies, prefill_only=True), at, scale, RELAY_LENGTH)
 
 
 def ttl(scale: Scale) -> Iterator[Row]:
