@@ -7,18 +7,19 @@ from .rig import FLOOR, OURS, OURS_1MS, SGLANG_0MS, SGLANG_1MS, SGLANG_5MS, SGLA
 from .rounds import MODES, Plan, Run, at_rate_row, interleaved
 
 _ALL = (OURS, OURS_1MS, SGLANG_0MS, SGLANG_1MS, SGLANG_5MS, SGLANG_SESSION, FLOOR)
-_MAIN = (OURS, SGLANG_1MS, FLOOR)
+_MAIN = (OURS, SGLANG_1MS, SGLANG_SESSION, FLOOR)
 #: Mode, rooms a second, and who takes part.
 FULL: tuple[tuple[str, int, tuple[Case, ...]], ...] = (
     ("both spin", 300, _ALL),
-    ("both spin", 1000, (OURS, SGLANG_0MS, SGLANG_1MS, SGLANG_SESSION, FLOOR)),
+    ("both spin", 1000, (SGLANG_0MS, *_MAIN)),
     ("both idle", 300, _ALL),
     ("both idle", 1000, _MAIN),
 )
 QUICK: tuple[tuple[str, int, tuple[Case, ...]], ...] = (
-    ("both spin", 300, _MAIN),
+    ("both spin", 300, (OURS, SGLANG_1MS, FLOOR)),
     ("both spin", 1000, _MAIN),
-    ("both idle", 300, (OURS_1MS, *_MAIN)),
+    ("both idle", 300, (OURS, OURS_1MS, SGLANG_1MS, FLOOR)),
+    ("both idle", 1000, _MAIN),
 )
 
 

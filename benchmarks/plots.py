@@ -16,8 +16,7 @@ def draw(results: Results, directory: Path) -> dict[str, str]:
     """Write the plots of what was measured; file name by result file."""
     drawn = {}
     for name, plot in _PLOTS.items():
-        if results.get(name, {}).get("rows"):
-            figure = plot(results)
+        if results.get(name, {}).get("rows") and (figure := plot(results)):
             save_svg(figure, directory / f"{name}.svg")
             drawn[name] = f"{name}.svg"
     return drawn
@@ -69,11 +68,13 @@ def _latency(results: Results) -> Any:
         (mode, rate, rows)
         for mode in ("both spin", "both idle")
         for rate in (300, 1000)
-        if (rows := _rows(results, "latency", mode=mode, rate=rate))
+        if (rows := [row for row in _rows(results, "latency", mode=mode, rate=rate) if "due_ms" in row])
     ]
+    if not shown:
+        return None
     figure, axes = new_figure(rows=len(shown), height=0.9 + 0.22 * sum(len(rows) + 2 for _, _, rows in shown))
     for place, (mode, rate, rows) in zip(axes, shown, strict=True):
-        _ranges(place, rows, _p50("wait_ms"), "register() to resolved: p50, ms")
+        _ranges(place, rows, _p50("due_ms"), "due to resolved: p50, ms")
         place.set_title(f"{rate:,} rooms/s, {mode}", loc="left", fontsize=9)
     return figure
 

@@ -16,6 +16,7 @@ from . import harness
 from .agents import AgentProcess
 from .harness import SGLANG_PYTHON, Worker
 from .loops import HOLD_SECONDS
+from .rounds import cpu_by_part, measured
 
 FIRST_ROOM = 10**18
 #: Rooms of one run are told from those of another by their number.
@@ -108,8 +109,8 @@ class Rig:
 
         Returns:
             A room each: ``late_ms`` (from when it was due to register()), ``wait_ms`` (from then until it was found),
-            ``acknowledged_ms``, ``wall_us``, ``cpu_us``, ``clock_us``, ``look_us``. And ``missing``, ``reached``
-            (registrations a second) and ``cpu_us_per_room`` by part.
+            ``due_ms`` (both together), ``acknowledged_ms``, ``wall_us``, ``cpu_us``, ``clock_us``, ``look_us``. And
+            ``missing``, ``reached`` (registrations a second from when the first was due), ``cpu_us_per_room`` by part.
         """
         side, count = self._sides[case.system], int(rate * seconds)
         message = self._message(case, count) | {"rate": rate}
@@ -120,7 +121,7 @@ class Rig:
             side.writers[0].say({**message, "do": "write_at_rate", "spin": spins[0]})
             written, read = side.writers[0].hear(), side.reader.hear()
             used = side.used_since(before)
-        return _measured(message, written, read, used)
+        return measured(message, written, read, used)
 
     def flat_out(self, case: Case, count: int, window: int, *, wanted: bool, release: bool = False) -> Message:
         """One run as fast as registrations are acknowledged, all prefill engines at once.
@@ -152,35 +153,15 @@ class Rig:
         ended = max(read["ended"], *(each["ended"] for each in written))
         total = {"process_cpu_seconds": sum(each["process_cpu_seconds"] for each in written)}
         seconds = ended - min(each["began"] for each in written)
-        return {"rooms": count, "rooms_per_second": count / seconds, "cpu_us_per_room": _cpu(count, total, read, used)}
+        return {
+            "rooms": count,
+            "rooms_per_second": count / seconds,
+            "cpu_us_per_room": cpu_by_part(count, total, read, used),
+        }
 
     def _message(self, case: Case, count: int) -> Message:
         look = {"look_ms": case.look_ms, "nap_ms": case.look_ms, "session": case.session}
         return {"first": next(self._first), "count": count, "start": time.monotonic() + HEAD_START, **look}
-
-
-def _cpu(count: int, written: Message, read: Message, service: dict[str, float]) -> dict[str, float]:
-    engines = {"prefill engine": written["process_cpu_seconds"], "decode engine": read["process_cpu_seconds"]}
-    parts = {**engines, **service}
-    return {**{name: used / count * 1e6 for name, used in parts.items()}, "all": sum(parts.values()) / count * 1e6}
-
-
-def _measured(message: Message, written: Message, read: Message, service: dict[str, float]) -> Message:
-    count, start, rate = message["count"], message["start"], message["rate"]
-    due = [start + number / rate for number in range(count)]
-    sent, found, told = written["sent_at"], read["resolved_at"], written["acknowledged_at"]
-    return {
-        "late_ms": [max(begun - at, 0.0) * 1e3 for begun, at in zip(sent, due, strict=True)],
-        "wait_ms": [(at - begun) * 1e3 for begun, at in zip(sent, found, strict=True) if at is not None],
-        "acknowledged_ms": [(at - begun) * 1e3 for begun, at in zip(sent, told, strict=True) if at is not None],
-        "wall_us": written["wall_us"],
-        "cpu_us": written["cpu_us"],
-        "clock_us": written["clock_us"],
-        "look_us": read["look_us"],
-        "missing": found.count(None),
-        "reached": (count - 1) / (sent[-1] - sent[0]),
-        "cpu_us_per_room": _cpu(count, written, read, service),
-    }
 
 
 @dataclass(frozen=True)

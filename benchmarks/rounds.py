@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from .harness import Row, percentiles, spread
 
 #: What a run at a rate measures, a value each room.
-FIGURES = ("late_ms", "wait_ms", "acknowledged_ms", "wall_us", "cpu_us", "clock_us", "look_us")
+FIGURES = ("late_ms", "wait_ms", "due_ms", "acknowledged_ms", "wall_us", "cpu_us", "clock_us", "look_us")
 #: Whose interpreter spins: prefill's, decode's.
 MODES = {"both idle": (False, False), "prefill spins": (True, False), "both spin": (True, True)}
 
@@ -35,7 +35,7 @@ class Plan:
     quick: bool = False
 
 
-QUICK = Plan(rounds=2, seconds=1.0, quick=True)
+QUICK = Plan(rounds=2, seconds=0.5, quick=True)
 FULL = Plan()
 
 
@@ -67,6 +67,40 @@ def say(text: str) -> None:
 def since(began: float) -> str:
     """Seconds since then."""
     return f"{time.monotonic() - began:.0f} s"
+
+
+def cpu_by_part(count: int, written: Run, read: Run, service: dict[str, float]) -> dict[str, float]:
+    """CPU microseconds a room of the engines, of what stands between them, and of ``all``."""
+    engines = {"prefill engine": written["process_cpu_seconds"], "decode engine": read["process_cpu_seconds"]}
+    parts = {**engines, **service}
+    return {**{name: used / count * 1e6 for name, used in parts.items()}, "all": sum(parts.values()) / count * 1e6}
+
+
+def measured(message: Run, written: Run, read: Run, service: dict[str, float]) -> Run:
+    """What a run at a rate came to, as :meth:`.rig.Rig.at_rate` returns it.
+
+    Args:
+        message: what the engines were told.
+        written: what the prefill engine answered.
+        read: what the decode engine answered.
+        service: CPU seconds of what stands between them, by name.
+    """
+    count, start, rate = message["count"], message["start"], message["rate"]
+    due = [start + number / rate for number in range(count)]
+    sent, found, told = written["sent_at"], read["resolved_at"], written["acknowledged_at"]
+    return {
+        "late_ms": [max(begun - at, 0.0) * 1e3 for begun, at in zip(sent, due, strict=True)],
+        "wait_ms": [(at - begun) * 1e3 for begun, at in zip(sent, found, strict=True) if at is not None],
+        "due_ms": [(at - begun) * 1e3 for begun, at in zip(due, found, strict=True) if at is not None],
+        "acknowledged_ms": [(at - begun) * 1e3 for begun, at in zip(sent, told, strict=True) if at is not None],
+        "wall_us": written["wall_us"],
+        "cpu_us": written["cpu_us"],
+        "clock_us": written["clock_us"],
+        "look_us": read["look_us"],
+        "missing": found.count(None),
+        "reached": (count - 1) / (sent[-1] - start),
+        "cpu_us_per_room": cpu_by_part(count, written, read, service),
+    }
 
 
 def at_rate_row(runs: Sequence[Run], **named: Any) -> Row:

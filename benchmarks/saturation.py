@@ -18,6 +18,7 @@ Key = tuple[str, Case, bool, bool, int]
 WATCHED = "etcd_pd, one watching agent"
 TWO_AGENTS = "etcd_pd, two prefill agents"
 SGLANG_ALONE = "SGLang, nobody polls"
+FLOOR_WATCHED = "raw etcd, one watch"
 FULL: tuple[Key, ...] = (
     (WATCHED, OURS, False, False, 1),
     (TWO_AGENTS, OURS, False, False, 2),
@@ -26,9 +27,9 @@ FULL: tuple[Key, ...] = (
     (SGLANG_ALONE, SGLANG_1MS, False, False, 1),
     (SGLANG_1MS.name, SGLANG_1MS, True, False, 1),
     (SGLANG_SESSION.name, SGLANG_SESSION, True, False, 1),
-    ("raw etcd, one watch", FLOOR, True, False, 1),
+    (FLOOR_WATCHED, FLOOR, True, False, 1),
 )
-QUICK = tuple(key for key in FULL if key[0] in (WATCHED, TWO_AGENTS, SGLANG_1MS.name, "raw etcd, one watch"))
+QUICK = tuple(key for key in FULL if key[0] in (WATCHED, TWO_AGENTS, SGLANG_1MS.name, FLOOR_WATCHED))
 
 
 def measure(plan: Plan) -> list[Row]:

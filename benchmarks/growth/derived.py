@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ..harness import Row, percentiles
+from .cell import cell_rows
 from .costs import Costs, fit
 from .model import Cell, Hardware, advice_rows, busiest, cell, largest, settled, shared
 from .simulation import simulate
@@ -46,6 +47,7 @@ def derive(measured: Sequence[Row], hardware: Hardware | None = None) -> list[Ro
         for n in SIMULATED_DECODES
     ]
     rows += [_simulated(1000, 10_000, k, p, costs, hardware) for p in (False, True) for k in CELLS]
+    rows += cell_rows(measured, costs, hardware)
     rows += advice_rows(PLAN_ROOMS, PLAN_DECODES, costs, hardware)
     return [{**row, "derived": True} for row in rows]
 

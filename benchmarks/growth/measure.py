@@ -26,6 +26,7 @@ class Scale:
         commits: small transactions a second, at most, with so many in flight.
         streams: watch streams without an agent, with the rates.
         proxied: decode agents behind one proxy, with the rates.
+        relayed: decode agents with and without one proxy before them, with the rates.
         timeouts: the engines' bootstrap timeout, seconds, which decides the rooms' TTL.
         names: bytes of the instance's id, which is in every room's key.
         reasons: bytes of the reason of a room that fails, which is in its value.
@@ -39,6 +40,7 @@ class Scale:
     commits: tuple[tuple[float, int], ...]
     streams: tuple[tuple[int, tuple[float, ...]], ...]
     proxied: tuple[tuple[int, tuple[float, ...]], ...]
+    relayed: tuple[tuple[int, tuple[float, ...]], ...]
     timeouts: tuple[float, ...]
     names: tuple[int, ...]
     reasons: tuple[int, ...]
@@ -53,6 +55,7 @@ FULL = Scale(
     commits=((100, 64), (300, 64), (1000, 64), (3000, 64), (100_000, 64), (100_000, 256)),
     streams=((8, (100, 1000, 3000)), (32, (30, 100, 1000)), (128, (10, 30, 100)), (256, (10, 30))),
     proxied=((1, (100, 300)), (8, (100, 300)), (16, (30, 100))),
+    relayed=((32, (10, 30, 100)), (64, (10, 30))),
     timeouts=(1, 10, 60, 300),
     names=(9, 63, MAX_NAME),
     reasons=(16, 128, MAX_TEXT),
@@ -66,12 +69,17 @@ QUICK = Scale(
     commits=((100, 64), (1000, 64), (100_000, 64)),
     streams=((8, (100, 1000)), (32, (30, 100))),
     proxied=((4, (100, 300)),),
+    relayed=((4, (30,)),),
     timeouts=(1, 300),
     names=(9, MAX_NAME),
     reasons=(16, MAX_TEXT),
 )
 #: Rooms a second where something else than the rate grows.
 STEADY = 300.0
+#: Proxies of the passes in which relays are compared: what drifts meanwhile drifts for both.
+RELAY_PASSES = (0, 1, 1, 0)
+#: So many times the usual seconds, as few rooms come there.
+RELAY_LENGTH = 3
 
 
 def rates(scale: Scale) -> Iterator[Row]:
@@ -100,11 +108,11 @@ def decodes(scale: Scale) -> Iterator[Row]:
         yield from _idle_and_at(Setting(decodes=count), at, scale)
 
 
-def _idle_and_at(setting: Setting, rates: tuple[float, ...], scale: Scale) -> Iterator[Row]:
+def _idle_and_at(setting: Setting, rates: tuple[float, ...], scale: Scale, length: int = 1) -> Iterator[Row]:
     with running(setting) as rig:
         yield idle(rig, scale.seconds)
         for rate in rates:
-            yield play_round(rig, Plan(rate, scale.seconds), rig.places())
+            yield play_round(rig, Plan(rate, length * scale.seconds), rig.places())
 
 
 def commits(scale: Scale) -> Iterator[Row]:
@@ -134,6 +142,13 @@ def proxied(scale: Scale) -> Iterator[Row]:
                 yield play_round(rig, Plan(rate, scale.seconds), rig.places(), count)
 
 
+def relays(scale: Scale) -> Iterator[Row]:
+    """The same watching agents straight at etcd and behind one proxy, twice each; prefill agents are as the chart's."""
+    for count, at in scale.relayed:
+        for proxies in RELAY_PASSES:
+            yield from _idle_and_at(Setting(1, count, proxies, prefill_only=True), at, scale, RELAY_LENGTH)
+
+
 def ttl(scale: Scale) -> Iterator[Row]:
     """The rooms' TTL, by the engines' bootstrap timeout: for rooms that are released, and for rooms that never are."""
     for timeout in scale.timeouts:
@@ -160,6 +175,7 @@ SWEEPS: tuple[Callable[[Scale], Iterator[Row]], ...] = (
     commits,
     streams,
     proxied,
+    relays,
     ttl,
     size,
     proxy_checks.checks,

@@ -47,12 +47,14 @@ class Cell:
         rooms: a second, all of them together.
         decodes, prefills: agents.
         proxies: one on each node, between its decode agents and etcd.
+        prefills_watch: prefill agents hear of all rooms; False: they are ``prefill_only``, as the chart's.
     """
 
     rooms: float
     decodes: float
     prefills: float
     proxies: bool = False
+    prefills_watch: bool = True
 
 
 def cell(rooms: float, decodes: float, hardware: Hardware, proxies: bool = False) -> Cell:
@@ -91,7 +93,7 @@ def load(at: Cell, costs: Costs, hardware: Hardware) -> Load:
     txns = writes / costs.batch(writes / at.prefills) if writes else 0.0
     txns = max(min(txns, hardware.planned * costs.most_commits), writes / MAX_BATCH)
     behind = min(float(hardware.agents_per_node), at.decodes) if at.proxies else 0.0
-    watchers = at.prefills + (at.decodes / behind if behind else at.decodes)
+    watchers = (at.prefills if at.prefills_watch else 0.0) + (at.decodes / behind if behind else at.decodes)
     return Load(txns, writes, watchers, behind)
 
 
@@ -128,7 +130,7 @@ def utilisation(at: Cell, costs: Costs, hardware: Hardware, at_txns: float | Non
         "etcd's log": txns / costs.most_commits + max(writes - txns, 0.0) * costs.etcd_write,  # one after the other
         "network": sent * 8 / (hardware.gigabits * 1e9),
         "decode agent": (hears + at.rooms / at.decodes * costs.agent_want) / hardware.agent_cores,
-        "prefill agent": (hears + writer) / hardware.agent_cores,
+        "prefill agent": ((hears if at.prefills_watch else costs.agent_idle) + writer) / hardware.agent_cores,
     }
     if doing.behind:
         per_agent = txns * costs.proxy_message + writes * costs.proxy_event

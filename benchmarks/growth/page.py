@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..harness import ROOT, Row, load
-from . import plots, tables
+from . import cell, plots, relay, tables
 from .derived import costs_of, hardware_of
 from .figures import number, percent
 
@@ -55,14 +55,19 @@ def _page(results: dict[str, Any]) -> str:
         "instances": tables.sweep(rows, "instances"),
         "decodes": tables.sweep(rows, "decodes"),
         "fan_out": tables.fan_out(rows),
-        "proxied": tables.proxied(rows),
-        "proxy_checks": tables.proxy_checks(rows),
+        "proxied": relay.proxied(rows),
+        "proxy_checks": relay.proxy_checks(rows),
+        "second_watch": relay.second_watch(rows),
+        "relays": relay.relays(rows),
+        "most_agents": max(row["decodes"] for row in rows if "derived" not in row and "decodes" in row),
         "ttl": tables.ttl(rows),
         "size": tables.size(rows),
         "simulated": tables.simulated(rows),
         "cells": tables.cells(rows),
         "checks": tables.checks(rows),
         "check_errors": tables.check_errors(rows),
+        "cell_parts": cell.parts_table(rows),
+        "cell_waits": cell.waits_table(rows),
         "roll_out": tables.roll_out(costs, hardware),
     }
     return (Path(__file__).parent / "template.md").read_text().format(**told)

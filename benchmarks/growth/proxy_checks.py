@@ -45,10 +45,12 @@ async def _ask(endpoint: str, direct: str) -> Row:
         for n in range(10):
             await writer.txn([], [Put(_PREFIX + b"new", b"%d" % n, 0)])
         heard = await fresh
+        second = await _second(store, start.revision + 13)
         progress = await _progress(await store.watch(_PREFIX, start.revision + 13))
         granted = await store.grant(5)
         return {
             "same_cluster": all(response.header.cluster_id == start.cluster_id for response in late + heard),
+            "second_same_cluster": second == start.cluster_id,
             "created_revision": late[0].created and late[0].header.revision == start.revision + 2,
             "in_order": _revisions(heard) == [start.revision + 3 + n for n in range(10)],
             "fragments": any(response.fragment for response in late),
@@ -76,6 +78,19 @@ async def _heard(watch: EtcdWatch, events: int) -> list[WatchResponse]:
         await asyncio.wait_for(read(), _PATIENCE * 3)
     await watch.close()
     return responses
+
+
+async def _second(store: EtcdStore, revision: int) -> int:
+    """The cluster that a watch is told of when another one like it stands already."""
+    found = 0
+    watches = []
+    for _ in range(2):
+        watches.append(await store.watch(_PREFIX, revision))
+        created = await asyncio.wait_for(anext(aiter(watches[-1])), _PATIENCE * 3)
+        found = created.header.cluster_id
+    for watch in watches:
+        await watch.close()
+    return found
 
 
 async def _progress(watch: EtcdWatch) -> bool:

@@ -41,12 +41,19 @@ class Setting:
         decodes: decode agents; the first of them has an engine that wants every room.
         proxies: ``etcd grpc-proxy`` processes between the decode agents and etcd, which are shared out over them.
         bootstrap_timeout: the engine's, seconds: leases that rooms hang on live a little longer.
+        prefill_only: prefill agents hear of no rooms, as the chart's.
     """
 
     prefills: int = 1
     decodes: int = 1
     proxies: int = 0
     bootstrap_timeout: float = 300.0
+    prefill_only: bool = False
+
+    @property
+    def watching_prefills(self) -> int:
+        """Prefill agents that watch the cell."""
+        return 0 if self.prefill_only else self.prefills
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,8 @@ def running(setting: Setting) -> Iterator[Rig]:
         proxies = [stack.enter_context(proxy(etcd.endpoint)) for _ in range(setting.proxies)]
         options = ["--bootstrap-timeout-seconds", str(setting.bootstrap_timeout)]
         watched_at = [endpoint for endpoint, _ in proxies] or [etcd.endpoint]
-        prefills = [AgentProcess(etcd.endpoint, f"prefill-{n}", options) for n in range(setting.prefills)]
+        own = [*options, "--prefill-only"] if setting.prefill_only else options
+        prefills = [AgentProcess(etcd.endpoint, f"prefill-{n}", own) for n in range(setting.prefills)]
         decodes = [AgentProcess(watched_at[n % len(watched_at)], f"decode-{n}") for n in range(setting.decodes)]
         for agent in prefills + decodes:
             stack.enter_context(agent)
@@ -138,7 +146,8 @@ def play_round(rig: Rig, plan: Plan, places: list[Place], streams: int = 0) -> R
         reader = stack.enter_context(Worker("benchmarks.growth.engines", reader_config))
         for worker in (*watchers, writer, reader):
             worker.hear()
-        pids = {**rig.pids(), "load": [worker.pid for worker in (*watchers, writer, reader)]}
+        engines = {"prefill_engine": [writer.pid], "decode_engine": [reader.pid]}
+        pids = {**rig.pids(), **engines, "load": [worker.pid for worker in watchers]}
         everybody = [pid for some in pids.values() for pid in some]
         start = time.monotonic() + 0.2
         writer.say(start)
@@ -150,6 +159,7 @@ def play_round(rig: Rig, plan: Plan, places: list[Place], streams: int = 0) -> R
         wrote, read = writer.hear(), dict(reader.hear())
     row = _setting_row(rig.setting, plan, places, streams)
     row |= _use(pids, before, after) | _traffic(before, after) | _outcome(wrote, read, before.at, after.at)
+    row["load_cpu"] = round(row["load_cpu"] + row["prefill_engine_cpu"] + row["decode_engine_cpu"], 5)
     row["overrun"] = row["refused"] + row["unresolved"] > OVERRUN * plan.rooms
     return row | {"saturated": row["saturated"] or row["overrun"]}
 
@@ -170,8 +180,8 @@ def _setting_row(setting: Setting, plan: Plan, places: list[Place], streams: int
         "ranks": len(places),
         "streams": streams,
         "agents": agents,
-        "watchers": agents + streams,
-        "watchers_at_etcd": setting.prefills + (setting.proxies or setting.decodes + streams),
+        "watchers": setting.watching_prefills + setting.decodes + streams,
+        "watchers_at_etcd": setting.watching_prefills + (setting.proxies or setting.decodes + streams),
         "release": plan.release,
         "reason_bytes": len(plan.reason),
         "instance_bytes": len(places[0].instance) if places else 0,

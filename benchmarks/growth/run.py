@@ -1,4 +1,4 @@
-"""``python -m benchmarks.growth.run``: measure how cost grows, simulate, write docs/scaling.md. About 6 minutes."""
+"""``python -m benchmarks.growth.run``: measure how cost grows, simulate, write docs/scaling.md. About 11 minutes."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ times are the measured costs; what waits for what decides the rest.
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from .model import MAX_BATCH, Cell, Hardware, load, utilisation
 
 #: A room is released so long after it was registered, seconds: as in the measured rounds.
 HOLD_SECONDS = 0.1
+#: So long a release waits for a registration to ride with, seconds: as in the agent.
+RELEASE_DELAY_SECONDS = 0.1
 #: Watchers that are followed.
 FOLLOWED = 12
 #: So much of the time at most that an agent spends on hearing keeps it from writing: it takes both in turn.
@@ -32,16 +35,20 @@ class _Event:
     at: float
     number: int
     agent: int = field(compare=False)
-    born: float | None = field(compare=False)  # of a registration; None: a release
-    answered: bool = field(compare=False, default=False)
+    happens: str = field(compare=False)  # "answered", "released" or "overdue"
 
 
 class _Writer:
     """A prefill agent: one transaction in flight, holding whatever queued during the last one."""
 
     def __init__(self) -> None:
-        self.queue: list[float | None] = []
+        self.queue: list[float | None] = []  # when each registration was born; None: a release
         self.in_flight: list[float | None] = []
+        self.overdue_at = math.inf  # when a release has waited long enough for a registration
+
+    def has_reason(self, now: float) -> bool:
+        """Whether a transaction is to be written."""
+        return not self.in_flight and (now >= self.overdue_at or any(born is not None for born in self.queue))
 
 
 class Simulation:
@@ -89,10 +96,12 @@ class Simulation:
                 upcoming = next(arrivals, None)
                 continue
             event = heapq.heappop(self._events)
-            if event.answered:
+            if event.happens == "answered":
                 self._answered(event.agent, event.at)
+            elif event.happens == "released":
+                self._queue(event.agent, event.at, None)
             else:
-                self._queue(event.agent, event.at, event.born)
+                self._turn(event.agent, event.at)
         return self.latencies[len(self.latencies) // 10 :]
 
     def _arrivals(self, rooms: int) -> Iterator[float]:
@@ -101,30 +110,42 @@ class Simulation:
             now += self._random.expovariate(self._cell.rooms)
             yield now
 
-    def _later(self, at: float, agent: int, born: float | None = None, answered: bool = False) -> None:
+    def _later(self, at: float, agent: int, happens: str) -> None:
         self._number += 1
-        heapq.heappush(self._events, _Event(at, self._number, agent, born, answered))
+        heapq.heappush(self._events, _Event(at, self._number, agent, happens))
 
     def _queue(self, agent: int, now: float, born: float | None) -> None:
         writer = self._writers.setdefault(agent, _Writer())
         writer.queue.append(born)
-        if not writer.in_flight:
+        if born is None and writer.overdue_at == math.inf:
+            writer.overdue_at = now + RELEASE_DELAY_SECONDS
+            self._later(writer.overdue_at, agent, "overdue")
+        self._turn(agent, now)
+
+    def _turn(self, agent: int, now: float) -> None:
+        writer = self._writers[agent]
+        if writer.has_reason(now):
             self._write(agent, writer, now)
 
     def _write(self, agent: int, writer: _Writer, now: float) -> None:
         """The next transaction: etcd applies one after the other, then tells the writer and every watcher."""
         writer.in_flight, writer.queue = writer.queue[:MAX_BATCH], writer.queue[MAX_BATCH:]
+        writer.overdue_at = now if writer.queue else math.inf  # what is left over goes next
         size = len(writer.in_flight)
         self.batches.append(size)
         costs = self._costs
-        # it watches like all others, with one loop for both: its own work waits as long as hearing keeps it busy
-        hearing = 0.0 if self._shared else min(self._heard / (now + WARM_SECONDS), MOST_HEARING)
+        # where it watches, one loop does both: its own work waits as long as hearing keeps it busy
+        hearing = (
+            0.0
+            if self._shared or not self._cell.prefills_watch
+            else min(self._heard / (now + WARM_SECONDS), MOST_HEARING)
+        )
         ready = now + hearing / (1 - hearing) * costs.agent_message + costs.writer_txn + size / 2 * costs.writer_room
         # it waits for its turn among etcd's work for the watchers, as all of etcd shares the same cores
         begun = max(ready, self._write_free, self._fan_out_free)
         self._write_free = begun + 1 / costs.most_commits + (size - 1) * costs.etcd_write
         # the delay is nobody's work, so that nothing else waits for it
-        self._later(self._write_free + costs.delay, agent, answered=True)
+        self._later(self._write_free + costs.delay, agent, "answered")
         resolved = self._fan_out(self._write_free, size)
         for born in writer.in_flight:
             if born is not None:
@@ -134,10 +155,9 @@ class Simulation:
         writer = self._writers[agent]
         for born in writer.in_flight:
             if born is not None:
-                self._later(now + HOLD_SECONDS, agent)
+                self._later(now + HOLD_SECONDS, agent, "released")
         writer.in_flight = []
-        if writer.queue:
-            self._write(agent, writer, now)
+        self._turn(agent, now)
 
     def _fan_out(self, now: float, size: int) -> list[float]:
         """When each of the followed agents has heard of a transaction of so many writes."""

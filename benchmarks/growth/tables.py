@@ -88,7 +88,7 @@ def costs(rows: Sequence[Row], costs: Costs) -> str:
     return table(["cost of one", "measured", "median error of its fit"], lines)
 
 
-def _full(row: Row) -> str:
+def full(row: Row) -> str:
     return "overrun" if row["overrun"] else "full" if row["saturated"] else percent(row["busy"])
 
 
@@ -106,7 +106,7 @@ def sweep(rows: Sequence[Row], name: str) -> str:
             number(row["txns"], 3),
             number(row["resolved_ms"]["p50"]),
             number(row["resolved_ms"]["p99"]),
-            _full(row),
+            full(row),
         ]
         for row in found
     ]
@@ -121,7 +121,7 @@ def ranks(rows: Sequence[Row]) -> str:
             *(number(per_room(row, part)) for part in ("prefill", "etcd", "decode")),
             number(row["resolved_ms"]["p50"]),
             number(row["resolved_ms"]["p99"]),
-            _full(row),
+            full(row),
         ]
         for row in rooms(rows, "ranks")
     ]
@@ -139,55 +139,11 @@ def fan_out(rows: Sequence[Row]) -> str:
             number(row["sent_bytes"] / 1e6),
             number(row["resolved_ms"]["p50"]),
             number(row["resolved_ms"]["p99"]),
-            _full(row),
+            full(row),
         ]
         for row in rooms(rows, "streams")
     ]
     return table(["watchers", "rooms/s", "messages/s", "etcd, cores", "MB/s", "p50 ms", "p99 ms", "machine"], lines)
-
-
-def proxied(rows: Sequence[Row]) -> str:
-    straight = {
-        (row["decodes"], row["streams"], row["rate"]): row for row in rooms(rows, "decodes") + rooms(rows, "streams")
-    }
-    lines = []
-    for row in rooms(rows, "proxied"):
-        other = straight.get((row["decodes"], row["streams"], row["rate"]))
-        lines.append(
-            [
-                row["decodes"],
-                row["streams"],
-                number(row["rooms"]),
-                number(row["etcd_cpu"]),
-                number(other["etcd_cpu"]) if other else "-",
-                number(row["proxy_cpu"]),
-                number(row["resolved_ms"]["p50"]),
-                number(other["resolved_ms"]["p50"]) if other else "-",
-                _full(row),
-            ]
-        )
-    head = ["decode agents behind it", "streams behind it", "rooms/s", "etcd, cores", "without proxy", "proxy, cores"]
-    return table([*head, "p50 ms", "without proxy", "machine"], lines)
-
-
-def proxy_checks(rows: Sequence[Row]) -> str:
-    asked = of(rows, "checks")
-
-    def said(name: str) -> list[str]:
-        return ["yes" if row[name] else "**no**" for row in asked]
-
-    seconds = asked[0]["idle_seconds"]
-    lines = [
-        ["headers name the same cluster", *said("same_cluster")],
-        ["a watch is created at etcd's own revision", *said("created_revision")],
-        ["events whole and in revision order", *said("in_order")],
-        ["large answers come in fragments, as asked", *said("fragments")],
-        ["the largest message, bytes", *(f"{row['largest_message']:,}" for row in asked)],
-        ["a watch that is asked for a sign of life answers", *said("progress")],
-        ["a lease's keepalive", *said("keepalive")],
-        [f"times that an agent lost its view in {seconds:g} s of an idle cell", *(row["view_lost"] for row in asked)],
-    ]
-    return table(["", *(row["asked"] for row in asked)], lines)
 
 
 def ttl(rows: Sequence[Row]) -> str:
@@ -222,7 +178,7 @@ def size(rows: Sequence[Row]) -> str:
     return table([*head, "decode, µs", "p50 ms"], lines)
 
 
-def _latency(row: Row) -> str:
+def latency(row: Row) -> str:
     found = row["resolved_ms"]
     return f"{number(found['p50'])} / {number(found['p99'])}" if found else "cannot"
 
@@ -234,7 +190,7 @@ def simulated(rows: Sequence[Row]) -> str:
     lines: list[list[object]] = []
     for rate, proxies in sorted({(rate, proxies) for rate, proxies, _ in found}):
         some = [found[rate, proxies, count] for count in counts]
-        lines.append([f"{rate:,}", "proxies" if proxies else "one etcd", *map(_latency, some)])
+        lines.append([f"{rate:,}", "proxies" if proxies else "one etcd", *map(latency, some)])
         lines.append(["", "busiest", *(f"{row['first']} {percent(row['share'])}" for row in some)])
     return table(head, lines)
 
@@ -244,7 +200,7 @@ def cells(rows: Sequence[Row]) -> str:
     most = max((row["decodes"], row["rooms"]) for row in found if row["cells"] > 1)
     some = [row for row in found if (row["decodes"], row["rooms"]) == most]
     lines = [
-        [row["cells"], "yes" if row["proxies"] else "no", row["first"], percent(row["share"]), _latency(row)]
+        [row["cells"], "yes" if row["proxies"] else "no", row["first"], percent(row["share"]), latency(row)]
         for row in sorted(
             {(row["proxies"], row["cells"]): row for row in some}.values(),
             key=lambda row: (row["proxies"], row["cells"]),
@@ -265,8 +221,8 @@ def checks(rows: Sequence[Row]) -> str:
             number(row["etcd_model"]),
             number(row["agent_measured"] or None),
             number(row["agent_model"]),
-            _latency({"resolved_ms": row["resolved_measured_ms"]}),
-            _latency({"resolved_ms": row["resolved_model_ms"]}),
+            latency({"resolved_ms": row["resolved_measured_ms"]}),
+            latency({"resolved_ms": row["resolved_model_ms"]}),
             "full" if row["saturated"] else "",
         ]
         for row in of(rows, "check")

@@ -79,6 +79,19 @@ def headline(results: Results) -> str:
     return table(head, rows)
 
 
+def not_predicted(results: Results) -> str:
+    """At how many rates the emulation's interval has the published reduction in it."""
+    found = {rate: results.simulated("equal", spell(rate), "round_robin")[BELOW_FOLLOW] for rate in published.RATES}
+    inside = [
+        rate
+        for rate, figure in found.items()
+        if figure["low"]
+        <= published.reduction(published.FOLLOWS_ROOM[rate], published.BALANCED[rate])
+        <= figure["high"]
+    ]
+    return text.NOT_PREDICTED.format(inside=len(inside) or "none", rates=len(found))
+
+
 def policies(results: Results, workload: str, names: Sequence[str]) -> str:
     """Mean TTFT of each policy by rate."""
 

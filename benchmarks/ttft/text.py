@@ -14,8 +14,13 @@ page. The balanced column is therefore a prediction, and nothing was tuned to me
 
 "Published arrivals" has the arrivals of the published run (the load generator's default seed), and the mean over
 {draws} draws of the rooms, which are not known. "Many seeds" is {seeds} seeds of arrivals and rooms. Every policy
-serves the same requests of each seed; intervals are 95 %, paired by seed. TTFT is in milliseconds.
+serves the same requests of each seed; intervals are 95 %, paired by seed. TTFT is in milliseconds. The fit, to the
+first published column: {saturated_requests_per_second:g} req/s where saturated, {unloaded_prefill_seconds:g} s for a
+prompt alone, a root mean square of {error:.2f} between the logarithms ([the cost model](#the-cost-model)).
 """
+
+NOT_PREDICTED = """
+The published reduction is within the 95 % interval over many seeds at {inside} of the {rates} rates."""
 
 EQUAL = """\
 
@@ -29,7 +34,8 @@ By how many percent mean TTFT is below `follow_bootstrap_room`'s:
 """
 
 MIXED_OPENING = """\
-`--random-range-ratio 0.1`: prompts of 350 to 3500 tokens, otherwise as above. The same rates are less load than
+`--random-range-ratio 0.1`: prompts of 350 to 3500 tokens, otherwise as above. Nothing was published of them, so that
+nothing was fitted to them: the two parameters are those of equal lengths. The same rates are less load than
 before, since a prompt has little more than half of the tokens. Mean TTFT, 95 % interval; the last two columns are no
 policies, but show what more information would give:
 
@@ -95,13 +101,14 @@ WHAT_DIFFERS = """\
 ## Do it again
 
 ```sh
+make bench-ttft                          # everything, and this page and its plot, about 12 minutes
 python -m benchmarks.ttft.fit            # fits the cost model: benchmarks/ttft/cost_model.json
 python -m benchmarks.ttft.run --quick    # a few seeds and one short run of the full stack, in less than a minute
-python -m benchmarks.ttft.run            # everything: benchmarks/results/ttft.json, about 12 minutes
+python -m benchmarks.ttft.run            # everything: benchmarks/results/ttft.json
 python -m benchmarks.ttft.run --no-stack # the simulation alone; keeps what the full stack gave
 python -m benchmarks.ttft.page           # this page and its plot
 ```
 
-Run them from the repository's root with `.venv/bin/python`, after `make setup`; the full stack takes SGLang's load
-generator from `.venv-sglang`, which `scripts/sglang-env` makes. Leave the machine alone meanwhile.
+Run the others from the repository's root with `.venv/bin/python`, after `make setup`; the full stack takes SGLang's
+load generator from `.venv-sglang`, which `scripts/sglang-env` makes. Leave the machine alone meanwhile.
 """

@@ -15,6 +15,7 @@ def test_a_run_at_a_rate_and_one_flat_out() -> None:
         for case in (rig.OURS, rig.FLOOR):
             row = at_rate_row([systems.at_rate(case, 100, 0.3, MODES["both idle"])], case=case.name)
             assert (row["missing"], row["wait_ms"]["n"], row["acknowledged_ms"]["n"]) == (0, 30, 30)
+            assert row["due_ms"]["n"] == 30 and row["due_ms"]["p50"] >= row["wait_ms"]["p50"]
             assert row["cpu_us_per_room"]["all"] > 0
             fast = systems.flat_out(case, 500, 100, wanted=True)
             assert fast["rooms"] == 500 and fast["rooms_per_second"] > 0

@@ -13,8 +13,8 @@ from benchmarks import harness
 from benchmarks.ttft.cost import PATH, load_cost_model
 from benchmarks.ttft.figures import published_run_rows, simulated_rows
 from benchmarks.ttft.page import page, plot
-from benchmarks.ttft.run import NAME
-from benchmarks.ttft.tables import Results, full_stack, full_stack_reductions, goals
+from benchmarks.ttft.run import DRAWS, NAME, SEEDS
+from benchmarks.ttft.tables import BELOW_FOLLOW, Results, full_stack, full_stack_reductions, goals, not_predicted
 
 STACK_ROW = {
     "kind": "stack",
@@ -59,6 +59,26 @@ def test_goals_are_judged_by_the_results(results: Results, percent: float, verdi
 def test_the_full_stack_stands_beside_its_simulation(results: Results) -> None:
     assert full_stack(results).count("+10.0 % (+10.0 to +10.0)") == 2
     assert "`round_robin` is 50.0 % below `follow_bootstrap_room`" in full_stack_reductions(results)
+
+
+def test_the_fit_stands_beside_the_published_table_when_the_page_is_opened(results: Results) -> None:
+    opening = page(results, json.loads(PATH.read_text())).partition("## Goals")[0]
+    assert "3 req/s where saturated, 0.825 s for a\nprompt alone, a root mean square of 0.11" in opening
+    assert "23.0 %" in opening and "53.9 %" in opening
+
+
+@pytest.mark.parametrize(("low", "high", "said"), [(0.0, 100.0, "at 6 of the 6"), (99.0, 100.0, "at none of the 6")])
+def test_published_reductions_are_counted_when_the_interval_has_them(
+    results: Results, low: float, high: float, said: str
+) -> None:
+    changed = Results(copy.deepcopy(results.facts))
+    for rate in (1.0, 2.0, 2.6, 3.2, 4.0, "inf"):
+        changed.simulated("equal", rate, "round_robin")[BELOW_FOLLOW] |= {"low": low, "high": high}
+    assert said in not_predicted(changed)
+
+
+def test_intervals_are_over_twenty_seeds_or_more_when_everything_is_run() -> None:
+    assert len(SEEDS) >= 20 and DRAWS >= 20
 
 
 def test_the_plot_draws(results: Results) -> None:

@@ -79,6 +79,8 @@ def row(sweep: str, rate: float, *, decodes: int = 1, prefills: int = 1, streams
         "decode_cpu": hears + rate * costs.agent_want,
         "bystander_cpu": hears if decodes > 1 else 0.0,
         "load_cpu": 0.1,
+        "prefill_engine_cpu": rate * 100e-6,
+        "decode_engine_cpu": rate * 50e-6,
         "others_cpu": 0.0,
         "announce_ms": 10.0,
         "bootstrap_timeout": 300.0,
@@ -105,6 +107,7 @@ def rows() -> list[Row]:
     found += [row("streams", rate, streams=count) for count in (8, 128) for rate in (30.0, 1000.0)]
     found += [row("proxied", rate, decodes=count, proxies=1) for count in (1, 8) for rate in (100.0, 1000.0)]
     found += [row("proxied", rate, streams=64, proxies=1) for rate in (30.0, 100.0)]
+    found += [row("relays", 30.0, decodes=count, proxies=proxies) for count in (32, 64) for proxies in (0, 1, 1, 0)]
     found += [commit_row(txns) for txns, _ in COSTS.commits]
     found += [row("ttl", 300.0) | {"release": release} for release in (True, False)]
     found += [row("size", 300.0), row("size", 300.0) | {"reason_bytes": 512}]

@@ -54,6 +54,16 @@ def test_a_proxy_takes_watchers_from_etcd_and_none_from_an_agents_work() -> None
     assert proxied["decode agent"] == direct["decode agent"]
 
 
+def test_prefill_agents_hear_of_nothing_when_they_are_prefill_only() -> None:
+    watching, deaf = (Cell(100, 1000, 250, prefills_watch=watch) for watch in (True, False))
+
+    assert load(watching, COSTS, HARDWARE).watchers == 1250
+    assert load(deaf, COSTS, HARDWARE).watchers == 1000
+    heard = utilisation(watching, COSTS, HARDWARE), utilisation(deaf, COSTS, HARDWARE)
+    assert heard[1]["prefill agent"] < heard[0]["prefill agent"] and heard[1]["etcd"] < heard[0]["etcd"]
+    assert heard[1]["decode agent"] == heard[0]["decode agent"]
+
+
 def test_agents_fill_their_transactions_where_etcd_commits_no_more() -> None:
     doing = load(Cell(100_000, 10, 1000), COSTS, HARDWARE)
 

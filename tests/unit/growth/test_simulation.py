@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.growth import page
-from benchmarks.growth.model import Hardware, cell
+from benchmarks.growth.model import Cell, Hardware, cell
 from benchmarks.growth.simulation import Simulation, simulate
 from tests.unit.growth.made import COSTS, derived, rows
 
@@ -38,12 +38,22 @@ def test_more_watchers_take_longer() -> None:
 
 
 def test_one_writer_fills_its_transactions_where_rooms_come_faster() -> None:
-    slow, fast = (Simulation(cell(rate, 1, HARDWARE), COSTS, HARDWARE) for rate in (10, 5000))
+    slow, fast = (Simulation(cell(rate, 1, HARDWARE), COSTS, HARDWARE) for rate in (0.1, 5000))
     slow.run(300)
     fast.run(3000)
 
     assert statistics.mean(slow.batches) == pytest.approx(1, abs=0.05)
     assert statistics.mean(fast.batches) > 3
+
+
+def test_releases_ride_with_registrations_when_these_come_soon_enough() -> None:
+    busy, scattered = (Simulation(Cell(100.0, 10, prefills), COSTS, HARDWARE) for prefills in (1, 1000))
+    busy.run(1000)
+    scattered.run(1000)
+
+    assert len(busy.batches) == pytest.approx(1000, rel=0.05), "about one transaction a room"
+    assert len(scattered.batches) == pytest.approx(2000, rel=0.05), "nothing comes in time to ride with"
+    assert sum(busy.batches) == sum(scattered.batches) == 2000
 
 
 def test_what_cannot_keep_up_has_no_latency() -> None:
