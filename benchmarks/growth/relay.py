@@ -11,9 +11,9 @@ from .figures import number, per_room
 from .tables import full, of, rooms
 
 SECOND_WATCH = """
-A watch that joins one which stands already is told of cluster 0, an answer that the proxy makes up itself. An agent
-takes it for another etcd, voids what it and its engines knew, lists and watches anew, until its watch at the proxy
-is one that etcd itself answered. So an agent that starts or resumes behind a shared proxy may interrupt its engines.
+A watch that joins one which stands already is created by the proxy itself, which names no cluster and makes up a
+revision. An agent concludes nothing from it: it counts as synced with what it listed, and as restored only by what
+etcd says later.
 """
 
 
