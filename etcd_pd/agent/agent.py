@@ -214,11 +214,11 @@ class Agent:
             log.error("etcd has another history: every token and epoch from before is void")
             for engine in self.server.connections:
                 engine.send(messages.HISTORY_LOST)
+            self.session.abandon()
             self.announcer.history_lost()
             self._pushes.notify(self.view.void(snapshot.revision), self.view.revision)
             self._wants.expect_instances()
         self.roster.replace(snapshot.kvs, time.monotonic())
-        self.announcer.sweep(snapshot.kvs)
         before = self.view.revision
         self._pushes.notify(self.view.relist(snapshot.revision, snapshot.kvs), before)
         self._wants.answer_early()

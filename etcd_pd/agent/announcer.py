@@ -11,17 +11,17 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 from ..core.batch import Guard
-from ..core.claims import Blocked, Claims, LocalRank, Write, abandoned, guard_of, has_vanished
-from ..core.keys import Keys, PrefillKey
+from ..core.claims import Blocked, Claims, LocalRank, Write, guard_of, has_vanished
+from ..core.keys import Keys
 from ..core.own_room import RankRef
 from ..core.patience import Patience
-from ..core.records import Condition, Delete, KeyValue, OnLease, Put
+from ..core.records import Delete, KeyValue, OnLease, Put
 from ..core.view import View
 from ..errors import InstanceConflict, StoreError, StoreRejected
 from ..store.base import Store
@@ -129,22 +129,6 @@ class Announcer:
         """etcd has another history: revisions known from before prove nothing, so every rank starts anew."""
         for local in self._ranks:
             self.renounce(local)
-
-    def sweep(self, kvs: Iterable[KeyValue]) -> None:
-        """Delete what hangs on the session's lease and is nobody's here: a restored etcd has brought it back."""
-        ours = {self._keys.rank(local.instance, local.rank) for local in self._ranks} | self._others.keys()
-        ours |= {self._keys.prefill(local.instance) for local in self._ranks}
-        lease_id = self._session.lease_id
-        left = [kv for kv in kvs if lease_id and kv.lease == lease_id and kv.key not in ours]
-        if left:
-            log.warning("deleting %d keys whose processes are gone: a restore brought them back", len(left))
-            self._spawn(self._delete_all(left))
-
-    async def _delete_all(self, kvs: list[KeyValue]) -> None:
-        """Ranks first: an instance's key goes when no rank is left, of other agents either."""
-        for kv in sorted(kvs, key=lambda kv: isinstance(self._keys.parse(kv.key), PrefillKey)):
-            conditions: list[Condition] = [OnLease(kv.key, kv.lease), *abandoned(kv)]
-            await self._until_done(partial(self._store.txn, conditions, [Delete(kv.key)]))
 
     def renounce(self, local: LocalRank) -> None:
         """What an engine knows of its rank is of another history: it starts anew."""

@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from ..core.lease import Grant, LeaseState, SessionLease, Wait
 from ..errors import LeaseNotFound, StoreError
@@ -29,7 +30,8 @@ class Session:
         self._store = store
         self._lease = SessionLease(ttl)
         self._on_granted = on_granted
-        self._live = asyncio.Event()
+        self._live, self._changed = asyncio.Event(), asyncio.Event()
+        self._abandoned = 0
         self._failing = False
         self.losses = 0
         self.renew_seconds = latencies()
@@ -67,11 +69,12 @@ class Session:
         while True:
             action = self._lease.poll(time.monotonic())
             if isinstance(action, Wait):
-                await asyncio.sleep(max(0.0, action.until - time.monotonic()))
+                await self._wait(action.until - time.monotonic())
                 continue
             sent_at = time.monotonic()
             try:
                 if isinstance(action, Grant):
+                    await self._revoke_abandoned()
                     granted = await self._store.grant(action.ttl)
                     self._granted(granted.lease_id, granted.ttl, sent_at)
                 else:
@@ -79,9 +82,28 @@ class Session:
                     self.renew_seconds.observe(time.monotonic() - sent_at)
                     self._kept(action.lease_id, ttl, sent_at)
             except LeaseNotFound:
-                self._kept(self._lease.lease_id, 0, sent_at)
+                self._kept(self.lease_id, 0, sent_at)
             except StoreError as exc:
                 self._failed(exc)
+
+    def abandon(self) -> None:
+        """etcd has another history: end what it has brought back of this session, as a whole, before another begins."""
+        if self.lease_id:
+            log.warning("session lease abandoned lease=%x: it is of another history", self.lease_id)
+            self._abandoned = self.lease_id
+        self._lease.lost(time.monotonic())
+        self._live.clear()
+        self._changed.set()
+
+    async def _revoke_abandoned(self) -> None:
+        if self._abandoned:
+            await self._store.revoke(self._abandoned)
+            self._abandoned = 0
+
+    async def _wait(self, seconds: float) -> None:
+        self._changed.clear()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), max(0.0, seconds))
 
     async def revoke(self) -> None:
         """End the session at once: everything that hangs on it goes."""
@@ -96,6 +118,8 @@ class Session:
         self._on_granted(lease_id)
 
     def _kept(self, lease_id: int, ttl: int, sent_at: float) -> None:
+        if lease_id != self.lease_id:
+            return  # it was abandoned meanwhile
         was_suspect = self.state is LeaseState.SUSPECT
         self._lease.confirmed(lease_id, ttl, sent_at, _jitter())
         self._failing = False

@@ -120,9 +120,10 @@ class Facts:
         return max((life.died_at for life in self.lives.get(key, ()) if life.born_at <= since + 1.0), default=-math.inf)
 
     def was_lost(self, key: EpochKey, known: float, end: float) -> bool:
-        """Whether an epoch had died by then that was known before; a restored etcd may have brought it back."""
+        """Whether an epoch had died by then that was known before; one that a restored etcd brought back is dead."""
         lives = self.lives.get(key, ())
-        goes_on = any(life.born_at <= known and life.died_at > end for life in lives)
+        own = [life for life in lives if life.era == lives[0].era]
+        goes_on = any(life.born_at <= known and life.died_at > end for life in own)
         return not goes_on and any(life.died_at <= end for life in lives)
 
     def died_revision(self, key: EpochKey, era: int) -> float:

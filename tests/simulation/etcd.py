@@ -140,6 +140,7 @@ class Etcd(MemoryEtcd):
         self._epochs = Epochs(self._processes)
         self.revision, self.keys, ttls = self._backup[0], dict(self._backup[1]), self._backup[2]
         self.begun_at, self.cluster_id = self.revision, self.cluster_id + 1
+        self.compacted = min(self.compacted, self.revision)
         self.history = [event for event in self.history if event.mod_revision <= self.revision]
         self._ends.clear()
         self._leases = {lease_id: Lease(ttl, now + ttl) for lease_id, ttl in ttls.items()}

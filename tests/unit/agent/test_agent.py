@@ -497,6 +497,20 @@ class TestWatch:
         await until(lambda: world.store.calls.count("read") > 1, "it was looked at")
         assert snapshot.keys[key].create_revision == token
 
+    async def test_nothing_counts_as_withdrawn_when_a_restored_session_ends_whose_processes_live(
+        self, world: InMemory
+    ) -> None:
+        prefill, rank = await world.prefill(), world.keys.rank("p", Rank(0))
+        backup = copy.deepcopy(world.store.etcd)
+        backup.cluster_id, lease_id = 99, backup.keys[rank].lease
+        world.store.etcd = backup
+        world.store.drop_watches()
+        await world.event(prefill, RankEnded)
+        await world.event(prefill, Announced)
+        assert lease_id not in backup.leases()
+        gone = [event.key for event in backup.history if event.kv is None]
+        assert gone.index(world.keys.agent("agent")) < gone.index(rank), "as when it expires"
+
     async def test_an_engine_that_ends_amid_another_history_leaves_nothing(self, world: InMemory) -> None:
         prefill = await world.prefill()
         gate = world.store.hold("watch")
@@ -506,7 +520,7 @@ class TestWatch:
         await until(lambda: key in world.store.etcd.keys, "the rank is announced there before that is known")
         writes = world.store.hold("txn")
         gate.set()
-        await until(lambda: world.agent.announcer.ranks[0].renounced, "that is known")
+        await until(lambda: key not in world.store.etcd.keys, "that is known: its session there is over")
         prefill.close()
         await until(lambda: not world.agent.announcer.ranks, "it left")
         writes.set()
