@@ -153,8 +153,6 @@ class Cell:
         self.rooms = rooms
         self._sessions = {key: kv.lease for key, kv in others.items() if isinstance(self.keys.parse(key), AgentKey)}
         self._brought_back = {key: kv for key, kv in self._brought_back.items() if others.get(key) == kv}
-        for key in self._brought_back:
-            del others[key]
         events = [Event(key, revision, None) for key in self.instance_keys() if key not in others]
         events += [Event(kv.key, kv.mod_revision, kv) for kv in others.values()]
         stored = [self.store(event) for event in events]
@@ -196,7 +194,8 @@ class Cell:
         if isinstance(key, PrefillKey):
             self._store_info(instance, kv)
         else:
-            self._brought_back.pop(event.key, None)
+            if self._brought_back.get(event.key) != kv:
+                self._brought_back.pop(event.key, None)
             if kv:
                 self._rank_keys[event.key] = kv
             elif (gone := self._rank_keys.pop(event.key, None)) and gone.lease in self._sessions.values():
@@ -230,7 +229,9 @@ class Cell:
     def conclude(self, id: str, revision: int) -> list[End]:
         """Bring an instance's epochs and addresses up to what is stored; which epochs ended with that."""
         instance = self.instances[id]
-        before, instance.epochs = instance.epochs, _live_epochs(instance)
+        keys = map(self.keys.parse, self._brought_back)
+        brought_back = {key.rank for key in keys if isinstance(key, RankKey) and key.instance == id}
+        before, instance.epochs = instance.epochs, _live_epochs(instance, brought_back)
         if not instance.info_key_exists and not instance.endpoints:
             instance.info = None
         self._index_addresses(id, instance)
@@ -265,19 +266,26 @@ class Cell:
             del self._ended[next(iter(self._ended))]
 
 
-def _live_epochs(instance: Instance) -> dict[int, int]:
-    """The epoch of each DP rank all of whose processes are there: the youngest of their keys."""
+def _live_epochs(instance: Instance, brought_back: set[Rank]) -> dict[int, int]:
+    """The epoch of each DP rank all of whose processes are there: the youngest of their keys.
+
+    One that a restored etcd brought back is dead: of the present history is what a younger key has begun.
+    """
     if not instance.info:
         return {}
-    epochs: dict[int, int] = {}
+    youngest: dict[int, RankEndpoint] = {}
     count: dict[int, int] = {}
     for endpoint in instance.endpoints.values():
         if endpoint.incarnation == instance.info.incarnation:
             dp_rank = endpoint.rank.dp
-            epochs[dp_rank] = max(epochs.get(dp_rank, 0), endpoint.epoch)
+            youngest[dp_rank] = max(youngest.get(dp_rank, endpoint), endpoint, key=lambda one: one.epoch)
             count[dp_rank] = count.get(dp_rank, 0) + 1
     whole = instance.info.topology.endpoints_per_rank
-    return {dp_rank: epoch for dp_rank, epoch in epochs.items() if count[dp_rank] >= whole}
+    return {
+        dp_rank: one.epoch
+        for dp_rank, one in youngest.items()
+        if count[dp_rank] >= whole and one.rank not in brought_back
+    }
 
 
 def registered_at(room: KeyValue, value: RoomValue) -> int:

@@ -128,8 +128,10 @@ def nothing_lost(facts: Facts, bounds: Bounds) -> Iterator[Violation]:
     owners = [own for all_of_room in facts.ownerships.values() for own in all_of_room]
     by_key = {(own.era, own.instance, own.room, own.token): own for own in owners}
     for own in owners:
-        near_void = any(abs(void - own.acked_at) < bounds.late for void in facts.voids)
-        if (own.instance, own.room, own.token, own.era) not in facts.seen and not near_void:
+        near_void = any(0 <= void - own.acked_at < bounds.late for void in facts.voids)
+        # of an earlier history where the answer came late: who it is for is notified that it is void
+        seen = any((own.instance, own.room, own.token, era) in facts.seen for era in range(own.era + 1))
+        if not seen and not near_void:
             yield Violation(3, own.acked_at, f"room {own.room} of {own} was acknowledged, but was never in etcd")
     for era, gone in facts.deletions:
         deleted = by_key.get((era, gone.instance, gone.room, gone.token))

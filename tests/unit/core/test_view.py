@@ -491,6 +491,19 @@ class TestSeveralProcessesPerRank:
         assert found is not None
         assert [endpoint.rank for endpoint in found.endpoints(0)] == [Rank(0, 0, 0, 0), Rank(0, 0, 1, 0)]
 
+    def test_it_lives_in_the_youngest_when_a_restore_brought_the_others_back(self, cell: Cell) -> None:
+        old = max(cell.rank(0, tp=tp) for tp in (0, 1))
+        cell.follow()
+        cell.view.void(0)
+        cell.relist()
+        assert epoch_of(cell, 0) == 0
+        cell.delete(KEYS.rank("p", Rank(0)))
+        new = cell.rank(0, tp=0)
+        cell.follow()
+        assert epoch_of(cell, 0) == new > old, "an agent that never saw the old history registers rooms under it"
+        cell.relist()
+        assert epoch_of(cell, 0) == new
+
     def test_losing_one_of_them_loses_that_rank_alone(self, cell: Cell) -> None:
         for dp in (0, 1):
             cell.rank(dp, tp=0)
