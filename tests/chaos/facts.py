@@ -121,7 +121,7 @@ class Facts:
 
     def was_lost(self, key: EpochKey, known: float, end: float) -> bool:
         """Whether an epoch had died by then that was known before; one that a restored etcd brought back is dead."""
-        lives = self.lives.get(key, ())
+        lives = self.lives.get(key, [])
         own = [life for life in lives if life.era == lives[0].era]
         goes_on = any(life.born_at <= known and life.died_at > end for life in own)
         return not goes_on and any(life.died_at <= end for life in lives)
