@@ -88,6 +88,8 @@ class Pushes:
         """
         notices = collapse([*self._answers, *fresh])
         self._answers.clear()
+        if not notices:
+            return ()
         changed = list(dict.fromkeys(notice.id for notice in notices if isinstance(notice, InstanceChanged)))
         if changed:
             self._on_instances(changed)
