@@ -149,6 +149,7 @@ class EngineConnection:
         self._on_closed(self, reason)
 
     def _readable(self) -> None:
+        now = self._loop.time()
         for _ in range(PACKETS_PER_TURN):
             try:
                 size = self._socket.recv_into(_BUFFER)
@@ -162,7 +163,7 @@ class EngineConnection:
             if not size:
                 self.close("its socket closed")
                 return
-            self._last_packet_at = self._loop.time()
+            self._last_packet_at = now
             self.received_bytes += size
             try:
                 self._on_packet(self, bytes(_BUFFER[:size]))

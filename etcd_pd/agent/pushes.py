@@ -88,28 +88,31 @@ class Pushes:
         """
         notices = collapse([*self._answers, *fresh])
         self._answers.clear()
-        changed = list(dict.fromkeys(notice.id for notice in notices if isinstance(notice, InstanceChanged)))
+        if not notices:
+            return ()
+        resolved = [notice for notice in notices if isinstance(notice, Resolved)]
+        others = [notice for notice in notices if not isinstance(notice, Resolved)]
+        changed = list(dict.fromkeys(notice.id for notice in others if isinstance(notice, InstanceChanged)))
         if changed:
             self._on_instances(changed)
-        resolved: dict[EngineConnection, list[messages.ResolvedWant]] = {}
-        for notice in notices:
-            if isinstance(notice, Resolved):
-                resolved.setdefault(_engine(notice.wait), []).append(self._resolved(notice))
+        answers: dict[EngineConnection, list[messages.ResolvedWant]] = {}
+        for notice in resolved:
+            answers.setdefault(_engine(notice.wait), []).append(self._resolved(notice))
         now = time.monotonic()
-        self._stats.resolve_seconds.observe_each([now - n.wait.asked_at for n in notices if isinstance(n, Resolved)])
-        more = dict.fromkeys(_engine(n.wait) for n in notices if isinstance(n, (WaitFailed, WaitLost)))
-        if any(isinstance(n, AgentSpoke) for n in notices):
+        self._stats.resolve_seconds.observe_each([now - notice.wait.asked_at for notice in resolved])
+        ended = [notice for notice in others if isinstance(notice, (WaitFailed, WaitLost))]
+        more = dict.fromkeys(_engine(notice.wait) for notice in ended)
+        if any(isinstance(notice, AgentSpoke) for notice in others):
             more |= dict.fromkeys(self._connections)
-        more |= dict.fromkeys(e for e, wants in resolved.items() if len(wants) > messages.RESOLVED_PER_PACKET)
-        for engine, wants in resolved.items():
+        more |= dict.fromkeys(e for e, wants in answers.items() if len(wants) > messages.RESOLVED_PER_PACKET)
+        for engine, wants in answers.items():
             at = self._view_at(engine, before if engine in more else self._view.revision)
             engine.push(messages.encode_resolved(at, wants))
-        for notice in notices:
-            if isinstance(notice, (WaitFailed, WaitLost)):
-                self._end(notice)
+        for end in ended:
+            self._end(end)
         for engine in more:
             self.send_view(engine)
-        return more | dict.fromkeys(resolved)
+        return more | dict.fromkeys(answers)
 
     def _resolved(self, notice: Resolved) -> messages.ResolvedWant:
         found = notice.assignment

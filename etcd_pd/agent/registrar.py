@@ -24,9 +24,6 @@ log = logging.getLogger(__name__)
 SWEEP_SECONDS = 0.25
 #: Pause before etcd is asked again after it did not answer, seconds; drawn at random below it.
 RETRY_PAUSE = 0.25
-#: Transactions in flight: while etcd writes one, the next is made and sent.
-#: A second is begun only where it is full, so that at lower rates rooms still gather behind the one in flight.
-IN_FLIGHT = 2
 #: How often the same refusal of etcd is logged, seconds.
 REFUSAL_LOG_SECONDS = 10.0
 #: Leases revoked at the same time: each costs etcd a deletion of all that hangs on it.
@@ -63,7 +60,7 @@ class Registrar:
         self._store, self._book, self._pool, self._view = store, book, pool, view
         self._is_dead, self._deliver = is_dead, deliver
         self._note_revision, self._stats = note_revision, stats
-        self._work = asyncio.Event()
+        self._work, self._overflow = asyncio.Event(), asyncio.Event()
         self._refusal, self._log_again_at = "", 0.0
 
     def kick(self) -> None:
@@ -72,7 +69,8 @@ class Registrar:
 
     async def run(self) -> None:
         """Write until cancelled."""
-        tasks = [asyncio.create_task(part) for part in (self._write_all(), self._expire(), self._revoke_empty())]
+        parts = (self._write_all(), self._write_beside(), self._expire(), self._revoke_empty())
+        tasks = [asyncio.create_task(part) for part in parts]
         try:
             await asyncio.gather(*tasks)  # a bug in any is seen
         finally:
@@ -80,21 +78,24 @@ class Registrar:
                 task.cancel()
 
     async def _write_all(self) -> None:
-        flying: set[asyncio.Task[None]] = set()
-        try:
-            while True:
-                await self._work.wait()
-                self._work.clear()
-                while (batch := self._book.take(time.monotonic())) is not None or flying:
-                    if batch is not None:
-                        flying.add(asyncio.create_task(self._write(batch)))
-                    while flying and (batch is None or len(flying) >= IN_FLIGHT or not self._book.is_full()):
-                        done, flying = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
-                        for task in done:
-                            task.result()  # a bug is seen
-        finally:
-            for task in flying:
-                task.cancel()
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while (batch := self._book.take(time.monotonic())) is not None:
+                if self._book.is_full():
+                    self._overflow.set()
+                await self._write(batch)
+
+    async def _write_beside(self) -> None:
+        """While etcd writes one transaction, make and send the next, where that is full as well.
+
+        So at lower rates rooms still gather behind the one in flight.
+        """
+        while True:
+            await self._overflow.wait()
+            self._overflow.clear()
+            while self._book.is_full() and (batch := self._book.take(time.monotonic())) is not None:
+                await self._write(batch)
 
     async def close(self) -> None:
         """Revoke every lease that rooms hang on: the agent ends for good.

@@ -128,12 +128,14 @@ class Connection:
         packets: list[bytes] = []
         sock = self._socket
         try:
-            while sock is not None and len(packets) < MAX_PACKETS_PER_CALL and self._ready(0):
+            while sock is not None:
                 size = sock.recv_into(self._buffer)
                 if not size:
                     self.lose()
                     break
                 packets.append(bytes(self._buffer[:size]))
+                if len(packets) == MAX_PACKETS_PER_CALL or not self._ready(0):
+                    break
         except BlockingIOError:
             pass
         except OSError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..core.keys import prefix_end
@@ -16,7 +16,6 @@ from ..core.records import (
     MemberStatus,
     OnLease,
     Operation,
-    Put,
     WatchResponse,
 )
 from . import etcdrpc as rpc
@@ -26,27 +25,36 @@ from .refusals import translate
 _ALARM = re.compile(r"\balarm:\s*(\w+)")
 
 
-def to_compare(condition: Condition) -> Any:
-    """A compare of a transaction."""
+def to_txn(compares: Sequence[Condition], operations: Sequence[Operation]) -> Any:
+    """A transaction. Its parts are made where they belong: made alone, protobuf would copy each."""
+    request = rpc.TxnRequest()
+    for condition in compares:
+        _add_compare(request.compare, condition)
+    for operation in operations:
+        _add_operation(request.success, operation)
+    return request
+
+
+def _add_compare(compares: Any, condition: Condition) -> None:
     if isinstance(condition, OnLease):
-        return rpc.Compare(key=condition.key, target=rpc.Compare.LEASE, result=rpc.Compare.EQUAL, lease=condition.lease)
-    return rpc.Compare(
-        key=condition.key,
-        range_end=prefix_end(condition.key) if condition.prefix else b"",
-        target=rpc.Compare.CREATE,
-        result=rpc.Compare.EQUAL,
-        create_revision=condition.create_revision,
-    )
+        compares.add(key=condition.key, target=rpc.Compare.LEASE, result=rpc.Compare.EQUAL, lease=condition.lease)
+        return
+    key, created, prefix = condition
+    added = compares.add(key=key, target=rpc.Compare.CREATE, result=rpc.Compare.EQUAL, create_revision=created)
+    if prefix:
+        added.range_end = prefix_end(key)
 
 
-def to_operation(operation: Operation) -> Any:
-    """An operation of a transaction."""
-    if isinstance(operation, Put):
-        put = rpc.PutRequest(key=operation.key, value=operation.value, lease=operation.lease)
-        put.ignore_lease = operation.lease is None
-        return rpc.RequestOp(request_put=put)
-    assert isinstance(operation, Delete)
-    return rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=operation.key))
+def _add_operation(operations: Any, operation: Operation) -> None:
+    if isinstance(operation, Delete):
+        operations.add().request_delete_range.key = operation.key
+        return
+    put = operations.add().request_put
+    put.key, put.value = operation.key, operation.value
+    if operation.lease is None:
+        put.ignore_lease = True
+    else:
+        put.lease = operation.lease
 
 
 def read_header(header: Any) -> Header:

@@ -24,7 +24,7 @@ from ..errors import LeaseNotFound, StoreRejected
 from . import etcdrpc as rpc
 from .base import StoreCounts
 from .calls import Calls
-from .convert import read_header, read_key_value, read_status, read_watch_response, to_compare, to_operation
+from .convert import read_header, read_key_value, read_status, read_watch_response, to_txn
 from .keepalive import KeepAlive
 from .members import Members
 from .names import Names
@@ -77,11 +77,7 @@ class EtcdStore:
 
     async def txn(self, compares: Sequence[Condition], operations: Sequence[Operation]) -> TxnResult:
         """Do all operations if all compares hold, else nothing. Never repeated: a timeout leaves it unknown."""
-        request = rpc.TxnRequest(
-            compare=[to_compare(compare) for compare in compares],
-            success=[to_operation(operation) for operation in operations],
-        )
-        response = await self._calls.call("txn", "KV", "Txn", request)
+        response = await self._calls.call("txn", "KV", "Txn", to_txn(compares, operations))
         return TxnResult(response.succeeded, read_header(response.header))
 
     async def read(self, keys: Sequence[bytes]) -> Listing:
