@@ -14,7 +14,7 @@ from etcd_pd.wire.messages import SILENCE_SECONDS
 from tests.chaos.history import Event
 from tests.chaos.judge import Violation, judge
 
-from .world import History
+from .world import PATIENCE, History
 
 #: How much later than the client's bound a stopped agent is noticed: what it sent before is still on its way, seconds.
 NOTICED = 0.5
@@ -132,13 +132,15 @@ def endings_are_acknowledged(history: History) -> Iterator[str]:
 
 
 def failures_arrive(history: History) -> Iterator[str]:
-    """Who waits for, or uses, a room that is failed is notified."""
+    """Who waits for, or uses, a room that is failed is notified, unless a backup from before is restored."""
+    voids = [event.t for event in history.events if event.what == "void"]
     over = Counter(e.room for e in history.events if e.what in ("ended", "done"))
     held = {e.room for e in history.events if e.what == "resolved"}
     written = {e.room for e in history.events if e.what == "room" and e.data.get("state") == "failed"}
     for event in history.events:
         said = event.what == "fail" and (event.who in history.living or event.room in written)
-        if said and event.room in held and not over[event.room]:
+        forgotten = said and any(0.0 < void - event.t < PATIENCE for void in voids)
+        if said and not forgotten and event.room in held and not over[event.room]:
             yield f"room {event.room} was failed, and decode was never told"
 
 
