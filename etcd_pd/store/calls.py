@@ -104,16 +104,17 @@ class Calls:
             StoreError: there is no connection, or no token.
         """
         connection = await self.connections.use()
-        metadata = await self._metadata(connection)
         endpoint = connection.endpoint
-        return Stream(
-            op,
-            connection,
-            getattr(connection.stub(service), method),
-            metadata,
-            lambda answer: convert(answer, endpoint),
-            lambda where, error: self.note(op, where, error),
-        )
+        with connection:  # else it may be left, and closed, while a token is fetched
+            metadata = await self._metadata(connection)
+            return Stream(
+                op,
+                connection,
+                getattr(connection.stub(service), method),
+                metadata,
+                lambda answer: convert(answer, endpoint),
+                lambda where, error: self.note(op, where, error),
+            )
 
     def note(self, op: str, connection: Connection, error: StoreError) -> None:
         """Count an error, and draw what follows for whoever calls next."""
@@ -150,6 +151,10 @@ class Calls:
                 error = translate(op, exc.code(), exc.details() or "", connection.endpoint)
                 self.note(op, connection, error)
                 raise error from exc
+            except (asyncio.CancelledError, grpc.aio.UsageError) as exc:
+                if _is_cancelled():
+                    raise
+                raise StoreUnavailable(op, f"the connection to {connection.endpoint} was closed") from exc
         if not connection.answered:
             self.connections.note_answer(connection)
         return answer
@@ -177,3 +182,9 @@ class Calls:
     def _token_is_old(self) -> bool:
         """Whether it may be for want of a valid token that a watch is refused: etcd 3.5.1 calls that a permission."""
         return time.monotonic() - self._token_since > OLD_TOKEN_SECONDS
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody cancels the task that runs: a connection that is closed cancels the calls on it likewise."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -175,6 +175,9 @@ class Facts:
             event.t,
             self.era,
         )
+        siblings = [other for other in self.ownerships[own.instance, own.room] if other.key == own.key]
+        # one process of a rank that releases the room does so for all, of which another may be notified of it later
+        own.released_at = min((other.released_at for other in siblings if other.token == own.token), default=math.inf)
         self.ownerships[own.instance, own.room].append(own)
 
     def _rejected(self, event: Event) -> None:

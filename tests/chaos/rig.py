@@ -69,7 +69,7 @@ class Rig:
         agent_flags: more settings of the agents.
         recorded: keep a history; without one there is no verdict, and no disk fills up.
         shape: of the fleet.
-        user, password: of etcd, where it has users: of everybody.
+        user, password: of the agents, where etcd has users; its root has the same password.
 
     Attributes:
         proxies: by agent, in the order of the members.
@@ -154,7 +154,7 @@ class Rig:
 
     def connect(self, endpoint: str, timeout: float = 5.0) -> EtcdCtl:
         """An independent client of a member."""
-        return EtcdCtl(endpoint, timeout, user=self._user, password=self._password)
+        return EtcdCtl(endpoint, timeout, user="root" if self._user else "", password=self._password)
 
     @property
     def readers(self) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from typing import Any
 
 from tests.support.etcd_server import EtcdServer
 
@@ -14,14 +15,16 @@ SAME_CLUSTER = "etcd-cluster"
 
 def save(server: EtcdServer) -> None:
     """Keep what the server has now, inside its container."""
-    _etcdctl(server, "snapshot", "save", _SNAPSHOT)
+    _run(server, "etcdctl", "snapshot", "save", _SNAPSHOT)
 
 
 def restore(server: EtcdServer, cluster_token: str) -> None:
     """Kill the server and prepare it to start with what was saved; with another token it is another cluster."""
     peer = "http://localhost:2380"
-    _etcdctl(
+    has_etcdutl = _execute(server, "etcdutl", "version").exit_code == 0  # since 3.6 it alone restores
+    _run(
         server,
+        "etcdutl" if has_etcdutl else "etcdctl",
         *("snapshot", "restore", _SNAPSHOT, f"--data-dir={_RESTORED}", f"--name={server.name}"),
         *(f"--initial-cluster={server.name}={peer}", f"--initial-advertise-peer-urls={peer}"),
         f"--initial-cluster-token={cluster_token}",
@@ -30,10 +33,14 @@ def restore(server: EtcdServer, cluster_token: str) -> None:
     server.container.put_archive("/", _symlink("data", _RESTORED))
 
 
-def _etcdctl(server: EtcdServer, *arguments: str) -> None:
-    done = server.container.exec_run(["/usr/local/bin/etcdctl", *arguments], environment={"ETCDCTL_API": "3"})
+def _run(server: EtcdServer, program: str, *arguments: str) -> None:
+    done = _execute(server, program, *arguments)
     if done.exit_code != 0:
-        raise RuntimeError(f"etcdctl {arguments[:2]}: {done.output!r}")
+        raise RuntimeError(f"{program} {arguments[:2]}: {done.output!r}")
+
+
+def _execute(server: EtcdServer, program: str, *arguments: str) -> Any:
+    return server.container.exec_run([f"/usr/local/bin/{program}", *arguments], environment={"ETCDCTL_API": "3"})
 
 
 def _symlink(name: str, target: str) -> bytes:
