@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from ..config import AgentSettings
 from .logs import LogSettings, configure
 from .options import settings_options
+
+#: gRPC takes each message through two threads less with this, which it reads when it is imported.
+FEWER_THREADS = ("GRPC_EXPERIMENTS", "-event_engine_client")
 
 
 @click.command()
@@ -23,6 +28,7 @@ def agent(settings: AgentSettings, logs: LogSettings) -> None:
       ETCD_PD_ETCD=http://a:2379,http://b:2379 ETCD_PD_ROOT=/etcd_pd/llama-70b etcd-pd agent
     """
     configure(logs)
+    os.environ.setdefault(*FEWER_THREADS)
     from ..agent.main import run as run_agent
 
     raise SystemExit(run_agent(settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -152,3 +153,18 @@ def test_the_command_line_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert not loaded & {"torch", "transformers", "grpc", "etcd3", "rich", "aiohttp", "google"}
+
+
+@pytest.mark.parametrize(("given", "told"), [(None, "-event_engine_client"), ("", ""), ("another", "another")])
+def test_grpc_is_told_of_its_threads_when_an_agent_imports_it(given: str | None, told: str) -> None:
+    program = (
+        "import os, sys; from etcd_pd.cli.app import cli\n"
+        "class Tell:\n"
+        "    def find_spec(self, name, *more):\n"
+        "        if name == 'grpc': sys.exit('told ' + os.environ.get('GRPC_EXPERIMENTS', 'nothing'))\n"
+        "sys.meta_path.insert(0, Tell()); cli(['agent'])"
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
+    environ |= {} if given is None else {"GRPC_EXPERIMENTS": given}
+    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=30)
+    assert done.stderr.endswith(f"told {told}\n")
