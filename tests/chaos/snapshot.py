@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 from typing import Any
 
 from tests.support.etcd_server import EtcdServer
 
-_SNAPSHOT, _RESTORED = "/snapshot.db", "/restored"
+_SNAPSHOT, _RESTORED = "/snapshot.db", "/data/restored"
 #: etcd's own default: a store restored under it has the cluster id that it had before.
 SAME_CLUSTER = "etcd-cluster"
 
@@ -19,7 +17,7 @@ def save(server: EtcdServer) -> None:
 
 
 def restore(server: EtcdServer, cluster_token: str) -> None:
-    """Kill the server and prepare it to start with what was saved; with another token it is another cluster."""
+    """Kill the server, and make of what was saved what :func:`start` starts; with another token another cluster."""
     peer = "http://localhost:2380"
     has_etcdutl = _execute(server, "etcdutl", "version").exit_code == 0  # since 3.6 it alone restores
     _run(
@@ -30,7 +28,11 @@ def restore(server: EtcdServer, cluster_token: str) -> None:
         f"--initial-cluster-token={cluster_token}",
     )
     server.kill()
-    server.container.put_archive("/", _symlink("data", _RESTORED))
+
+
+def start(server: EtcdServer) -> None:
+    """Start the server with what was saved."""
+    server.restart_with(f"--data-dir={_RESTORED}")
 
 
 def _run(server: EtcdServer, program: str, *arguments: str) -> None:
@@ -41,13 +43,3 @@ def _run(server: EtcdServer, program: str, *arguments: str) -> None:
 
 def _execute(server: EtcdServer, program: str, *arguments: str) -> Any:
     return server.container.exec_run([f"/usr/local/bin/{program}", *arguments], environment={"ETCDCTL_API": "3"})
-
-
-def _symlink(name: str, target: str) -> bytes:
-    """An archive with one link; unpacked over a directory, it takes its place."""
-    link = tarfile.TarInfo(name)
-    link.type, link.linkname = tarfile.SYMTYPE, target
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.addfile(link)
-    return buffer.getvalue()

@@ -29,7 +29,7 @@ def test_rules_hold_after_a_restore(
             snapshot.restore(fresh_etcd, cluster_token)
             rig.end_witness()  # not before: while etcd goes on, so does a watch
             rig.record("void")
-            fresh_etcd.start()
+            snapshot.start(fresh_etcd)
             rig.new_witness(fresh_etcd.endpoints)
         rig.live(10.0)
         history = rig.finish()
