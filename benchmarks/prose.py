@@ -77,22 +77,32 @@ Where a goal was missed, the profile above was the map. What made a difference s
 - a view keeps rooms under their raw keys, as etcd sent them: a key is parsed and a value decoded only for a room
   that an engine here waits for;
 - what is the same for all rooms of a rank's epoch (value, guard) is made once, and answers to wants that are read
-  together are told together;
-- an agent of prefill engines alone hears of no rooms ([ADR 7](adr/0007-prefill-agents-hear-no-rooms.md)), as in the
+  together are sent together;
+- an agent of prefill engines alone watches no rooms ([ADR 7](adr/0007-prefill-agents-hear-no-rooms.md)), as in the
   chart and here;
 - two full transactions are in flight, so that the next is made while etcd writes one;
 - the collector looks at an agent's objects far less often: rooms come and go by reference counting;
 - packets are read into one buffer, and a client looks whether there is one before it reads;
-- rooms that wait for a full socket are merged into one packet.
+- rooms that wait for a full socket are merged into one packet;
+- the task that takes a transaction writes it, and its message is made in place, which spares protobuf a copy;
+- gRPC's event engine is off in an agent: each message passes two threads less.
 
-What did not: writing a transaction's bytes by hand instead of through protobuf's objects (faster, but a small part
-of the whole, and a second encoder of etcd's messages). A fixed window that collects registrations would save more
-than any of these at low rates; each request would wait for it, so it is not done.
+What did not, and is not there:
+
+- writing a transaction's bytes by hand instead of through protobuf's objects: faster, but a small part of the whole,
+  and a second encoder of etcd's messages;
+- a fixed window that collects registrations would save more than any of these at low rates, but each request would
+  wait for it;
+- calls without a deadline, without metadata or retries, or through less of gRPC's layers; the watch read in its
+  consumer's own task; wants answered in the turn in which they come; releases that wake nobody: not to be told from
+  noise;
+- short turns from Linux's scheduler (`sched_setattr`, since 6.12) for an agent beside interpreters that spin: no
+  sooner than without.
 
 Of a `register()` nearly all is the kernel waking the agent's process. At a few hundred rooms a second nearly all
-CPU time is wake-ups too: a message from etcd passes two of gRPC's threads before the agent's loop has it, on caches
-that have gone cold. At full speed it is transactions: their compares and operations, one each a room, in etcd as
-well as here.
+CPU time is wake-ups too: on their way from etcd to the agent's loop messages pass gRPC's threads, on caches that
+have gone cold, and beside interpreters that spin each of them must win a core. At full speed it is transactions:
+their compares and operations, one each a room, in etcd as well as here.
 """
 
 #: Pages of other benchmarks, linked where their results are kept.
