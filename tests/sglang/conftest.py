@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -52,8 +53,13 @@ class Peer:
         return answer["result"]
 
     def kill(self) -> None:
-        """SIGKILL, as the kernel's out-of-memory killer does."""
-        os.kill(self.pid, signal.SIGKILL)
+        """SIGKILL, as the kernel's out-of-memory killer does; afterwards its port is free."""
+        descriptor = os.pidfd_open(self.pid)  # another process forked it, which alone could wait for it
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+            assert select.select([descriptor], [], [], 10.0)[0], f"pid {self.pid} is still there"
+        finally:
+            os.close(descriptor)
         self.close()
 
     def close(self) -> None:
