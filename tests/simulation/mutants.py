@@ -265,11 +265,6 @@ def other_clusters_unnoticed(patch: pytest.MonkeyPatch, _: random.Random) -> Non
     patch.setattr(WatchMachine, "_check_cluster", lambda self, header: None)
 
 
-def restored_ranks_live(patch: pytest.MonkeyPatch, _: random.Random) -> None:
-    """A rank that a backup brought back lives."""
-    patch.setattr(View, "bring_back", lambda self, ranks: None)
-
-
 MUTANTS = (
     Mutant(no_guard, DEATHS),
     Mutant(a_sibling_unguarded, ("watches held", "engine killed")),
@@ -296,7 +291,6 @@ MUTANTS = (
     Mutant(the_dead_forgotten),
     Mutant(expired_ranks_withdrawn, ("session revoked", "etcd freezes")),
     Mutant(other_clusters_unnoticed, ("etcd is restored", "engine killed")),
-    Mutant(restored_ranks_live, ("etcd is restored", "engine killed")),
 )
 
 
