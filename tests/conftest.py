@@ -7,6 +7,7 @@ may kill, pause or partition them, and the next test finds them healthy. `fresh_
 from __future__ import annotations
 
 import signal
+import socket
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -57,6 +58,15 @@ def fresh_etcd(_docker: None) -> Iterator[EtcdServer]:
 def root() -> str:
     """A key root that no other test uses."""
     return f"/test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """An endpoint that takes connections and never says a word, as a frozen process does."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ class Session:
             if isinstance(action, Wait):
                 await self._wait(action.until - time.monotonic())
                 continue
-            sent_at = time.monotonic()
+            sent_at, held = time.monotonic(), self.lease_id
             try:
                 if isinstance(action, Grant):
                     await self._revoke_abandoned()
@@ -82,7 +82,7 @@ class Session:
                     self.renew_seconds.observe(time.monotonic() - sent_at)
                     self._kept(action.lease_id, ttl, sent_at)
             except LeaseNotFound:
-                self._kept(self.lease_id, 0, sent_at)
+                self._kept(held, 0, sent_at)
             except StoreError as exc:
                 self._failed(exc)
 

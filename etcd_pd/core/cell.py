@@ -118,11 +118,7 @@ class Cell:
         It is not either while only that is known that a restored etcd has its key: its own process may not know of the
         restore yet, and register rooms under it.
         """
-        if any(
-            (key.instance, key.rank.dp) == (id, dp_rank)
-            for key in map(self.keys.parse, self._brought_back)
-            if isinstance(key, RankKey)
-        ):
+        if any(rank.dp == dp_rank for rank in self._brought_back_of(id)):
             return None
         lives = self.lives(id, dp_rank, epoch)
         return None if lives is None else not lives
@@ -170,6 +166,11 @@ class Cell:
     def doubtful_ranks(self) -> dict[bytes, KeyValue]:
         """The keys of all ranks: those of the present history, and of earlier ones."""
         return self._brought_back | self._rank_keys
+
+    def _brought_back_of(self, id: str) -> set[Rank]:
+        """The instance's ranks that a restored etcd has as they were, and of which no process has spoken since."""
+        keys = map(self.keys.parse, self._brought_back)
+        return {key.rank for key in keys if isinstance(key, RankKey) and key.instance == id}
 
     def instance_keys(self) -> Iterator[bytes]:
         """The keys of all instances and ranks."""
@@ -229,9 +230,7 @@ class Cell:
     def conclude(self, id: str, revision: int) -> list[End]:
         """Bring an instance's epochs and addresses up to what is stored; which epochs ended with that."""
         instance = self.instances[id]
-        keys = map(self.keys.parse, self._brought_back)
-        brought_back = {key.rank for key in keys if isinstance(key, RankKey) and key.instance == id}
-        before, instance.epochs = instance.epochs, _live_epochs(instance, brought_back)
+        before, instance.epochs = instance.epochs, _live_epochs(instance, self._brought_back_of(id))
         if not instance.info_key_exists and not instance.endpoints:
             instance.info = None
         self._index_addresses(id, instance)

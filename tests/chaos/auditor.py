@@ -89,7 +89,7 @@ def _epochs(rig: Rig) -> dict[int, int]:
     """The live epoch of each rank in etcd."""
     epochs = Epochs(rig.shape.tp)
     for kv in rig.ctl.get_prefix(f"{rig.root}/v1/prefill/{INSTANCE}/ranks/"):
-        list(epochs.change(INSTANCE, int(kv.key.rpartition("/")[2].split(".")[0]), kv.key, kv.create_revision))
+        epochs.change(INSTANCE, int(kv.key.rpartition("/")[2].split(".")[0]), kv.key, kv.create_revision)
     return {dp_rank: epoch for (_, dp_rank), epoch in epochs.live().items()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 
 
 class Epochs:
@@ -17,7 +17,7 @@ class Epochs:
         self._processes = processes
         self._created: dict[tuple[str, int], dict[Hashable, int]] = defaultdict(dict)
 
-    def change(self, instance: str, dp_rank: int, key: Hashable, created: int) -> Iterator[tuple[int, bool]]:
+    def change(self, instance: str, dp_rank: int, key: Hashable, created: int) -> list[tuple[int, bool]]:
         """A process's key was created at this revision, or is gone (0): which epochs that ends and begins."""
         keys = self._created[instance, dp_rank]
         before = self._epoch(keys)
@@ -25,8 +25,9 @@ class Epochs:
         if created:
             keys[key] = created
         after = self._epoch(keys)
-        if before != after:
-            yield from ((epoch, lives) for epoch, lives in ((before, False), (after, True)) if epoch)
+        if before == after:
+            return []
+        return [(epoch, lives) for epoch, lives in ((before, False), (after, True)) if epoch]
 
     def live(self) -> dict[tuple[str, int], int]:
         """The epochs that live, by instance and DP rank."""

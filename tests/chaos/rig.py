@@ -163,7 +163,11 @@ class Rig:
 
     def ranks(self, agent: str | None = None) -> list[str]:
         """The engines that are prefill ranks; those of an agent."""
-        return [_rank_name(n, self.shape.tp) for n, place in enumerate(self.shape.places) if agent in (None, place)]
+        numbers = [number for number, place in enumerate(self.shape.places) if agent in (None, place)]
+        return [self._rank_name(*divmod(number, self.shape.tp)) for number in numbers]
+
+    def _rank_name(self, dp_rank: int, tp_rank: int) -> str:
+        return f"r{dp_rank}.{tp_rank}" if self.shape.tp > 1 else f"r{dp_rank}"
 
     def socket_path(self, agent: str) -> str:
         """Where an agent listens."""
@@ -191,11 +195,9 @@ class Rig:
     def start_engine(self, role: str, index: int, tp_rank: int, agent: str) -> None:
         """Start an engine process."""
         path = self.socket_path(agent)
-        name = f"d{index}" if role == "decode" else _rank_name(index * self.shape.tp + tp_rank, self.shape.tp)
-        engine = Engine(
-            *(role, index, name, path, str(self.directory), self.timetable, "launch-0", self._recorded),
-            tp_rank=tp_rank,
-        )
+        name = f"d{index}" if role == "decode" else self._rank_name(index, tp_rank)
+        where = path, str(self.directory)
+        engine = Engine(role, index, name, *where, self.timetable, "launch-0", self._recorded, tp_rank=tp_rank)
         self._specs[name] = engine
         self._launch(name, engine)
 
@@ -279,12 +281,6 @@ class Rig:
     def last_revision(self) -> int:
         """The last revision at which something in the cell was written that still stands."""
         return max((kv.mod_revision for kv in self.ctl.get_prefix(f"{self.root}/v1/")), default=0)
-
-
-def _rank_name(number: int, tp: int) -> str:
-    """What the process of this number is called."""
-    dp_rank, tp_rank = divmod(number, tp)
-    return f"r{dp_rank}.{tp_rank}" if tp > 1 else f"r{dp_rank}"
 
 
 def crowd(ctl: EtcdCtl, root: str, keys: int) -> None:

@@ -21,15 +21,6 @@ from tests.support.proxy import Proxies
 pytestmark = [pytest.mark.integration, pytest.mark.every_etcd]
 
 
-@pytest.fixture
-def silent() -> Iterator[str]:
-    """An endpoint that takes connections and never says a word, as a frozen process does."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
 @pytest.mark.asyncio
 async def test_all_that_fail_on_one_endpoint_turn_from_it_once(silent: str, etcd: EtcdServer, root: str) -> None:
     settings = EtcdSettings(endpoints=(silent, etcd.endpoint, silent), request_timeout_seconds=0.5)

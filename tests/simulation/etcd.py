@@ -56,7 +56,7 @@ class Etcd(MemoryEtcd):
         self.frozen_until = self.held_until = self.unknown_until = 0.0
         self.full_until = self.busy_until = 0.0
         self.calls = self.begun_at = 0
-        self._backup = self.back_up()
+        self.back_up()
         self._ends: dict[int, float] = {}  # when overdue leases end
         self.stores: list[Store] = []
 
@@ -124,11 +124,10 @@ class Etcd(MemoryEtcd):
         for store in self.stores:
             store.drop_watches()
 
-    def back_up(self) -> tuple[int, dict[bytes, KeyValue], dict[int, int]]:
+    def back_up(self) -> None:
         """Keep what is there: the revision, the keys, and the TTLs of leases."""
         ttls = {lease_id: lease.ttl for lease_id, lease in self._leases.items()}
         self._backup = self.revision, dict(self.keys), ttls
-        return self._backup
 
     def restore(self) -> None:
         """Begin another history, of another cluster id, with the last backup."""

@@ -140,8 +140,8 @@ class World:
         if self._plan.tp > 1:
             return
         rank = self._etcd.keys.get(KEYS.rank(INSTANCE, Rank(place[0])))
-        lives = rank is not None and rank.create_revision == client.prefill.epoch
-        lives = lives and rank is not None and rank.mod_revision > self._etcd.begun_at  # else a backup's
+        ours = rank is not None and rank.mod_revision > self._etcd.begun_at  # else a backup's
+        lives = ours and rank is not None and rank.create_revision == client.prefill.epoch
         before, epoch = self._endings.get(place, set()), client.prefill.epoch
         now = {room for _, room, *_ in client.prefill._intents.endings}
         for room in sorted(room for room in before - now if self._lives[room] < 2):  # else its next life may stand

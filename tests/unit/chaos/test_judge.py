@@ -31,6 +31,11 @@ class Story:
         self.at(t, "witness", "rank", instance="p", dp_rank=dp_rank, epoch=epoch, revision=revision, alive=alive)
         return self
 
+    def restarted(self, t: float) -> Story:
+        """The whole instance is gone, and a second later rank 0 is back."""
+        self.rank(t, 0, 10, alive=False, revision=25).rank(t, 1, 11, alive=False, revision=26)
+        return self.rank(t + 1.0, 0, 30)
+
     def register(self, t: float, dp_rank: int = 0, epoch: int = 10, token: int = 20, lease: int = 1) -> Story:
         """Asked for, acknowledged and in etcd."""
         self.at(t, f"r{dp_rank}", "register", instance="p", dp_rank=dp_rank, room=7)
@@ -159,14 +164,7 @@ INNOCENT: dict[str, Callable[[], Story]] = {
         .lost(3.5, dp_rank=-1, epoch=0)
     ),
     "the whole instance restarted while the agent of the wait was cut off": lambda: (
-        Story()
-        .view(2.0, 0, "stale")
-        .rank(3.0, 0, 10, alive=False, revision=25)
-        .rank(3.0, 1, 11, alive=False, revision=26)
-        .rank(4.0, 0, 30)
-        .want(9.0, timeout=60)
-        .view(9.1, 31)
-        .lost(20.0, dp_rank=-1, epoch=0)
+        Story().view(2.0, 0, "stale").restarted(3.0).want(9.0, timeout=60).view(9.1, 31).lost(20.0, dp_rank=-1, epoch=0)
     ),
     "a registration is void after its rank was lost": lambda: (
         Story()
@@ -334,22 +332,13 @@ PLANTED: dict[str, tuple[int, Callable[[], Story]]] = {
     "a living instance is called lost": (6, lambda: Story().want(2.0).lost(3.0, dp_rank=-1, epoch=0)),
     "an instance is called lost that restarted long before the wait": (
         6,
-        lambda: (
-            Story()
-            .rank(3.0, 0, 10, alive=False, revision=25)
-            .rank(3.0, 1, 11, alive=False, revision=26)
-            .rank(4.0, 0, 30)
-            .want(9.0, timeout=60)
-            .lost(20.0, dp_rank=-1, epoch=0)
-        ),
+        lambda: Story().restarted(3.0).want(9.0, timeout=60).lost(20.0, dp_rank=-1, epoch=0),
     ),
     "an instance is called lost that restarted before the agent of the wait was cut off": (
         6,
         lambda: (
             Story()
-            .rank(3.0, 0, 10, alive=False, revision=25)
-            .rank(3.0, 1, 11, alive=False, revision=26)
-            .rank(4.0, 0, 30)
+            .restarted(3.0)
             .view(8.0, 0, "stale")
             .want(9.0, timeout=60)
             .view(9.1, 31)

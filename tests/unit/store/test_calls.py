@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,15 +13,6 @@ from etcd_pd.store.connections import Connection
 from etcd_pd.store.etcd import EtcdStore
 
 pytestmark = pytest.mark.asyncio
-
-
-@pytest.fixture
-def silent() -> Iterator[str]:
-    """An endpoint that takes connections and never says a word."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 async def call(store: EtcdStore, connection: Connection) -> object:
