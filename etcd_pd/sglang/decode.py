@@ -17,7 +17,7 @@ from ..errors import AgentBusy, ConfigError, PrefillLost, ResolveError, RoomFail
 from ..wire.values import TIMED_OUT, PrefillInstance, Rank
 from .fingerprint import differences
 from .guard import Original
-from .route import is_complete, rank_info, server_info
+from .route import is_complete, is_described_by, rank_info, server_info
 from .scheduler_session import Session, awaits_rank, fail_room, now
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class DecodeSide:
         self._session = session
         self._rooms: dict[tuple[str, int], _Room] = {}
         self._described: set[str] = set()
-        self._used: dict[str, tuple[str, Any]] = {}  # the incarnation whose topology a manager holds, by address
+        self._used: dict[str, tuple[str, Any]] = {}  # whose topology a manager holds, by address; "" where unknown
         self._refused: dict[str, str] = {}  # why nothing is fetched from an address
         self._asked_sglang: dict[str, float] = {}  # when its own server was asked last, by address
         self._retry_at = self._report_at = 0.0
@@ -152,13 +152,11 @@ class DecodeSide:
             self._first_word(address)
             instance = self._instance(address) if self._session.synced else None
         if instance is None or not is_complete(instance):
-            return bool(original(manager, address))
+            return self._use(address, "", manager, original(manager, address))
         if self._refuse(manager, address, instance):
             return False
-        if not original.call_answered(server_info(instance), manager, address):
-            return False
-        self._used[address] = (instance.info.incarnation, manager)
-        return True
+        answered = original.call_answered(server_info(instance), manager, address)
+        return self._use(address, instance.info.incarnation, manager, answered)
 
     def rank_endpoint(self, original: Original, receiver: Any, place: tuple[int, int, int, int]) -> Any:
         """Where one rank hands over KV caches; None where it is not there."""
@@ -166,6 +164,12 @@ class DecodeSide:
             instance = self._instance(receiver.bootstrap_addr) if self._session.synced else None
         found = rank_info(instance, Rank(*map(int, place))) if instance else None
         return {**found, "pp_rank": int(place[-1])} if found else original(receiver, *place)
+
+    def _use(self, address: str, incarnation: str, manager: Any, answered: bool) -> bool:
+        """Remember whose topology a manager holds from now on, if it does."""
+        if answered:
+            self._used[address] = (incarnation, manager)
+        return bool(answered)
 
     def _refuse(self, manager: Any, address: str, instance: PrefillInstance) -> bool:
         """Whether that instance's KV caches are of no use here; SGLang itself would end this process for some."""
@@ -194,7 +198,11 @@ class DecodeSide:
     def _check_used(self, address: str, instance: PrefillInstance | None) -> None:
         """Another start of an instance: drop what SGLang remembers of the one before, as its heartbeat would."""
         incarnation, manager = self._used.get(address, ("", None))
-        if manager is not None and instance is not None and instance.info.incarnation != incarnation:
+        if manager is None or instance is None or instance.info.incarnation == incarnation:
+            return
+        if not incarnation and is_described_by(manager.prefill_info_table.get(address), instance):
+            self._used[address] = (instance.info.incarnation, manager)
+        else:
             self._drop(address)
 
     def _drop(self, address: str) -> None:

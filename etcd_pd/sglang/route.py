@@ -25,6 +25,8 @@ _EXTRA_DEFAULTS: dict[str, Any] = {
     "enable_kv_cache_sharding": False,
     "prefill_http_port": None,
 }
+#: What makes two topologies two, as ``GET /route`` names it.
+_SIZES = ("attn_tp_size", "attn_cp_size", "dp_size", "pp_size")
 #: In these the first rank's word stands, as in SGLang's server; differences in the others are contradictions.
 _FIRST_WINS = frozenset({"prefill_http_port"})
 #: SGLang decides itself when a rank is computed from the room, so the registry must not: it knows no such policy.
@@ -107,6 +109,12 @@ def is_complete(instance: PrefillInstance | None) -> bool:
         return False
     topology = instance.info.topology
     return registered(instance) >= topology.dp * topology.endpoints_per_rank
+
+
+def is_described_by(held: Any, instance: PrefillInstance) -> bool:
+    """Whether the sizes that SGLang holds of a prefill, None included, are those of an instance."""
+    info = server_info(instance)
+    return all(getattr(held, name, None) == info[name] for name in _SIZES)
 
 
 def server_info(instance: PrefillInstance) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Cell:
         self.ranks: list[Peer] = []
 
     def start(self, dp_size: int, launch_id: str = "launch-1", **options: Any) -> list[Peer]:
-        """The prefill's scheduler processes; ready when decode would see them all."""
+        """The prefill's scheduler processes; SGLang's own server has them all."""
         self.ranks = []
         for dp in range(dp_size):
             self.start_rank(dp, dp_size, launch_id, **options)
@@ -49,6 +49,13 @@ class Cell:
         rank = self.sglang.prefill(self.port, dp, dp_size, plugin=True, environment=environment, **options)
         self.ranks.append(rank)
         return rank
+
+    def restart(self, dp_size: int) -> None:
+        """All of the prefill's processes end, SGLang's own server too, and another start of it begins."""
+        for process in (*self.ranks, self.server):
+            process.kill()
+        self.server = self.sglang.server(self.port)
+        self.start(dp_size, launch_id="launch-2")
 
     def decode(self, **options: Any) -> Peer:
         """A decode scheduler process."""
@@ -346,23 +353,35 @@ def test_the_death_of_a_rank_that_the_request_named_is_seen_too(cell: Cell) -> N
     wait_until(lambda: decode("step")["7"][0] == "Failed", "the room of the dead rank failed")
 
 
-def test_a_prefill_that_restarts_with_another_topology(cell: Cell) -> None:
+def test_a_new_topology_is_used_when_a_prefill_restarts_with_another(cell: Cell) -> None:
     cell.start(4)
     decode = cell.decode()
     cell.arrive(decode, 7)
     cell.take(3, 7)
     assert resolved(decode, 7) == ("WaitingForInput", 3)
-    for rank in cell.ranks:
-        rank.kill()
+    cell.restart(2)
     wait_until(lambda: decode("step")["7"][0] == "Failed", "the old start's room failed")
     decode("received_failure", room=7)
-    cell.start(2, launch_id="launch-2")
     wait_until(lambda: (decode("step"), decode("known_topology", address=cell.address))[1] is None, "it was forgotten")
     cell.arrive(decode, 8)
     cell.take(1, 8)
     assert resolved(decode, 8) == ("WaitingForInput", 1)
     assert decode("known_topology", address=cell.address)["dp_size"] == 2
     assert decode("endpoints", room=8) == [[*cell.ranks[1]("endpoint"), 0]]
+
+
+def test_a_topology_that_sglangs_own_server_gave_is_forgotten_when_the_prefill_restarts_with_another(
+    cell: Cell,
+) -> None:
+    cell.start_rank(0, 2)
+    cell.start_rank(1, 2, environment={"ETCD_PD_ADDRESSES": "not an address"})  # so the registry has half of it
+    decode = cell.decode()
+    cell.arrive(decode, 6)
+    cell.take(0, 6)
+    assert resolved(decode, 6) == ("WaitingForInput", 0)
+    assert decode("known_topology", address=cell.address)["dp_size"] == 2
+    cell.restart(4)
+    wait_until(lambda: (decode("step"), decode("known_topology", address=cell.address))[1] is None, "it was forgotten")
 
 
 def test_a_wedged_scheduler_is_dead_after_its_heartbeat(cell: Cell) -> None:
