@@ -116,7 +116,7 @@ class Facts:
     # --- asking
 
     def died_at(self, key: EpochKey, since: float, era: int | None = None) -> float:
-        """When the epoch that lived at ``since`` or before died, in one history of etcd or in the last in which it lived.
+        """When the epoch that lived at ``since`` or before died, in one history of etcd or in any.
 
         Never (inf), or -inf where it never lived.
         """
