@@ -193,8 +193,6 @@ class Agent:
 
     def _on_history_lost(self, engine: EngineConnection) -> None:
         engine.send(messages.HISTORY_LOST)
-        if engine.rank:
-            self.announcer.renounce(engine.rank)
         revision = self.view.revision
         self._pushes.notify(self.view.waits.disown(list(engine.wants.values()), revision), revision)
 

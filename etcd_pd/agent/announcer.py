@@ -128,12 +128,8 @@ class Announcer:
     def history_lost(self) -> None:
         """etcd has another history: revisions known from before prove nothing, so every rank starts anew."""
         for local in self._ranks:
-            self.renounce(local)
-
-    def renounce(self, local: LocalRank) -> None:
-        """What an engine knows of its rank is of another history: it starts anew."""
-        local.key_epoch, local.renounced = 0, True
-        self._establish(local)
+            local.renounce()
+            self._establish(local)
 
     def instance_changed(self, id: str) -> None:
         """The view of an instance changed: write again what vanished from under a living rank."""
@@ -237,9 +233,7 @@ class Announcer:
         """A claim was cut off: see whether it had written the key."""
         lease_id = self._session.lease_id
         rank_kv = await self._read(self._keys.rank(local.instance, local.rank))
-        step = self._claims.recover(local, rank_kv, lease_id)
-        if step:
-            await self._write(local, step, lease_id)
+        self._claims.recover(local, rank_kv, lease_id)
 
     async def _end_instance(self, local: LocalRank) -> None:
         for transaction in self._claims.end_instance(local, await self._read(self._keys.prefill(local.instance))):

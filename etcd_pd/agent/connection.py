@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ..core.claims import LocalRank
 from ..core.notices import Wait
+from ..core.records import Header
 from ..errors import ConfigError, ProtocolError
 from ..wire import messages
 
@@ -44,6 +45,7 @@ class EngineConnection:
         on_closed: called once, with the reason.
 
     Attributes:
+        seen: how far it had seen etcd when it connected, where it had.
         rank: the rank that it announced.
         decoder: the decode instance that it announced.
         wants: its waits by their number.
@@ -68,6 +70,7 @@ class EngineConnection:
         on_closed: Callable[[EngineConnection, str], None],
     ) -> None:
         self.peer = peer
+        self.seen: Header | None = None
         self.rank: LocalRank | None = None
         self.decoder: str | None = None
         self.wants: dict[int, Wait] = {}

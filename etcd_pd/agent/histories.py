@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Callable
 
+from ..core.records import Header
 from ..errors import StoreError
 from ..store.base import Store
 from .connection import EngineConnection
@@ -22,7 +23,7 @@ class Histories:
 
     Args:
         store: etcd.
-        key: any key: a read's header is what counts, and no healthy cluster answers it from behind what was seen.
+        key: any key: a read's header is what counts.
         on_lost: called for an engine that has seen another history.
     """
 
@@ -30,9 +31,9 @@ class Histories:
         self._store, self._key, self._on_lost = store, key, on_lost
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def check(self, engine: EngineConnection, cluster_id: int, revision: int) -> None:
+    def check(self, engine: EngineConnection, seen: Header) -> None:
         """An engine says which etcd it has seen, and how far; ``on_lost`` follows where this one is not that."""
-        task = asyncio.create_task(self._check(engine, cluster_id, revision))
+        task = asyncio.create_task(self._check(engine, seen))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -41,7 +42,7 @@ class Histories:
         for task in self._tasks:
             task.cancel()
 
-    async def _check(self, engine: EngineConnection, cluster_id: int, revision: int) -> None:
+    async def _check(self, engine: EngineConnection, seen: Header) -> None:
         while not engine.closed:
             try:
                 header = (await self._store.read([self._key])).header
@@ -49,14 +50,10 @@ class Histories:
                 log.debug("cannot compare histories yet: %s", exc)
                 await asyncio.sleep(random.uniform(RETRY_PAUSE / 2, RETRY_PAUSE))
                 continue
-            if (header.cluster_id != cluster_id or header.revision < revision) and not engine.closed:
+            if not header.continues(seen) and not engine.closed:
                 log.error(
                     "etcd has another history than %r saw: revision=%d cluster=%x, now revision=%d cluster=%x",
-                    engine,
-                    revision,
-                    cluster_id,
-                    header.revision,
-                    header.cluster_id,
+                    *(engine, seen.revision, seen.cluster_id, header.revision, header.cluster_id),
                 )
                 self._on_lost(engine)
             return

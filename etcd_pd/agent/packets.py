@@ -14,6 +14,7 @@ from ..core.batch import Durable, Outcome, Rejected
 from ..core.book import RoomBook
 from ..core.claims import LocalRank
 from ..core.keys import Keys
+from ..core.records import Header
 from ..errors import ConfigError, EtcdPDError, ProtocolError, RankDraining
 from ..wire import messages, to_agent, to_client
 from .announcer import Announcer
@@ -137,14 +138,15 @@ class Packets:
             raise ProtocolError(refusal)
         engine.greeted = True
         if hello.revision:
-            self._histories.check(engine, hello.cluster_id, hello.revision)
+            engine.seen = Header(hello.cluster_id, hello.revision)
+            self._histories.check(engine, engine.seen)
         if hello.heartbeat is not None:
             engine.expect_heartbeat(hello.heartbeat)
         engine.send(to_client.Welcome(self._settings.agent_id, self._synced.is_set()).encode())
         self._ping(engine, packet)
 
     def _announce(self, engine: EngineConnection, packet: bytes) -> None:
-        self._ranks.announce(engine, LocalRank.announced(to_agent.Announce.decode(packet)))
+        self._ranks.announce(engine, LocalRank.announced(to_agent.Announce.decode(packet), engine.seen))
 
     def _decoder(self, engine: EngineConnection, packet: bytes) -> None:
         decoder = to_agent.Decoder.decode(packet)

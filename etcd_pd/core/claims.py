@@ -7,7 +7,6 @@ still what was read. A claim whose outcome is not known is read back.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from ..wire.values import ENDED, InstanceInfo, Rank, RankEndpoint, leaving
 from .batch import Guard
 from .keys import Keys
 from .own_room import RankRef
-from .records import Compare, Condition, Delete, KeyValue, Listing, OnLease, Operation, Put
+from .records import Compare, Condition, Delete, Header, KeyValue, Listing, OnLease, Operation, Put
 from .view import View
 
 #: Most keys of a rank that a transaction compares, of etcd's 128: what is left is for rooms.
@@ -39,7 +38,7 @@ class LocalRank:
         known_epoch: the DP rank's epoch that its engine knows of, 0 for none.
         linger: seconds that it stays after its connection broke.
         unsure_since: revision of etcd before a claim whose outcome is not known, 0 where there is none.
-        renounced: a key of its own that is found in etcd belongs to a life that is over.
+        seen: how far its engine has seen etcd; None once a claim has shown that etcd still is that one.
         draining: it takes no new rooms.
         drained: its engine knows that it has none left.
         leaving: its engine said goodbye.
@@ -54,15 +53,15 @@ class LocalRank:
     known_epoch: int = 0
     linger: float = 0.0
     unsure_since: int = 0
-    renounced: bool = False
+    seen: Header | None = None
     draining: bool = False
     drained: bool = False
     leaving: bool = False
 
     @classmethod
-    def announced(cls, said: Announce) -> LocalRank:
-        """As an engine announces it."""
-        local = cls(said.instance, said.rank, said.info, said.endpoint, said.key_epoch, linger=said.linger)
+    def announced(cls, said: Announce, seen: Header | None = None) -> LocalRank:
+        """As an engine announces it that has seen etcd so far."""
+        local = cls(said.instance, said.rank, said.info, said.endpoint, said.key_epoch, linger=said.linger, seen=seen)
         local.known_epoch = said.epoch
         return local
 
@@ -80,27 +79,22 @@ class LocalRank:
         """The start of the instance that it belongs to, empty before etcd decided."""
         return self.endpoint.incarnation
 
-
-class Purpose(enum.Enum):
-    """What a transaction is for."""
-
-    CLAIM = "claim"
-    RENOUNCE = "renounce"  #: take away its own key of a life that is over
-    CLEAR = "clear"  #: take away an instance that no rank of its start is left of
+    def renounce(self) -> None:
+        """etcd has another history: a key that it has of this rank belongs to a life that is over."""
+        self.key_epoch, self.unsure_since, self.seen = 0, 0, None
 
 
 class Write(NamedTuple):
     """A transaction for a rank.
 
     Attributes:
-        endpoint: what its key holds afterwards.
+        endpoint: what its key holds afterwards; None where only a leftover is cleared out of its way.
         joins: its key stands already, and keeps its create_revision.
     """
 
-    purpose: Purpose
     conditions: list[Condition]
     operations: list[Operation]
-    endpoint: RankEndpoint
+    endpoint: RankEndpoint | None = None
     joins: bool = False
 
 
@@ -135,15 +129,15 @@ class Claims:
         info_key, rank_key = self._keys.prefill(local.instance), self._keys.rank(local.instance, local.rank)
         found = {kv.key: kv for kv in listing.kvs}
         info_kv, rank_kv = found.get(info_key), found.get(rank_key)
-        if local.renounced:
-            return self._renounce(local, rank_kv, lease_id)
+        if local.seen and not listing.header.continues(local.seen):
+            local.renounce()
         self._recognise(local, rank_kv, lease_id)
         info = self._choose_info(local, info_kv, found)
         if isinstance(info, Blocked):
             return info
         if info is None:
             assert info_kv is not None
-            return Write(Purpose.CLEAR, abandoned(info_kv), [Delete(info_kv.key)], local.endpoint)
+            return Write(abandoned(info_kv), [Delete(info_kv.key)])
         if rank_kv is not None and not self._is_ours(local, rank_kv, lease_id):
             return Blocked(f"another process as rank {local.name}", rank_kv.lease)
         local.unsure_since = local.unsure_since or listing.header.revision
@@ -157,7 +151,7 @@ class Claims:
             Put(info_key, info.to_json(), lease_id),
             Put(rank_key, endpoint.to_json(), lease_id),
         ]
-        return Write(Purpose.CLAIM, conditions, operations, endpoint, rank_kv is not None)
+        return Write(conditions, operations, endpoint, rank_kv is not None)
 
     def finish(self, local: LocalRank, step: Write, revision: int, lease_id: int) -> Blocked | None:
         """A transaction was answered: None where the key stands under the lease, else what stands in the way.
@@ -165,27 +159,20 @@ class Claims:
         Args:
             revision: at which it happened, 0 where its conditions did not hold.
         """
-        if step.purpose is Purpose.RENOUNCE:
-            local.renounced, local.unsure_since = False, 0
-            return Blocked("its own key from before")
-        if step.purpose is Purpose.CLEAR:
+        if step.endpoint is None:
             return Blocked("an instance that has just ended")
         local.unsure_since = 0
         if not revision:
             return Blocked("a start that raced with this one")
-        local.endpoint, local.lease_id = step.endpoint, lease_id
+        local.endpoint, local.lease_id, local.seen = step.endpoint, lease_id, None
         local.key_epoch = local.key_epoch if step.joins else revision
         return None
 
-    def recover(self, local: LocalRank, rank_kv: KeyValue | None, lease_id: int) -> Write | None:
+    def recover(self, local: LocalRank, rank_kv: KeyValue | None, lease_id: int) -> None:
         """A claim was cut off, and its rank is going: what it had written is its own."""
-        if local.renounced:
-            step = self._renounce(local, rank_kv, lease_id)
-            return step if isinstance(step, Write) else None
         self._recognise(local, rank_kv, lease_id)
         if rank_kv is not None and self._is_ours(local, rank_kv, lease_id):
             local.lease_id = rank_kv.lease
-        return None
 
     def _choose_info(
         self, local: LocalRank, info_kv: KeyValue | None, found: dict[bytes, KeyValue]
@@ -208,14 +195,6 @@ class Claims:
             raise InstanceConflict(local.instance, f"the same launch with another topology, {info.topology}")
         return info
 
-    def _renounce(self, local: LocalRank, rank_kv: KeyValue | None, lease_id: int) -> Write | Blocked:
-        """Take our own key away, so that the next claim makes a new epoch; nobody else's."""
-        if rank_kv is None or rank_kv.lease not in (lease_id, local.lease_id) or not own_endpoint(local, rank_kv):
-            local.renounced, local.unsure_since = False, 0
-            return Blocked("its own key from before")
-        conditions: list[Condition] = [Compare(rank_kv.key, rank_kv.create_revision)]
-        return Write(Purpose.RENOUNCE, conditions, [Delete(rank_kv.key)], local.endpoint)
-
     def _is_ours(self, local: LocalRank, rank_kv: KeyValue, lease_id: int) -> bool:
         """Whether a rank's key is the one that we wrote, or that our engine's earlier agent left to us.
 
@@ -228,8 +207,9 @@ class Claims:
         """A claim may have happened without an answer: its key came later, under our lease, and leads to our engine."""
         if rank_kv is None or not local.unsure_since or rank_kv.create_revision <= local.unsure_since:
             return
-        endpoint = own_endpoint(local, rank_kv)
-        if endpoint and rank_kv.lease == lease_id:
+        endpoint = RankEndpoint.from_json(local.rank, rank_kv.value, 0)
+        same = endpoint and (endpoint.ip, endpoint.port) == (local.endpoint.ip, local.endpoint.port)
+        if endpoint and same and rank_kv.lease == lease_id:
             local.key_epoch = rank_kv.create_revision
             local.endpoint = replace(local.endpoint, incarnation=endpoint.incarnation)
 
@@ -255,13 +235,6 @@ class Claims:
             left = local.leaving or local.draining
             yield abandoned(info_kv), [Put(info_kv.key, leaving(word) if left else word, None)]
         yield abandoned(info_kv), [Delete(info_kv.key)]
-
-
-def own_endpoint(local: LocalRank, rank_kv: KeyValue) -> RankEndpoint | None:
-    """What a rank's key holds, where that leads to our engine."""
-    endpoint = RankEndpoint.from_json(local.rank, rank_kv.value, 0)
-    same = endpoint and (endpoint.ip, endpoint.port) == (local.endpoint.ip, local.endpoint.port)
-    return endpoint if same else None
 
 
 def abandoned(info_kv: KeyValue) -> list[Condition]:

@@ -33,6 +33,11 @@ class Header(NamedTuple):
     cluster_id: int
     revision: int
 
+    def continues(self, seen: Header) -> bool:
+        """Whether a read that had this answer is of the history in which that one was seen before."""
+        # reads are linearizable, so no healthy cluster answers one from behind what was seen
+        return self.cluster_id == seen.cluster_id and self.revision >= seen.revision
+
 
 class Compare(NamedTuple):
     """True while the key's create_revision is this one; 0 means that the key does not exist.

@@ -115,9 +115,13 @@ class Facts:
 
     # --- asking
 
-    def died_at(self, key: EpochKey, since: float) -> float:
-        """When the epoch that lived at ``since`` or before died; never (inf), or -inf where it never lived."""
-        return max((life.died_at for life in self.lives.get(key, ()) if life.born_at <= since + 1.0), default=-math.inf)
+    def died_at(self, key: EpochKey, since: float, era: int | None = None) -> float:
+        """When the epoch that lived at ``since`` or before died, in one history of etcd or in the last in which it lived.
+
+        Never (inf), or -inf where it never lived.
+        """
+        lives = [life for life in self.lives.get(key, ()) if era in (None, life.era)]
+        return max((life.died_at for life in lives if life.born_at <= since + 1.0), default=-math.inf)
 
     def was_lost(self, key: EpochKey, known: float, end: float) -> bool:
         """Whether an epoch had died by then that was known before; one that a restored etcd brought back is dead."""

@@ -153,7 +153,7 @@ def _gave_up_on(facts: Facts, wait: Wait, end: Event, bounds: Bounds) -> Iterato
 def _ends_at(facts: Facts, own: Ownership) -> float:
     """When an ownership ended without its owner's doing."""
     void = min((t for t in facts.voids if t > own.acked_at), default=math.inf)
-    return min(facts.died_at(own.key, own.acked_at), facts.revoked_at.get(own.lease, math.inf), void)
+    return min(facts.died_at(own.key, own.acked_at, own.era), facts.revoked_at.get(own.lease, math.inf), void)
 
 
 # --- 4: no way back

@@ -202,6 +202,14 @@ INNOCENT: dict[str, Callable[[], Story]] = {
     "a room is taken over from a rank that a restore brought back, and that has ended since": lambda: (
         restored().register(5.2).rank(5.5, 0, 10, alive=False, revision=25).register(6.0, 1, 11, token=30)
     ),
+    "a room goes after its rank, whose epoch a restore brings back within a second": lambda: (
+        Story()
+        .register(4.0)
+        .rank(4.2, 0, 10, alive=False, revision=25)
+        .in_etcd(4.3, alive=False)
+        .at(4.5, "witness", "void")
+        .rank(4.5, 0, 10)
+    ),
     "an epoch is lost with its history, though another brings its number back": lambda: (
         Story()
         .want(1.0)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from etcd_pd.core.claims import Blocked, Claims, LocalRank, Purpose, Write
+from etcd_pd.core.claims import Blocked, Claims, LocalRank, Write
 from etcd_pd.core.keys import Keys
-from etcd_pd.core.records import Delete, Listing, Put, TxnResult
+from etcd_pd.core.records import Delete, Header, Listing, Put, TxnResult
 from etcd_pd.errors import InstanceConflict
 from etcd_pd.wire.values import ENDED, InstanceInfo, Rank, RankEndpoint, Topology
 from tests.support.memory_etcd import MemoryEtcd
@@ -109,7 +109,7 @@ def test_a_leftover_is_cleared_when_no_rank_stands_under_it(desk: Desk, value: b
     desk.etcd.txn([], [Put(INFO_KEY, value or ended, 0)])
     local = rank()
     step = desk.step(local)
-    assert isinstance(step, Write) and step.purpose is Purpose.CLEAR
+    assert isinstance(step, Write) and step.endpoint is None
     assert desk.write(local, step) == Blocked("an instance that has just ended")
     assert desk.claim(local).incarnation == "start-1"
 
@@ -182,22 +182,37 @@ def test_another_starts_instance_is_not_ended_when_a_rank_leaves_late(desk: Desk
     assert list(desk.claims.end_instance(local, desk.etcd.keys[INFO_KEY])) == []
 
 
-def test_a_rank_begins_another_epoch_when_it_was_renounced(desk: Desk) -> None:
-    local = desk.claim(rank())
-    before, local.key_epoch, local.renounced = local.key_epoch, 0, True
-    step = desk.step(local)
-    assert isinstance(step, Write) and step.purpose is Purpose.RENOUNCE
-    assert desk.write(local, step) == Blocked("its own key from before")
+@pytest.mark.parametrize(("another_cluster", "ahead"), [(0, 1), (1, 0)])
+def test_a_key_is_left_to_its_lease_when_a_restore_brought_it_back(
+    desk: Desk, another_cluster: int, ahead: int
+) -> None:
+    before, former = desk.claim(rank()).key_epoch, desk.lease
+    desk.lease = desk.etcd.grant(5).lease_id
+    local = rank(epoch=before)
+    local.seen = Header(desk.etcd.header.cluster_id + another_cluster, desk.etcd.revision + ahead)
+    assert desk.step(local) == Blocked("another process as rank 0", former)
+    desk.etcd.revoke(former)
     assert desk.claim(local).key_epoch > before
+    assert local.seen is None
 
 
-def test_nothing_is_renounced_when_the_key_is_anothers(desk: Desk) -> None:
-    desk.claim(rank(port=10))
+def test_a_key_is_taken_over_when_its_engine_has_seen_the_same_etcd(desk: Desk) -> None:
+    before = desk.claim(rank()).key_epoch
+    desk.lease = desk.etcd.grant(5).lease_id
+    local = rank(epoch=before)
+    local.seen = desk.listing().header
+    assert desk.claim(local).key_epoch == before
+
+
+def test_an_unsure_claim_is_not_looked_for_when_etcd_has_another_history(desk: Desk) -> None:
     local = rank()
-    local.renounced = True
-    assert desk.step(local) == Blocked("its own key from before")
-    assert not local.renounced
-    assert RANK_KEY in desk.etcd.keys
+    local.unsure_since = 1000
+    local.renounce()
+    step = desk.step(local)
+    assert isinstance(step, Write)
+    desk.etcd.txn(step.conditions, step.operations)  # its answer is lost
+    desk.claim(local)
+    assert local.key_epoch == desk.etcd.keys[RANK_KEY].create_revision
 
 
 def test_a_cut_off_claim_is_withdrawn_when_it_was_written(desk: Desk) -> None:
@@ -205,7 +220,7 @@ def test_a_cut_off_claim_is_withdrawn_when_it_was_written(desk: Desk) -> None:
     step = desk.step(local)
     assert isinstance(step, Write)
     desk.etcd.txn(step.conditions, step.operations)
-    assert desk.claims.recover(local, desk.etcd.keys[RANK_KEY], desk.lease) is None
+    desk.claims.recover(local, desk.etcd.keys[RANK_KEY], desk.lease)
     assert withdraw(desk, local).succeeded
     assert RANK_KEY not in desk.etcd.keys
 
