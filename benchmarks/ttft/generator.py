@@ -13,6 +13,7 @@ import runpy
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 SITE_PACKAGES = next((Path(__file__).parents[2] / ".venv-sglang" / "lib").glob("python3*/site-packages"), None)
 #: Packages whose ``__init__`` would import what is not here.
@@ -34,6 +35,8 @@ def prepare(site_packages: Path) -> None:
         datasets = types.ModuleType("datasets")
         vars(datasets)["load_dataset"] = None
         sys.modules["datasets"] = datasets
+    modules: dict[str, Any] = sys.modules
+    modules["torchvision"] = None  # SGLang's fits no torch here, and transformers would load it where it is found
     # behind this environment's own packages: what only the generator needs is taken from SGLang's
     sys.path.append(str(site_packages))
 
