@@ -101,18 +101,27 @@ What did not, and is not there:
 
 What is left, where a goal is missed:
 
-- *beside interpreters that spin*: of a `register()` nearly all is the kernel waking the agent's process, and each
-  message on its way must win a core from an interpreter that has it. Fewer threads on the way helped, short turns
-  did not;
-- *CPU a room, and the way through etcd when idle*: at a few hundred rooms a second nearly all CPU time is wake-ups.
-  From etcd to the agent's loop messages pass gRPC's threads, on caches that have gone cold; raw etcd has two
-  processes less on the way. Releases that ride and the event engine off helped; fewer of gRPC's layers did not, and
-  a window for registrations would cost each request more than it saves;
-- *rooms a second*: transactions, with their compares and operations, one each a room, in etcd as well as here. Two
-  in flight and messages made in place helped; bytes written by hand did little;
-- *a restart among 1,000,000 rooms*: one list of all of them, of which the agent's own CPU time is in the table. Raw
-  keys and a rarer collector helped; etcd's part of it is the same for whoever lists.
+- *taken cores*, beside interpreters that spin: of a `register()` nearly all is the kernel waking the agent's process,
+  and each message on its way must win a core from an interpreter that has it. Fewer threads on the way helped, short
+  turns did not;
+- *wake-ups*, in CPU a room and on the way through etcd when idle: from etcd to the agent's loop messages pass gRPC's
+  threads, on caches that have gone cold; raw etcd has two processes less on the way. Releases that ride and the event
+  engine off helped; fewer of gRPC's layers did not, and a window for registrations would cost each request more than
+  it saves;
+- *transactions*, in rooms a second: their compares and operations, one each a room, in etcd as well as here. Two in
+  flight and messages made in place helped; bytes written by hand did little;
+- *one list* of all rooms, after a restart among many: the agent's own part is the CPU time in the table. Raw keys and
+  a rarer collector helped; etcd's part is the same for whoever lists.
 """
+
+#: Why a goal is missed, by a word of what it is about, the first that fits; TRIED has more of each.
+CAUSES = {
+    "spin": "taken cores",
+    "to resolved": "wake-ups",
+    "CPU per room": "wake-ups",
+    "acknowledged": "transactions",
+    "live rooms": "one list",
+}
 
 #: Pages of other benchmarks, linked where their results are kept.
 OTHERS = {

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .goals import Results, digits, goals, row, shown, times
+from .goals import MISSED, Goal, Results, digits, goals, row, shown, times
 from .harness import Row, ratio
+from .prose import CAUSES
 from .rig import OURS, OURS_5MS
 from .rounds import MODES
 from .saturation import WATCHED
@@ -36,9 +37,14 @@ def tables(name: str, results: Results) -> list[Table]:
 
 
 def goal_table(results: Results) -> Table:
-    """Every goal with what was found."""
-    cells = [(goal.what, goal.wanted, goal.found or "-", goal.verdict) for goal in goals(results)]
+    """Every goal with what was found, and where it is missed, by what."""
+    cells = [(goal.what, goal.wanted, goal.found or "-", _verdict(goal)) for goal in goals(results)]
     return Table("Goals", ("", "wanted", "found: median of the rounds (lowest to highest)", "verdict"), cells)
+
+
+def _verdict(goal: Goal) -> str:
+    cause = next((cause for word, cause in CAUSES.items() if word in goal.what), "")
+    return f"{goal.verdict}: {cause}" if goal.verdict == MISSED and cause else goal.verdict
 
 
 def _rows(results: Results, name: str, **wanted: Any) -> list[Row]:

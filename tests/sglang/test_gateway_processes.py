@@ -131,7 +131,7 @@ def test_decodes_heartbeat_learns_of_a_dead_engine(sglang: Sglang, make_gateway:
     assert "Lost connection with prefill instance" in decode("received_failure", room=7)
 
 
-def test_a_prefill_that_restarts_with_another_topology(sglang: Sglang, make_gateway: MakeGateway) -> None:
+def test_a_new_topology_is_used_when_a_prefill_restarts_with_another(sglang: Sglang, make_gateway: MakeGateway) -> None:
     gateway = make_gateway("prefill-0", "--engine-health-interval-seconds=0.1")
     for rank in start_prefill(sglang, gateway, 4):
         rank.kill()

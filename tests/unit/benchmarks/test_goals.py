@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks import latency, rig, saturation
 from benchmarks.goals import CELLS, KEEPS_UP, MISSED, REACHED, STRETCH, UNKNOWN, Goal, digits, goals
+from benchmarks.prose import CAUSES, TRIED
+from benchmarks.tables import goal_table
 from tests.unit.benchmarks.results import ROUNDS, changed, flat_out, made_up, rated
 
 #: One cell of the comparison from when a room was due, and the other rate.
@@ -124,6 +126,13 @@ def test_goals_are_missed_when_everything_is_slow() -> None:
     kept = {name: slow[name] for name in ("wait_ms", "due_ms", "look_us", "wall_us", "cpu_us_by_round")}
     results = changed("latency", rig.OURS.name, changed("blocking", rig.OURS.name, made_up(), **kept), **kept)
     assert verdicts(results)[MISSED] == 2 * len(CELLS) + 2 + 2  # and twice above raw etcd; both spinning, looking
+    shown = {verdict for *_, verdict in goal_table(results).rows}
+    assert {f"{MISSED}: wake-ups", f"{MISSED}: taken cores"} <= shown
+
+
+def test_every_cause_is_explained_when_a_goal_is_missed() -> None:
+    assert all(f"*{cause}*" in TRIED for cause in CAUSES.values())
+    assert all(any(word in goal.what for goal in goals({})) for word in CAUSES)
 
 
 def test_the_simulated_cell_is_missed_when_no_relay_was_tried_with_64_agents() -> None:
