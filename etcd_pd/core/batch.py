@@ -13,10 +13,17 @@ from .records import Compare, Delete, KeyValue, Operation, Put
 
 
 class Guard(NamedTuple):
-    """Proof that a rank lives: its epoch, and the compares that hold only while it does."""
+    """Proof that a rank lives.
+
+    Attributes:
+        epoch: the rank's.
+        compares: what holds only while it lives.
+        history: how many histories of etcd ended before the one that this is about: epochs are numbers of one alone.
+    """
 
     epoch: int
     compares: tuple[Compare, ...]
+    history: int = 0
 
 
 class Batch(NamedTuple):

@@ -60,6 +60,7 @@ class Cell:
 
     Attributes:
         revision: every change up to it is in here.
+        history: how many histories of etcd ended before this one.
         floor: revision of the last list. What ended before it, ended at a revision that is not known here.
         rooms: by key, as etcd sends them: a key is parsed, and a value decoded, only where somebody wants the room.
     """
@@ -67,8 +68,7 @@ class Cell:
     def __init__(self, keys: Keys) -> None:
         self.keys = keys
         self.rooms: dict[bytes, KeyValue] = {}
-        self.revision = 0
-        self.floor = 0
+        self.revision = self.history = self.floor = 0
         self.instances: dict[str, Instance] = {}
         self._ended: dict[tuple[str, int, int], End] = {}  # by instance, DP rank and epoch, the latest last
         self._sessions: dict[bytes, int] = {}  # the lease of each agent's key
@@ -160,6 +160,7 @@ class Cell:
 
     def bring_back(self, ranks: dict[bytes, KeyValue]) -> None:
         """etcd has another history: no end is known of it, and these ranks are dead if it has their keys unchanged."""
+        self.history += 1
         self._brought_back = ranks
         self._ended.clear()
 

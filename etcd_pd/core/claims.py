@@ -268,4 +268,5 @@ def guard_of(ref: RankRef, locals: Iterable[LocalRank], view: View) -> Guard | N
         if rank.dp == ref.dp_rank and endpoint.incarnation == incarnation
     ]
     made = sorted(made, reverse=True)[:MOST_COMPARES]
-    return Guard(epoch, tuple(Compare(view.keys.rank(ref.instance, rank), created) for created, rank in made))
+    compares = tuple(Compare(view.keys.rank(ref.instance, rank), created) for created, rank in made)
+    return Guard(epoch, compares, view.history)

@@ -93,7 +93,7 @@ class Results:
                     for one in missing:
                         self._rooms.drop(one, outcomes)
                 elif missing and own.rank in broken:
-                    self._queue.block(missing[0], batch.guards[own.rank].epoch)
+                    self._queue.block(missing[0], batch.guards[own.rank])
                 elif missing:
                     self._contest(missing, found, is_dead, again, outcomes)
             elif kv is not None and self._recognise(own, kv, now):

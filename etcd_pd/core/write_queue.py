@@ -28,7 +28,7 @@ class WriteQueue:
         self._queue: deque[OwnRoom] = deque()
         self._releases: deque[OwnRoom] = deque()
         self._releases_since: float | None = None
-        self._blocked: dict[RankRef, tuple[int, deque[OwnRoom]]] = {}  # with the epoch that turned out dead
+        self._blocked: dict[RankRef, tuple[Guard | None, deque[OwnRoom]]] = {}  # with the guard that turned out broken
         self._held: deque[OwnRoom] = deque()
         self._held_until = -math.inf
 
@@ -57,11 +57,11 @@ class WriteQueue:
         """Nothing of the batch was written, and nothing speaks against it: first in the queue again."""
         self.push_first(batch.places())
 
-    def block(self, own: OwnRoom, dead_epoch: int) -> None:
+    def block(self, own: OwnRoom, broken: Guard | None) -> None:
         """Its rank has no epoch, or one that turned out to be over: it waits for another."""
-        avoid, rooms = self._blocked.get(own.rank, (0, deque()))
+        avoid, rooms = self._blocked.get(own.rank, (None, deque()))
         rooms.append(own)
-        self._blocked[own.rank] = (max(avoid, dead_epoch), rooms)
+        self._blocked[own.rank] = (broken or avoid, rooms)
 
     def hold(self, until: float) -> None:
         """etcd has no space: whatever needs some waits until then, deletions go on."""
@@ -96,12 +96,12 @@ class WriteQueue:
                 self._queue.appendleft(own)
                 break
             if self._waits_for_epoch(own):
-                self.block(own, 0)
+                self.block(own, None)
                 continue
             if own.state is State.CREATING:
                 guard = guards.get(own.rank) or self._guard_of(own.rank)
                 if guard is None:
-                    self.block(own, 0)
+                    self.block(own, None)
                     continue
                 extra = 0 if own.rank in guards else len(guard.compares)
                 if compares + extra + len(together) > MAX_TXN_OPS:
@@ -130,7 +130,7 @@ class WriteQueue:
         while rooms and self._releases and len(rooms) < self._limit and compares < MAX_TXN_OPS:
             own = self._releases.popleft()
             if self._waits_for_epoch(own):
-                self.block(own, 0)
+                self.block(own, None)
             elif own.state is not State.DROPPED:
                 rooms.append(own)
                 compares += 1
@@ -150,7 +150,7 @@ class WriteQueue:
         for rank in list(self._blocked):
             guard = self._guard_of(rank)
             avoid, rooms = self._blocked[rank]
-            if guard and guard.epoch != avoid:
+            if guard and guard != avoid:
                 del self._blocked[rank]
                 self.push_first(rooms)
 
@@ -168,7 +168,7 @@ class WriteQueue:
 
     def forget(self, rank: RankRef) -> list[OwnRoom]:
         """A rank is gone: only what it had and released is still to be written. Releases that this makes pointless."""
-        _, blocked = self._blocked.pop(rank, (0, deque[OwnRoom]()))
+        _, blocked = self._blocked.pop(rank, (None, deque[OwnRoom]()))
         waiting = [*blocked, *self._queue, *self._releases]
 
         def is_kept(own: OwnRoom) -> bool:

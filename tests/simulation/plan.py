@@ -53,7 +53,7 @@ FIXED = (
     *((SMALL, seed, 19) for seed in (8, 112)),
     (FULL, 8, 19),
     *((SMALL, seed, 20) for seed in (0, 17, 18, 22, 63)),
-    *((SMALL, seed, 21) for seed in (20, 24, 107, 109, 115)),
+    *((SMALL, seed, 21) for seed in (20, 24, 107, 109, 115, 147)),
     (FULL, 1068, 14),
     *((FULL, seed, 15) for seed in (3094, 3120)),
 )

@@ -804,6 +804,17 @@ class TestEpochs:
         assert isinstance(outcome, Registered)
         assert desk.value(7) == RoomValue(2, desk.guards[RANK].epoch)
 
+    def test_its_room_is_written_when_a_restored_etcd_gives_the_same_number_to_its_next_epoch(self, desk: Desk) -> None:
+        desk.book.register("e", RANK, 7, 0.0)
+        batch, bucket = desk.take()
+        dead = desk.guards[RANK]
+        desk.dies_unseen(RANK)
+        assert desk.write(batch, bucket) == []
+        desk.etcd.revision = dead.epoch - 1
+        desk.guards[RANK] = desk.comes_alive(RANK)._replace(history=dead.history + 1)
+        assert desk.guards[RANK].epoch == dead.epoch
+        assert owners(desk.work(), Registered) == ["e"]
+
     def test_a_dead_rank_in_a_batch_costs_the_others_nothing(self, desk: Desk) -> None:
         desk.book.register("dead", RANK, 7, 0.0)
         desk.book.register("alive", OTHER, 8, 0.0)

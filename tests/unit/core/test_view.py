@@ -455,6 +455,7 @@ class TestAnotherHistory:
             cell.view.void(0)
             cell.relist()
         assert epoch_of(cell, 2) == 0
+        assert cell.view.history == 2, "so that its guards are not those of an earlier history"
 
     def test_a_rank_that_came_back_by_itself_lives(self, cell: Cell) -> None:
         old = epoch_of(cell, 2)
