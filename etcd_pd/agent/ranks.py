@@ -128,7 +128,7 @@ class Ranks:
         epoch = self._view.epoch(*local.ref) if stands else 0
         if not stands and self._view.revision < local.key_epoch:
             return  # the view has not come as far as our own write
-        if local.known_epoch not in (0, epoch):
+        if local.known_epoch and (local.known_epoch != epoch or local.renounced):
             self._pushes.deliver(self._book.end_rank(local.ref, gone=False))
             if engine:
                 withdrawn = self._view.end_of(*local.ref, local.known_epoch).withdrawn
@@ -136,6 +136,7 @@ class Ranks:
                 engine.send(to_client.RankEnded(local.known_epoch, reason, withdrawn).encode())
             log.warning("epoch ended instance=%s rank=%s epoch=%d", local.instance, local.name, local.known_epoch)
             local.known_epoch = 0
+        local.renounced = False
         if epoch and local.known_epoch != epoch:
             local.known_epoch = epoch
             if engine:

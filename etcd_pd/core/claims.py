@@ -39,6 +39,7 @@ class LocalRank:
         linger: seconds that it stays after its connection broke.
         unsure_since: revision of etcd before a claim whose outcome is not known, 0 where there is none.
         seen: how far its engine has seen etcd; None once a claim has shown that etcd still is that one.
+        renounced: ``known_epoch`` is another history's, whatever its number.
         draining: it takes no new rooms.
         drained: its engine knows that it has none left.
         leaving: its engine said goodbye.
@@ -54,6 +55,7 @@ class LocalRank:
     linger: float = 0.0
     unsure_since: int = 0
     seen: Header | None = None
+    renounced: bool = False
     draining: bool = False
     drained: bool = False
     leaving: bool = False
@@ -81,7 +83,7 @@ class LocalRank:
 
     def renounce(self) -> None:
         """etcd has another history: a key that it has of this rank belongs to a life that is over."""
-        self.key_epoch, self.unsure_since, self.seen = 0, 0, None
+        self.key_epoch, self.unsure_since, self.seen, self.renounced = 0, 0, None, True
 
 
 class Write(NamedTuple):

@@ -101,6 +101,23 @@ async def test_engines_learn_that_etcd_was_restored_when_their_agent_was_away(tm
         assert len(successor.agent.server.connections) == 2, "nobody was put out"
 
 
+async def test_an_epoch_ends_when_a_restored_etcd_gives_the_same_number_to_the_next(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        prefill = await world.prefill()
+        epoch = prefill.prefill.epoch
+        await world.registered(prefill, 7)
+        world.clients.clear()
+    etcd = world.store.etcd
+    etcd.revision, etcd.keys, etcd.history = epoch - 3, {}, []  # the agents' own key comes first, twice
+    async with running(tmp_path, world.store) as successor:
+        successor.clients.append(prefill)
+        assert (await successor.event(prefill, RankEnded)).epoch == epoch
+        assert (await successor.event(prefill, Announced)).epoch == epoch
+        assert successor.room(7) is None
+        await successor.registered(prefill, 7)
+        assert successor.room(7) is not None
+
+
 async def test_following_is_answered_when_the_view_is_whole_and_not_before(tmp_path: Path) -> None:
     async with running(tmp_path) as world:
         prefill = await world.prefill()
