@@ -18,7 +18,7 @@ from ..wire.values import TIMED_OUT, PrefillInstance, Rank
 from .fingerprint import differences
 from .guard import Original
 from .route import is_complete, is_described_by, rank_info, server_info
-from .scheduler_session import Session, awaits_rank, fail_room, now
+from .scheduler_session import Session, awaits_rank, fail_room, forget_moved, now
 
 log = logging.getLogger(__name__)
 
@@ -198,10 +198,13 @@ class DecodeSide:
     def _check_used(self, address: str, instance: PrefillInstance | None) -> None:
         """Another start of an instance: drop what SGLang remembers of the one before, as its heartbeat would."""
         incarnation, manager = self._used.get(address, ("", None))
-        if manager is None or instance is None or instance.info.incarnation == incarnation:
+        if manager is None or instance is None:
             return
-        if not incarnation and is_described_by(manager.prefill_info_table.get(address), instance):
+        held = manager.prefill_info_table.get(address)
+        same = instance.info.incarnation == incarnation if incarnation else is_described_by(held, instance)
+        if same:
             self._used[address] = (instance.info.incarnation, manager)
+            forget_moved(manager, address, instance)
         else:
             self._drop(address)
 
@@ -249,8 +252,7 @@ class DecodeSide:
         return due
 
     def _since(self, address: str, room: int) -> float:
-        known = self._rooms.get((address, room))
-        return known.since if known else 0.0
+        return self._rooms[address, room].since if (address, room) in self._rooms else 0.0
 
     def _may_serve(self, address: str, dp_rank: int) -> bool:
         """Whether a rank that SGLang's own server named is not known to be gone."""

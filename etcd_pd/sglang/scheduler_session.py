@@ -14,6 +14,7 @@ from .. import client as _client
 from ..client import Client
 from ..config import default_socket_path
 from ..errors import AgentUnavailable, ProtocolError
+from ..wire.values import PrefillInstance
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,16 @@ def fail_room(manager: Any, room: int, reason: str) -> None:
         return
     manager.record_failure(room, reason)
     manager.update_status(room, KVPoll.Failed)
+
+
+def forget_moved(manager: Any, address: str, instance: PrefillInstance) -> None:
+    """Drop where SGLang remembers that ranks of an address hand over, for those that are elsewhere now."""
+    there = {(one.ip, one.port) for one in instance.ranks}
+    with manager.connection_lock:
+        for key, infos in list(manager.connection_pool.items()):
+            places = {(info["rank_ip"], int(info["rank_port"])) for info in infos}
+            if key.startswith(f"{address}_") and not places <= there:
+                del manager.connection_pool[key]
 
 
 def awaits_rank(manager: Any, room: int) -> bool:

@@ -384,6 +384,23 @@ def test_a_topology_that_sglangs_own_server_gave_is_forgotten_when_the_prefill_r
     wait_until(lambda: (decode("step"), decode("known_topology", address=cell.address))[1] is None, "it was forgotten")
 
 
+def test_a_rank_is_asked_where_it_is_now_when_it_alone_begins_anew(cell: Cell) -> None:
+    cell.start(2)
+    decode = cell.decode()
+    cell.arrive(decode, 7)
+    cell.take(1, 7)
+    assert resolved(decode, 7) == ("WaitingForInput", 1)
+    before = decode("endpoints", room=7)
+    cell.ranks[1]("prefill")
+    wait_until(lambda: decode("step")["7"][0] == "Failed", "the room of its former manager failed")
+    decode("received_failure", room=7)
+    wait_until(lambda: (cell.ranks[1]("step"), cell.agent.log.count("rank announced"))[1] == 3, "it is back")
+    cell.arrive(decode, 8)
+    cell.take(1, 8)
+    assert resolved(decode, 8) == ("WaitingForInput", 1)
+    assert decode("endpoints", room=8) == [[*cell.ranks[1]("endpoint"), 0]] != before
+
+
 def test_a_wedged_scheduler_is_dead_after_its_heartbeat(cell: Cell) -> None:
     cell.start(2, environment={"ETCD_PD_HEARTBEAT_SECONDS": "0.5"})
     decode = cell.decode()
