@@ -271,6 +271,13 @@ class Peer:
         info = self._manager.prefill_info_table.get(address)
         return None if info is None else dict(vars(info))
 
+    def known_ranks(self, address: str) -> list[list[Any]]:
+        """Where the registry says that the ranks at an address hand over."""
+        from etcd_pd.sglang import plugin
+
+        instance = plugin._session().client.decode.instance(address)
+        return [[one.ip, one.port] for one in instance.ranks] if instance else []
+
     def ensure(self, address: str) -> bool:
         """Fetch a prefill's topology; raises what SGLang raises where the two do not fit."""
         return bool(self._manager.try_ensure_parallel_info(address))
