@@ -193,6 +193,8 @@ class Agent:
 
     def _on_history_lost(self, engine: EngineConnection) -> None:
         engine.send(messages.HISTORY_LOST)
+        if engine.rank:
+            engine.rank.outlive()
         revision = self.view.revision
         self._pushes.notify(self.view.waits.disown(list(engine.wants.values()), revision), revision)
 

@@ -232,8 +232,8 @@ class Announcer:
     async def _recover(self, local: LocalRank) -> None:
         """A claim was cut off: see whether it had written the key."""
         lease_id = self._session.lease_id
-        rank_kv = await self._read(self._keys.rank(local.instance, local.rank))
-        self._claims.recover(local, rank_kv, lease_id)
+        listing = await self._store.read([self._keys.rank(local.instance, local.rank)])
+        self._claims.recover(local, listing, lease_id)
 
     async def _end_instance(self, local: LocalRank) -> None:
         for transaction in self._claims.end_instance(local, await self._read(self._keys.prefill(local.instance))):

@@ -186,6 +186,7 @@ class Client:
 
     def _on_history_lost(self, packet: bytes) -> None:
         self._seen.forget()  # what of it is void the agent says besides
+        self.prefill.on_history_lost()
         self.decode.on_history_lost()
 
     def _on_lost_pushes(self, packet: bytes) -> None:

@@ -217,6 +217,11 @@ class Prefill:
         self._announcement = replace(self._announcement, **vars(said))
         self._events.append(Announced(self._announcement.instance, said.incarnation, said.epoch))
 
+    def on_history_lost(self) -> None:
+        """etcd has another history: a key in it that has this rank's number is not this rank's."""
+        if self._announcement is not None:
+            self._announcement = replace(self._announcement, key_epoch=0)
+
     def on_refused(self, packet: bytes) -> None:
         """REFUSED."""
         said = to_client.Refused.decode(packet)

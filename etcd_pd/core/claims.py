@@ -81,6 +81,11 @@ class LocalRank:
         """The start of the instance that it belongs to, empty before etcd decided."""
         return self.endpoint.incarnation
 
+    def outlive(self) -> None:
+        """Its engine has seen another history, whatever revision this one comes to before its next claim."""
+        if self.seen:
+            self.seen = Header(-1, 0)
+
     def renounce(self) -> None:
         """etcd has another history: a key that it has of this rank belongs to a life that is over."""
         self.key_epoch, self.unsure_since, self.seen, self.renounced = 0, 0, None, True
@@ -131,8 +136,7 @@ class Claims:
         info_key, rank_key = self._keys.prefill(local.instance), self._keys.rank(local.instance, local.rank)
         found = {kv.key: kv for kv in listing.kvs}
         info_kv, rank_kv = found.get(info_key), found.get(rank_key)
-        if local.seen and not listing.header.continues(local.seen):
-            local.renounce()
+        self._compare(local, listing)
         self._recognise(local, rank_kv, lease_id)
         info = self._choose_info(local, info_kv, found)
         if isinstance(info, Blocked):
@@ -170,11 +174,21 @@ class Claims:
         local.key_epoch = local.key_epoch if step.joins else revision
         return None
 
-    def recover(self, local: LocalRank, rank_kv: KeyValue | None, lease_id: int) -> None:
-        """A claim was cut off, and its rank is going: what it had written is its own."""
+    def recover(self, local: LocalRank, listing: Listing, lease_id: int) -> None:
+        """A claim was cut off, and its rank is going: what it had written is its own.
+
+        Args:
+            listing: of the rank's key.
+        """
+        self._compare(local, listing)
+        rank_kv = listing.kvs[0] if listing.kvs else None
         self._recognise(local, rank_kv, lease_id)
         if rank_kv is not None and self._is_ours(local, rank_kv, lease_id):
             local.lease_id = rank_kv.lease
+
+    def _compare(self, local: LocalRank, listing: Listing) -> None:
+        if local.seen and not listing.header.continues(local.seen):
+            local.renounce()
 
     def _choose_info(
         self, local: LocalRank, info_kv: KeyValue | None, found: dict[bytes, KeyValue]

@@ -13,12 +13,12 @@ from typing import Any
 
 from ..client import DecodeEvent, Described, Ended
 from ..config import bracketed
-from ..errors import AgentBusy, ConfigError, PrefillLost, ResolveError, RoomFailed, RoomTimeout
-from ..wire.values import TIMED_OUT, PrefillInstance, Rank
+from ..errors import AgentBusy, ConfigError, PrefillLost, ResolveError, RoomTimeout
+from ..wire.values import PrefillInstance, Rank
 from .fingerprint import differences
 from .guard import Original
-from .route import is_complete, is_described_by, rank_info, server_info
-from .scheduler_session import Session, awaits_rank, fail_room, forget_moved, now
+from .route import is_complete, is_of_start, rank_info, server_info
+from .scheduler_session import Session, awaits_rank, fail_room, forget_moved, is_final, now
 
 log = logging.getLogger(__name__)
 
@@ -198,14 +198,15 @@ class DecodeSide:
     def _check_used(self, address: str, instance: PrefillInstance | None) -> None:
         """Another start of an instance: drop what SGLang remembers of the one before, as its heartbeat would."""
         incarnation, manager = self._used.get(address, ("", None))
-        if manager is None or instance is None:
+        held = manager.prefill_info_table.get(address) if manager else None
+        if held is None:
+            self._used.pop(address, None)  # SGLang's own heartbeat came first
+        elif instance is None or not (incarnation or self._session.synced):
             return
-        held = manager.prefill_info_table.get(address)
-        same = instance.info.incarnation == incarnation if incarnation else is_described_by(held, instance)
-        if same:
+        elif same := is_of_start(held, incarnation, instance):
             self._used[address] = (instance.info.incarnation, manager)
             forget_moved(manager, address, instance)
-        else:
+        elif same is False:
             self._drop(address)
 
     def _drop(self, address: str) -> None:
@@ -221,7 +222,7 @@ class DecodeSide:
             return
         if isinstance(error, RoomTimeout) and awaits_rank(known.manager, room):
             fail_room(known.manager, room, str(error))
-        elif _is_final(error):
+        elif is_final(error):
             fail_room(known.manager, room, str(error))
             if isinstance(error, PrefillLost) and self._instance(address) is None:
                 self._drop(address)
@@ -291,10 +292,3 @@ class DecodeSide:
         except (ResolveError, ConfigError):
             return None  # it ended, or is not wanted at present
         return found.dp_rank if found else None
-
-
-def _is_final(error: ResolveError) -> bool:
-    """Whether it says of the request's rank that it will not hand over; else only that the registry cannot tell."""
-    if isinstance(error, RoomFailed):
-        return error.reason != TIMED_OUT  # the registration came too late for etcd; the rank has the request
-    return isinstance(error, PrefillLost) and error.withdrawn

@@ -111,8 +111,17 @@ def is_complete(instance: PrefillInstance | None) -> bool:
     return registered(instance) >= topology.dp * topology.endpoints_per_rank
 
 
-def is_described_by(held: Any, instance: PrefillInstance) -> bool:
-    """Whether the sizes that SGLang holds of a prefill, None included, are those of an instance."""
+def is_of_start(held: Any, incarnation: str, instance: PrefillInstance) -> bool | None:
+    """Whether what SGLang holds of a prefill is of the start that the registry describes; None where that is open.
+
+    Args:
+        held: SGLang's own description.
+        incarnation: of which start it is; empty where SGLang's own server gave it.
+    """
+    if incarnation:
+        return instance.info.incarnation == incarnation
+    if not is_complete(instance):
+        return None  # it may be what is left of the start before
     info = server_info(instance)
     return all(getattr(held, name, None) == info[name] for name in _SIZES)
 

@@ -13,8 +13,8 @@ from typing import Any
 from .. import client as _client
 from ..client import Client
 from ..config import default_socket_path
-from ..errors import AgentUnavailable, ProtocolError
-from ..wire.values import PrefillInstance
+from ..errors import AgentUnavailable, PrefillLost, ProtocolError, ResolveError, RoomFailed
+from ..wire.values import TIMED_OUT, PrefillInstance
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +140,13 @@ def awaits_rank(manager: Any, room: int) -> bool:
     from sglang.srt.disaggregation.base.conn import KVPoll
 
     return bool(manager.request_status.get(room) == KVPoll.Bootstrapping)
+
+
+def is_final(error: ResolveError) -> bool:
+    """Whether it says of the request's rank that it will not hand over; else only that the registry cannot tell."""
+    if isinstance(error, RoomFailed):
+        return error.reason != TIMED_OUT  # the registration came too late for etcd; the rank has the request
+    return isinstance(error, PrefillLost) and error.withdrawn
 
 
 def now() -> float:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from etcd_pd import Announced, Described, Ended, PrefillLost, Rank, RankEnded, Registered, Resolved, Topology
+from etcd_pd.core.records import Put
 from etcd_pd.errors import StoreUnavailable
 from etcd_pd.wire import messages
 from etcd_pd.wire.values import FAILED
@@ -116,6 +118,59 @@ async def test_an_epoch_ends_when_a_restored_etcd_gives_the_same_number_to_the_n
         assert successor.room(7) is None
         await successor.registered(prefill, 7)
         assert successor.room(7) is not None
+
+
+async def test_an_epoch_ends_when_etcd_was_restored_and_has_caught_up_before_the_rank_is_claimed(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as world:
+        prefill = await world.prefill()
+        backup = copy.deepcopy(world.store.etcd)
+        epoch, key = prefill.prefill.epoch, world.keys.rank("p", Rank(0))
+        await world.registered(prefill, 7)
+        world.clients.clear()
+    seen, former, world.store.etcd = prefill._seen.revision, backup.keys[key].lease, backup
+    granting, calls = world.store.hold("grant"), world.store.calls
+    async with running(tmp_path, world.store) as successor:
+        successor.clients.append(prefill)
+        await until(lambda: (prefill.prefill.poll(), prefill._seen.revision < seen)[1], "it is notified of the restore")
+        while backup.revision <= seen:
+            backup.txn([], [Put(b"/other", b"", 0)])
+        granting.set()
+        listed = calls.count("list")
+        await until(lambda: calls.count("list") > listed + 2, "it has looked at the key")
+        assert backup.keys[key].lease == former, "it is left to its lease"
+        backup.revoke(former)
+        assert (await successor.event(prefill, RankEnded)).epoch == epoch
+        assert (await successor.event(prefill, Announced)).epoch != epoch
+
+
+async def test_a_dead_epoch_stays_dead_when_its_engine_was_notified_and_its_agent_restarts(tmp_path: Path) -> None:
+    async with running(tmp_path) as first:
+        prefill = await first.prefill()
+        epoch, key = prefill.prefill.epoch, first.keys.rank("p", Rank(0))
+        backup = copy.deepcopy(first.store.etcd)
+        first.clients.clear()
+    store = first.store
+    async with running(tmp_path, store) as second:
+        second.clients.append(prefill)
+        taken_over = second.agent.session
+        await until(
+            lambda: (prefill.prefill.poll(), store.etcd.keys[key].lease == taken_over.lease_id)[1], "it goes on"
+        )
+        await second.registered(prefill, 7)
+        backup.cluster_id += 1
+        for lease in backup._leases.values():
+            lease.deadline = time.monotonic() + lease.ttl  # as a new leader does
+        store.etcd = backup
+        store.drop_watches()
+        await second.event(prefill, RankEnded)
+        await until(lambda: (prefill.prefill.poll(), prefill._seen.cluster_id == backup.cluster_id)[1], "it is synced")
+        assert backup.keys[key].create_revision == epoch, "it has not expired yet"
+        second.clients.clear()
+    async with running(tmp_path, store) as third:
+        third.clients.append(prefill)
+        assert (await third.event(prefill, Announced)).epoch != epoch
 
 
 async def test_following_is_answered_when_the_view_is_whole_and_not_before(tmp_path: Path) -> None:

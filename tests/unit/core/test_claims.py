@@ -220,9 +220,26 @@ def test_a_cut_off_claim_is_withdrawn_when_it_was_written(desk: Desk) -> None:
     step = desk.step(local)
     assert isinstance(step, Write)
     desk.etcd.txn(step.conditions, step.operations)
-    desk.claims.recover(local, desk.etcd.keys[RANK_KEY], desk.lease)
+    desk.claims.recover(local, desk.etcd.read([RANK_KEY]), desk.lease)
     assert withdraw(desk, local).succeeded
     assert RANK_KEY not in desk.etcd.keys
+
+
+def test_a_cut_off_claim_has_written_nothing_when_the_key_has_its_number_in_another_history(desk: Desk) -> None:
+    other = desk.claim(rank(port=10))
+    local = rank(epoch=other.key_epoch)
+    local.seen = Header(desk.etcd.header.cluster_id + 1, 1)
+    desk.claims.recover(local, desk.etcd.read([RANK_KEY]), desk.lease)
+    assert local.key_epoch == 0, "nothing is withdrawn"
+
+
+def test_a_key_is_not_taken_over_when_its_engine_has_outlived_the_history(desk: Desk) -> None:
+    before, former = desk.claim(rank()).key_epoch, desk.lease
+    desk.lease = desk.etcd.grant(5).lease_id
+    local = rank(epoch=before)
+    local.seen = Header(desk.etcd.header.cluster_id, desk.etcd.revision)
+    local.outlive()
+    assert desk.step(local) == Blocked("another process as rank 0", former)
 
 
 def withdraw(desk: Desk, local: LocalRank) -> TxnResult:
