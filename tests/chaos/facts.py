@@ -177,12 +177,17 @@ class Facts:
             event.lease,
             event.who,
             event.t,
-            self.era,
+            self._era_of(event),
         )
         siblings = [other for other in self.ownerships[own.instance, own.room] if other.key == own.key]
         # one process of a rank that releases the room does so for all, of which another may be notified of it later
         own.released_at = min((other.released_at for other in siblings if other.token == own.token), default=math.inf)
         self.ownerships[own.instance, own.room].append(own)
+
+    def _era_of(self, event: Event) -> int:
+        """In which history a room was written: an answer may come when another has begun."""
+        key = event.instance, event.room, event.token
+        return next((era for era in range(self.era, -1, -1) if (*key, era) in self.seen), self.era)
 
     def _rejected(self, event: Event) -> None:
         self.counts[f"rejected {event.error}"] += 1

@@ -152,7 +152,7 @@ def _gave_up_on(facts: Facts, wait: Wait, end: Event, bounds: Bounds) -> Iterato
 
 def _ends_at(facts: Facts, own: Ownership) -> float:
     """When an ownership ended without its owner's doing."""
-    void = min((t for t in facts.voids if t > own.acked_at), default=math.inf)
+    void = facts.voids[own.era] if own.era < len(facts.voids) else math.inf
     return min(facts.died_at(own.key, own.acked_at, own.era), facts.revoked_at.get(own.lease, math.inf), void)
 
 

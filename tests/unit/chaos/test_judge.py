@@ -210,6 +210,14 @@ INNOCENT: dict[str, Callable[[], Story]] = {
         .at(4.5, "witness", "void")
         .rank(4.5, 0, 10)
     ),
+    "a room is acknowledged after its history has ended, and taken by another rank in the next": lambda: (
+        Story()
+        .in_etcd(4.9)
+        .at(5.0, "witness", "void")
+        .rank(5.0, 1, 11)
+        .acknowledged(5.1)
+        .register(5.2, 1, 11, token=15)
+    ),
     "an epoch is lost with its history, though another brings its number back": lambda: (
         Story()
         .want(1.0)
