@@ -269,6 +269,8 @@ class World:
     async def _harm(self) -> None:
         for fault in self._plan.faults:
             await asyncio.sleep(max(0.0, self._began + fault.at - self._loop.time()))
+            if self._loop.time() > self._began + self._plan.seconds:
+                return  # those before it waited for an agent to wake up, and now all is to become calm
             done = {"name": fault.kind, "agent": fault.agent}
             self.history.events.append(Event(self._loop.time(), "nemesis", "fault", done))
             act = getattr(self, "_do_" + fault.kind.replace(" ", "_"))(self._nodes[fault.agent], fault.luck)
