@@ -253,7 +253,8 @@ class DecodeSide:
         return due
 
     def _since(self, address: str, room: int) -> float:
-        return self._rooms[address, room].since if (address, room) in self._rooms else 0.0
+        known = self._rooms.get((address, room))
+        return known.since if known else 0.0
 
     def _may_serve(self, address: str, dp_rank: int) -> bool:
         """Whether a rank that SGLang's own server named is not known to be gone."""

@@ -137,21 +137,19 @@ class World:
         A sibling's agent, which has not released the room yet, may have written it again; and under an epoch that is
         over, of which its process may not know yet, the key is nobody's room any more and goes with its lease.
         """
-        endings = client.prefill._intents.endings
-        if self._plan.tp > 1 or not (endings or place in self._endings):
+        if self._plan.tp > 1:
             return
         rank = self._etcd.keys.get(KEYS.rank(INSTANCE, Rank(place[0])))
         ours = rank is not None and rank.mod_revision > self._etcd.begun_at  # else a backup's
         lives = ours and rank is not None and rank.create_revision == client.prefill.epoch
-        before, epoch = self._endings.pop(place, set()), client.prefill.epoch
-        now = {room for _, room, *_ in endings}
+        before, epoch = self._endings.get(place, set()), client.prefill.epoch
+        now = {room for _, room, *_ in client.prefill._intents.endings}
         for room in sorted(room for room in before - now if self._lives[room] < 2):  # else its next life may stand
             kv = self._etcd.keys.get(KEYS.room(INSTANCE, room))
             value = RoomValue.from_json(kv.value) if kv else None
             stands = lives and value is not None and (value.state, value.epoch) == (ASSIGNED, epoch)
             self._say(self._who(place), "durable", room, stands=stands)
-        if now:
-            self._endings[place] = now
+        self._endings[place] = now
 
     def _look(self, who: str, client: Client, now: float) -> None:
         """Record what a decode's view is where its state has changed, and now and then its revision."""

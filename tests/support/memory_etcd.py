@@ -9,7 +9,6 @@ import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from etcd_pd.core.keys import prefix_end
 from etcd_pd.core.records import (
@@ -194,8 +193,5 @@ def _check(compares: Sequence[Condition], operations: Sequence[Operation]) -> No
         raise StoreRejected("txn", "duplicate key given in txn request")
 
 
-_end_of = lru_cache(maxsize=None)(prefix_end)
-
-
 def _under(prefix: bytes, key: bytes, end: bytes = b"") -> bool:
-    return prefix <= key < (end or _end_of(prefix))
+    return prefix <= key < (end or prefix_end(prefix))

@@ -59,10 +59,10 @@ class Desk:
         assert self.side.topology(Original(fetch), self.manager, ADDRESS)
 
 
-def start(incarnation: str, dp: int, ranks: int | None = None, port: int = 5000) -> PrefillInstance:
+def start(incarnation: str, dp: int, ranks: int | None = None) -> PrefillInstance:
     info = InstanceInfo(incarnation, incarnation, (ADDRESS,), Topology(dp=dp), "sglang:round_robin")
     there = range(dp if ranks is None else ranks)
-    endpoints = (RankEndpoint(Rank(dp), "10.0.0.1", port + dp, incarnation=incarnation) for dp in there)
+    endpoints = (RankEndpoint(Rank(dp), "10.0.0.1", 5000 + dp, incarnation=incarnation) for dp in there)
     return PrefillInstance("p", info, tuple(endpoints))
 
 
