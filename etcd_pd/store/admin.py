@@ -79,7 +79,7 @@ class EtcdAdmin(EtcdStore):
         response = await self._calls.repeat("compact", "KV", "Range", rpc.RangeRequest(key=b"\0", count_only=True))
         request = rpc.CompactionRequest(revision=response.header.revision, physical=True)
         try:
-            await self._calls.call("compact", "KV", "Compact", request, DEFRAGMENT_SECONDS)
+            await self._calls.repeat("compact", "KV", "Compact", request, DEFRAGMENT_SECONDS)
         except Compacted:
             pass  # by somebody else, or there was no history
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tenacity
 
 from etcd_pd.config import EtcdSettings
 from etcd_pd.core.keys import Keys
 from etcd_pd.core.records import Put
-from etcd_pd.errors import StoreBusy, StoreError, StoreRejected
+from etcd_pd.errors import StoreBusy, StoreError, StoreRejected, StoreUnavailable
 from etcd_pd.kubernetes.defragment import defragment
 from etcd_pd.kubernetes.roles import initialize
 from etcd_pd.kubernetes.settings import InitSettings
@@ -45,11 +46,22 @@ def _fill(settings: EtcdSettings) -> None:
 
 
 async def _write(settings: EtcdSettings, total: int) -> None:
-    """Write one key again and again: all but the last is history."""
+    """Write one key again and again: all but the last is history. Members may be electing a leader meanwhile."""
     piece = bytes(1 << 18)
     async with EtcdAdmin(settings) as store:
         for _ in range(0, total, len(piece)):
-            assert (await store.txn([], [Put(KEY, piece, 0)])).succeeded
+            async for attempt in tenacity.AsyncRetrying(
+                retry=tenacity.retry_if_exception(_is_unanswered),
+                stop=tenacity.stop_after_delay(60),
+                wait=tenacity.wait_fixed(0.1),
+                reraise=True,
+            ):
+                with attempt:
+                    assert (await store.txn([], [Put(KEY, piece, 0)])).succeeded
+
+
+def _is_unanswered(error: BaseException) -> bool:
+    return isinstance(error, StoreUnavailable) and not isinstance(error, StoreBusy)
 
 
 async def _look(settings: EtcdSettings) -> tuple[list[str], int]:
@@ -84,22 +96,30 @@ def test_another_alarm_stays_when_members_hold_different_data(full: Cell) -> Non
     assert "CORRUPT" in asyncio.run(_look(root))[0]
 
 
-def test_the_others_are_defragmented_when_a_member_is_down(tmp_path: Path, _docker: None) -> None:
+def test_the_others_are_defragmented_when_the_leader_is_lost(tmp_path: Path, _docker: None) -> None:
     with Cell(tmp_path, 3, config={"quota-backend-bytes": QUOTA}) as cell:
         for name in cell.names:
             cell.prepare(name)
             cell.start(name)
-        cell.member_ids()
+        ids = cell.member_ids()
         root = cell.settings("root")
         asyncio.run(_write(root, QUOTA // 2))
-        cell.stop("etcd-1")
-        _fill(cell.settings("root", (cell.endpoints[0], cell.endpoints[2])))
+        leader = asyncio.run(_leader(root))
+        lost = next(name for name in cell.names if ids[name] == leader)
+        cell.stop(lost)
+        left = tuple(url for name, url in zip(cell.names, cell.endpoints, strict=True) if name != lost)
+        _fill(cell.settings("root", left))
         with pytest.raises(StoreError):
             asyncio.run(defragment(root))
-        for endpoint in (cell.endpoints[0], cell.endpoints[2]):
+        for endpoint in left:
             alarms, size = asyncio.run(_look(cell.settings("root", (endpoint,))))
             assert alarms == []
             assert size < QUOTA / 4
+
+
+async def _leader(settings: EtcdSettings) -> int:
+    async with EtcdAdmin(settings) as admin:
+        return (await admin.status()).leader
 
 
 async def _raise_corrupt(settings: EtcdSettings, member: int) -> None:
