@@ -59,7 +59,7 @@ class Ranks:
             self._announcer.announce(local)
             return
         # another process on behalf of the same engine: nothing has changed but whom to notify
-        left.linger, left.known_epoch = local.linger, 0
+        left.linger, left.known_epoch = local.linger, local.known_epoch
         engine.rank = left
         self._send_epoch(engine, left)
         if left.draining:  # its earlier process was to drain; this one says so itself, if it is
@@ -129,7 +129,8 @@ class Ranks:
         if not stands and self._view.revision < local.key_epoch:
             return  # the view has not come as far as our own write
         if local.known_epoch and (local.known_epoch != epoch or local.renounced):
-            self._pushes.deliver(self._book.end_rank(local.ref, gone=False))
+            living = 0 if local.renounced else epoch  # a sibling may have notified of it before, and have rooms
+            self._pushes.deliver(self._book.end_rank(local.ref, gone=False, living=living))
             if engine:
                 withdrawn = self._view.end_of(*local.ref, local.known_epoch).withdrawn
                 reason = "the rank was withdrawn" if withdrawn else "the rank's key vanished from etcd"

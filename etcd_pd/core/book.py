@@ -191,13 +191,19 @@ class RoomBook:
             self._rooms.fail(own, reason)
         return []
 
-    def end_rank(self, rank: RankRef, *, gone: bool) -> list[Outcome]:
-        """The rank's epoch ended: its written rooms are dead; queued ones wait for its next epoch, or go with it."""
+    def end_rank(self, rank: RankRef, *, gone: bool, living: int = 0) -> list[Outcome]:
+        """The rank's epoch ended: its written rooms are dead; queued ones wait for its next epoch, or go with it.
+
+        Args:
+            living: the epoch that it has now, whose rooms stay; 0 for none.
+        """
         outcomes: list[Outcome] = []
         if gone:
             self._rooms.cancel_later(lambda later: later.rank == rank, "the rank is gone", outcomes)
         for own in self._rooms.of_rank(rank):
-            if own.state is not State.RELEASING and (own.token or gone):  # what was released is deleted all the same
+            if own.state is State.RELEASING:
+                continue  # what was released is deleted all the same
+            if gone or (own.token and own.epoch != living):
                 self._rooms.reject([own], RankLost(own.room, own.epoch), outcomes)
         if gone:
             for own in self._queue.forget(rank):
