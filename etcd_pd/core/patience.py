@@ -16,16 +16,17 @@ class Patience:
     """
 
     def __init__(self) -> None:
-        self._until = self._look_at = 0.0
+        self._since: float | None = None
+        self._look_at, self._granted = 0.0, 0
 
     def reset(self) -> None:
         """Nothing is known to be in the way."""
-        self._until = 0.0
+        self._since = None
 
     def has_ended(self, now: float, ttl: int) -> bool:
-        """Whether the wait is over; ``ttl``: how long a session lasts, seconds."""
-        self._until = self._until or now + 2 * ttl + 1
-        return now >= self._until
+        """Whether the wait is over; ``ttl``: how long a session of ours lasts, seconds. The other's may last longer."""
+        self._since = now if self._since is None else self._since
+        return now >= self._since + 2 * max(ttl, self._granted) + 1
 
     def wants_look(self, now: float) -> bool:
         """Whether to look at the lease now."""
@@ -36,5 +37,6 @@ class Patience:
 
     def note(self, lease: LeaseTimes) -> None:
         """What etcd says of the lease that is in the way."""
+        self._granted = lease.granted
         if lease.left < lease.granted / 2:
-            self._until = 0.0
+            self._since = None

@@ -10,12 +10,12 @@ from etcd_pd.core.records import LeaseTimes
 TTL = 5
 
 
-def waited(patience: Patience, left_at: dict[float, int], limit: float = 60.0) -> float:
+def waited(patience: Patience, left_at: dict[float, int], granted: int = TTL, limit: float = 60.0) -> float:
     """How long it waits where the lease is seen with so much left at those times, and in full at all others."""
     now = 0.0
     while now < limit and not patience.has_ended(now, TTL):
         if patience.wants_look(now):
-            patience.note(LeaseTimes(left_at.get(now, TTL), TTL))
+            patience.note(LeaseTimes(left_at.get(now, granted), granted))
         now += LOOK_SECONDS
     return now
 
@@ -27,6 +27,11 @@ def test_a_claim_gives_up_when_the_other_session_is_kept_alive() -> None:
 def test_a_claim_waits_on_when_the_other_lease_was_seen_running_out() -> None:
     patience = Patience()
     assert waited(patience, {3.0: 2, 9.0: 1}) == pytest.approx(9.0 + LOOK_SECONDS + 2 * TTL + 1)
+
+
+def test_a_claim_waits_for_as_long_as_the_other_lease_may_last_when_that_is_longer_than_its_own() -> None:
+    """As one that a restored etcd has anew, and that nobody renews."""
+    assert waited(Patience(), {float(at): 30 - at for at in range(14)}, granted=30, limit=120.0) == 2 * 30 + 1
 
 
 def test_the_wait_begins_anew_when_nothing_stood_in_the_way_meanwhile() -> None:
