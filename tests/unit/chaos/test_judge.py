@@ -156,6 +156,9 @@ INNOCENT: dict[str, Callable[[], Story]] = {
     "its agent failed the room when it turned out to be written after its registration had timed out": lambda: (
         Story().want(1.0).resolved(1.1).rejected(1.2, "RegistrationTimeout").ended(1.3, "RoomFailed")
     ),
+    "a decode is sent to the rank of the policy, whose registration timed out, and its failure follows": lambda: (
+        Story().want(1.0).rejected(1.1, "RegistrationTimeout").resolved(1.1).ended(1.3, "RoomFailed")
+    ),
     "the whole instance is gone": lambda: (
         Story()
         .want(1.0)
@@ -271,6 +274,21 @@ PLANTED: dict[str, tuple[int, Callable[[], Story]]] = {
     "a decode is sent to a rank that was refused": (
         1,
         lambda: Story().want(1.0).rejected(1.1, "RegistrationTimeout").in_etcd(1.15).resolved(1.2).done(1.3),
+    ),
+    "a decode is sent to a rank whose registration timed out, and whose failure is late": (
+        1,
+        lambda: Story().want(1.0, 30).rejected(1.1, "RegistrationTimeout").resolved(1.2).ended(6.2, "RoomFailed"),
+    ),
+    "a decode is sent to a rank that somebody else's room was refused to": (
+        1,
+        lambda: (
+            Story()
+            .want(1.0)
+            .rejected(1.1, "RoomConflict")
+            .at(1.15, "r1", "fail", instance="p", room=7)
+            .resolved(1.2)
+            .ended(1.3, "RoomFailed")
+        ),
     ),
     "a decode gets a dead epoch": (
         2,
