@@ -33,6 +33,7 @@ def _judged(history: History) -> list[Violation]:
     return judge(_with_true_epochs(history))
 
 
+@lru_cache(maxsize=1)
 def _epochs(history: History) -> dict[tuple[int, int], list[int]]:
     """Under which epoch each room was written, by room and token: under several, where etcd had several histories."""
     epochs: dict[tuple[int, int], list[int]] = {}

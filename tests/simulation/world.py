@@ -137,7 +137,7 @@ class World:
         A sibling's agent, which has not released the room yet, may have written it again; and under an epoch that is
         over, of which its process may not know yet, the key is nobody's room any more and goes with its lease.
         """
-        if self._plan.tp > 1:
+        if self._plan.tp > 1 or not (client.prefill._intents.endings or self._endings.get(place)):
             return
         rank = self._etcd.keys.get(KEYS.rank(INSTANCE, Rank(place[0])))
         ours = rank is not None and rank.mod_revision > self._etcd.begun_at  # else a backup's
