@@ -62,6 +62,7 @@ class Cell:
         revision: every change up to it is in here.
         history: how many histories of etcd ended before this one.
         floor: revision of the last list. What ended before it, ended at a revision that is not known here.
+        has_rivals: some address is claimed by several instances.
         rooms: by key, as etcd sends them: a key is parsed, and a value decoded, only where somebody wants the room.
     """
 
@@ -75,16 +76,21 @@ class Cell:
         self._rank_keys: dict[bytes, KeyValue] = {}
         self._brought_back: dict[bytes, KeyValue] = {}  # ranks of a history that is void, if a restored etcd has them
         self._by_address: dict[str, set[str]] = {}  # ids of all that claim it
+        self.has_rivals = False
 
     # --- reading
 
     def find(self, name: str) -> str | None:
-        """The id of the instance that has this id or address; None where there is none."""
+        """The id of the instance that has this id or address, of several the newest; None where there is none."""
         if name in self.instances and self.instances[name].info:
             return name
-        claimants = self._by_address.get(name)
-        # the newest: an older one that has not gone yet only lingers
-        return max(claimants, key=lambda id: (self.instances[id].born, id)) if claimants else None
+        return max(self._by_address.get(name, ()), key=lambda id: (self.instances[id].born, id), default=None)
+
+    def rivals(self, id: str) -> Iterator[tuple[str, str]]:
+        """Others that claim an address of an instance: which address, and who."""
+        found = self.instances.get(id)
+        for address in found.info.addresses if found and found.info else ():
+            yield from ((address, other) for other in sorted(self._by_address.get(address, set()) - {id}))
 
     def instance(self, id: str) -> PrefillInstance | None:
         """An instance with the endpoints that belong to its present incarnation."""
@@ -259,6 +265,7 @@ class Cell:
                 del self._by_address[address]
         for address in addresses:
             self._by_address.setdefault(address, set()).add(id)
+        self.has_rivals = any(len(ids) > 1 for ids in self._by_address.values())
 
     def _note_end(self, id: str, end: End) -> None:
         self._ended[id, end.dp_rank, end.epoch] = end

@@ -7,10 +7,10 @@ answer; the same wait at the same revision gets the same answer everywhere.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
 
 from ..wire.values import FAILED, Assignment, RoomValue
 from .cell import Cell, End, Instance, registered_at
+from .index import Index
 from .keys import RoomKey
 from .notices import Known, Notice, Resolved, Wait, WaitFailed, WaitLost
 from .records import KeyValue
@@ -25,27 +25,27 @@ class Waits:
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
-        # waits in the order of asking, which a set of them would lose
-        self._unplaced: dict[str, dict[Wait, None]] = {}  # by the name that nobody has announced yet
-        self._pending: dict[bytes, dict[Wait, None]] = {}  # by the room's key
-        self._for_rank: dict[tuple[str, int], dict[Wait, None]] = {}  # rank is computed, but not live yet
+        self._unplaced: Index[str] = Index()  # by the name that nobody has announced yet
+        self._pending: Index[bytes] = Index()  # by the room's key
+        self._for_rank: Index[tuple[str, int]] = Index()  # rank is computed, but not live yet
         self._orphans: list[tuple[Wait, str]] = []
         self._unconfirmed: dict[Wait, Known] = {}  # answered by an earlier agent, at a revision still to come
-        self._assigned: dict[tuple[str, int], dict[Wait, None]] = {}  # by instance and DP rank
+        self._assigned: Index[tuple[str, int]] = Index()  # by instance and DP rank
 
     # --- beginning and ending
 
     def want(self, wait: Wait) -> list[Notice]:
         """Begin a wait; its answer may be there already.
 
-        One that an earlier agent answered keeps that answer while its epoch lives, and ends with it.
+        One that an earlier agent answered names its instance by the id, keeps that answer while its epoch lives, and
+        ends with it.
         """
         if wait.known:
             self._unconfirmed[wait] = wait.known
             return self.confirm()
         id = self._cell.find(wait.instance)
         if id is None:
-            self._unplaced.setdefault(wait.instance, {})[wait] = None
+            self._unplaced.add(wait.instance, wait)
             return []
         return list(self._place(wait, id, self._cell.revision))
 
@@ -57,15 +57,15 @@ class Waits:
         """End a wait without a word: it was answered, aborted or its engine is gone."""
         wait.ended = True
         self._unconfirmed.pop(wait, None)
-        _discard(self._unplaced, wait.instance, wait)
+        self._unplaced.discard(wait.instance, wait)
         if wait.assignment:
-            _discard(self._assigned, (wait.assignment.instance, wait.assignment.dp_rank), wait)
+            self._assigned.discard((wait.assignment.instance, wait.assignment.dp_rank), wait)
             return
         if wait.placed is None:
             return
-        _discard(self._pending, wait.key, wait)
+        self._pending.discard(wait.key, wait)
         for key in [key for key, waits in self._for_rank.items() if wait in waits]:
-            _discard(self._for_rank, key, wait)
+            self._for_rank.discard(key, wait)
 
     def disown(self, waits: Iterable[Wait], revision: int) -> list[Notice]:
         """End those of these waits that an earlier agent answered: what they know is of another history."""
@@ -96,18 +96,33 @@ class Waits:
     def read_all(self) -> list[Notice]:
         """All rooms may have changed."""
         rooms = self._cell.rooms
-        concerned = rooms if self._assigned else [key for key in self._pending if key in rooms]
+        concerned = rooms if self._assigned or self._cell.has_rivals else [key for key in self._pending if key in rooms]
         return [notice for key in concerned for notice in self.read_room(key, rooms[key])]
 
     def read_room(self, key: bytes, kv: KeyValue) -> Sequence[Notice]:
         """A room's key was written."""
         notices: list[Notice] = []
+        if self._cell.has_rivals:
+            self._claim(key)
         if key in self._pending:
             for wait in list(self._pending[key]):
                 notices.extend(self._answer(wait, kv))
         if self._assigned and b'"failed"' in kv.value:
             notices.extend(self._fail_assigned(key, kv))
         return notices
+
+    def _claim(self, key: bytes) -> None:
+        """Who asked for a room by an address, and may not have meant the one that had it, meant who registers it."""
+        room = self._cell.keys.parse(key)
+        if not isinstance(room, RoomKey):
+            return
+        for address, rival in self._cell.rivals(room.instance):
+            other = self._cell.keys.room(rival, room.room)
+            for wait in list(self._pending.get(other, ())):
+                if wait.instance == address and wait.start is None:
+                    self._pending.discard(other, wait)
+                    wait.placed, wait.key = room.instance, key
+                    self._pending.add(key, wait)
 
     def lose(self, id: str, end: End) -> Iterator[Notice]:
         """An epoch of a rank has ended."""
@@ -130,7 +145,7 @@ class Waits:
             wait.ended, wait.placed = False, None
             now = self._cell.find(wait.instance)
             if now is None:
-                self._unplaced.setdefault(wait.instance, {})[wait] = None
+                self._unplaced.add(wait.instance, wait)
             else:
                 yield from self._place(wait, now, revision)
 
@@ -153,11 +168,10 @@ class Waits:
             return []
         notices: list[Notice] = []
         for wait, known in [both for both in self._unconfirmed.items() if both[1].revision <= self._cell.revision]:
-            id = self._find_known(wait)
-            lives = self._cell.lives(id, known.dp_rank, known.epoch)
+            lives = self._cell.lives(wait.instance, known.dp_rank, known.epoch)
             if lives is not None:
                 del self._unconfirmed[wait]
-                notices.append(self._confirm_one(wait, id, known, lives))
+                notices.append(self._confirm_one(wait, known, lives))
         return notices
 
     def disown_unconfirmed(self, revision: int) -> list[Notice]:
@@ -175,7 +189,7 @@ class Waits:
         """These are for instances that nobody has announced yet, whatever they were for before."""
         for wait in waits:
             wait.placed, wait.start, wait.beyond = None, None, 0
-            self._unplaced.setdefault(wait.instance, {})[wait] = None
+            self._unplaced.add(wait.instance, wait)
 
     # --- finding an answer
 
@@ -196,7 +210,7 @@ class Waits:
         elif info.policy == "follow_bootstrap_room":
             yield from self._computed(wait, id, wait.room % info.topology.dp, "follow-bootstrap-room")
         else:
-            self._pending.setdefault(wait.key, {})[wait] = None
+            self._pending.add(wait.key, wait)
             kv = self._cell.rooms.get(wait.key)
             if kv:
                 yield from self._answer(wait, kv)
@@ -205,9 +219,9 @@ class Waits:
         epoch = self._cell.epoch(id, dp_rank)
         end = self._end(wait, dp_rank, source)
         if not epoch and not end:
-            self._for_rank.setdefault((id, dp_rank), {})[wait] = None
+            self._for_rank.add((id, dp_rank), wait)
             return
-        _discard(self._for_rank, (id, dp_rank), wait)
+        self._for_rank.discard((id, dp_rank), wait)
         # the epoch is the revision at which every reader came to know this answer
         yield end or self._assign(wait, Assignment(id, wait.room, dp_rank, epoch, epoch, 0, source))
 
@@ -232,7 +246,7 @@ class Waits:
         since = registered_at(room, value)
         if since <= wait.beyond:
             return ()  # its release is on its way
-        _discard(self._pending, wait.key, wait)
+        self._pending.discard(wait.key, wait)
         instance = self._cell.instances[id]
         assignment = Assignment(id, wait.room, value.dp_rank, value.epoch, since, room.lease, "registry")
         if value.state == FAILED:
@@ -244,7 +258,7 @@ class Waits:
 
     def _assign(self, wait: Wait, assignment: Assignment) -> Resolved:
         wait.assignment = assignment
-        self._assigned.setdefault((assignment.instance, assignment.dp_rank), {})[wait] = None
+        self._assigned.add((assignment.instance, assignment.dp_rank), wait)
         return Resolved(wait, assignment)
 
     def _fail_assigned(self, room_key: bytes, kv: KeyValue) -> Iterator[Notice]:
@@ -253,17 +267,12 @@ class Waits:
             return
         for wait in list(self._assigned.get((key.instance, value.dp_rank), ())):
             if wait.room == key.room:
-                _discard(self._assigned, (key.instance, value.dp_rank), wait)
+                self._assigned.discard((key.instance, value.dp_rank), wait)
                 wait.ended = True
                 yield WaitFailed(wait, value.reason, kv.mod_revision)
 
-    def _find_known(self, wait: Wait) -> str:
-        """The instance of a wait that an earlier agent answered: its id, though its own key may be missing."""
-        return (
-            wait.instance if wait.instance in self._cell.instances else self._cell.find(wait.instance) or wait.instance
-        )
-
-    def _confirm_one(self, wait: Wait, id: str, known: Known, lives: bool) -> Notice:
+    def _confirm_one(self, wait: Wait, known: Known, lives: bool) -> Notice:
+        id = wait.instance
         if not lives:
             return _lost(wait, self._cell.end_of(id, known.dp_rank, known.epoch))
         wait.placed, wait.key = id, self._cell.keys.room(id, wait.room)
@@ -286,14 +295,3 @@ class Waits:
 def _lost(wait: Wait, end: End, arrived: Assignment | None = None) -> WaitLost:
     wait.ended = True
     return WaitLost(wait, end.dp_rank, end.epoch, end.revision, arrived, end.withdrawn)
-
-
-K = TypeVar("K")
-
-
-def _discard(index: dict[K, dict[Wait, None]], key: K, wait: Wait) -> None:
-    waits = index.get(key)
-    if waits:
-        waits.pop(wait, None)
-        if not waits:
-            del index[key]

@@ -39,10 +39,15 @@ class Ownership:
 
 @dataclass
 class Life:
-    """One life of a rank's key, as the witness saw it, in one history of etcd."""
+    """One life of a rank's key, as the witness saw it, in one history of etcd.
+
+    Attributes:
+        owner: whose key it was, where several instances have had one address and are one to the judge.
+    """
 
     born_at: float
     era: int
+    owner: str
     died_at: float = math.inf
     died_revision: float = math.inf
 
@@ -144,14 +149,15 @@ class Facts:
         )
 
     def was_gone(self, instance: str, start: float, end: float) -> bool:
-        """Whether at some moment of a time no rank of an instance lived that had ever lived before."""
+        """Whether at some moment of a time no rank of an instance lived that had ever lived before.
+
+        Of several instances of one address: whether that is so of one that lived in that time, or none did.
+        """
         lives = [life for key, lives in self.lives.items() if key[0] == instance for life in lives]
-        covered = max(start, min((life.born_at for life in lives), default=start))
-        for life in sorted(lives, key=lambda life: life.born_at):
-            if life.born_at > covered:
-                break
-            covered = max(covered, life.died_at)
-        return covered < end
+        owners = {life.owner for life in lives if life.born_at < end and life.died_at > start}
+        return not owners or any(
+            _covered([life for life in lives if life.owner == owner], start) < end for owner in owners
+        )
 
     def synced(self, who: str, start: float, end: float) -> Iterator[tuple[float, float]]:
         """The parts of a time in which a client was notified that its view is synced."""
@@ -233,7 +239,7 @@ class Facts:
         lives = self.lives[event.instance, event.dp_rank, event.epoch]
         if event.alive:
             if not lives or lives[-1].died_at < math.inf:
-                lives.append(Life(event.t, self.era))
+                lives.append(Life(event.t, self.era, event.data.get("owner", event.instance)))
         elif lives:
             lives[-1].died_at, lives[-1].died_revision = event.t, event.revision
 
@@ -260,6 +266,16 @@ class Facts:
 
     def _audited(self, event: Event) -> None:
         self.audits.append(event)
+
+
+def _covered(lives: list[Life], start: float) -> float:
+    """Until when, from a time on or from the first life, one of these lives follows on another without a gap."""
+    covered = max(start, min(life.born_at for life in lives))
+    for life in sorted(lives, key=lambda life: life.born_at):
+        if life.born_at > covered:
+            break
+        covered = max(covered, life.died_at)
+    return covered
 
 
 def _synced(views: Iterable[Event]) -> Iterator[tuple[float, float]]:

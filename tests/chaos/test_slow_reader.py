@@ -13,6 +13,7 @@ import etcd_pd
 from etcd_pd.reference.local.probe import agent_answers
 from etcd_pd.reference.local.process import Process
 from tests.support.etcd_server import EtcdServer
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.quick, pytest.mark.timeout(180)]
 
@@ -35,6 +36,8 @@ def test_one_that_never_reads_delays_nobody_and_catches_up(etcd: EtcdServer, roo
         for room in range(ROOMS):
             slow.decode.want(INSTANCE, room)
             readers[room % READERS].decode.want(INSTANCE, room)
+        # what it asks for must be said before it stops reading: who reads nothing sends nothing that waits either
+        wait_until(lambda: not slow.decode.poll() and not slow._connection._queue, "the agent has all wants", 60.0)
 
         resolved = _register_all(rank, readers)
         assert resolved == set(range(ROOMS)), "everybody who reads has every answer while one does not read"

@@ -149,16 +149,19 @@ def test_leaked_threads_are_named() -> None:
 @pytest.mark.parametrize("independent", [False, True])
 def test_leaked_processes_are_named_and_killed(independent: bool) -> None:
     check = LeakCheck("processes", grace=0.2)
-    sleeper = "import time; time.sleep(60)"
+    # its first word: before, it may have no environment yet to be known by
+    sleeper = "import time; print(flush=True); time.sleep(60)"
     if independent:
         # Its parent is gone when it is looked for.
         starter = (
-            f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {sleeper!r}], start_new_session=True)"
+            "import subprocess, sys; subprocess.Popen("
+            f"[sys.executable, '-c', {sleeper!r}], start_new_session=True, stdout=subprocess.PIPE).stdout.read(1)"
         )
         subprocess.run([sys.executable, "-W", "ignore", "-c", starter], check=True)
         leaked = check.leaked()
     else:
-        with subprocess.Popen([sys.executable, "-c", sleeper]):
+        with subprocess.Popen([sys.executable, "-c", sleeper], stdout=subprocess.PIPE) as child:
+            assert child.stdout and child.stdout.read(1)
             leaked = check.leaked()
     assert len(leaked) == 1
     assert "time.sleep(60)" in leaked[0]

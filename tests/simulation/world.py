@@ -11,6 +11,7 @@ from typing import Any
 
 import etcd_pd
 from etcd_pd import Client, EtcdPDError
+from etcd_pd.core.keys import PrefillKey, RankKey
 from etcd_pd.wire.values import ASSIGNED, Rank, RoomValue
 from tests.chaos.history import Event
 
@@ -77,12 +78,15 @@ class World:
         self._plan, self._loop = plan, loop
         self._began = loop.time()
         self.history = History(settled_at=self._began + plan.seconds + SETTLED)
+        self._events = self.history.events
         self._network = Network(loop, random.Random(f"{plan.seed} packets"))
         draw = random.Random(f"{plan.seed} etcd")
-        self._etcd = Etcd(loop, draw, self.history.events.append, KEYS, plan.tp)
+        self._etcd = Etcd(loop, draw, self._record, KEYS, plan.tp)
         self._engines: dict[Place, Client] = {}
         self._deaths: Counter[Place] = Counter()
-        self._launches = 1
+        self._launches, self._instance = 1, INSTANCE
+        self._ids: dict[Place, str] = {}  # under which name of the instance each engine is announced
+        self._moves = any(fault.kind == "instance moves" for fault in plan.faults)  # so nobody knows its name
         self._stopped_until: dict[Place, float] = {}
         self._endings: dict[Place, set[int]] = {}  # rooms whose release or failure was not acknowledged yet
         self._requests: dict[int, Room] = {}
@@ -139,13 +143,14 @@ class World:
         """
         if self._plan.tp > 1 or not (client.prefill._intents.endings or self._endings.get(place)):
             return
-        rank = self._etcd.keys.get(KEYS.rank(INSTANCE, Rank(place[0])))
+        id = self._ids[place]
+        rank = self._etcd.keys.get(KEYS.rank(id, Rank(place[0])))
         ours = rank is not None and rank.mod_revision > self._etcd.begun_at  # else a backup's
         lives = ours and rank is not None and rank.create_revision == client.prefill.epoch
         before, epoch = self._endings.get(place, set()), client.prefill.epoch
         now = {room for _, room, *_ in client.prefill._intents.endings}
         for room in sorted(room for room in before - now if self._lives[room] < 2):  # else its next life may stand
-            kv = self._etcd.keys.get(KEYS.room(INSTANCE, room))
+            kv = self._etcd.keys.get(KEYS.room(id, room))
             value = RoomValue.from_json(kv.value) if kv else None
             stands = lives and value is not None and (value.state, value.epoch) == (ASSIGNED, epoch)
             self._say(self._who(place), "durable", room, stands=stands)
@@ -166,7 +171,7 @@ class World:
             self._lives[request.room] += 1
             self._say(who, "want", request.room, timeout=PATIENCE)
             named = request.dp_rank if request.named else None
-            self._decodes[who].decode.want(_name(request), request.room, timeout=PATIENCE, dp_rank=named)
+            self._decodes[who].decode.want(self._name(request), request.room, timeout=PATIENCE, dp_rank=named)
         for place in self._processes(lot[0].dp_rank):
             self._register(place, lot)
 
@@ -222,23 +227,29 @@ class World:
         request = self._requests[room]
         if not released:
             return  # a lingering rank still holds it: this life has not ended
-        if self._loop.time() < self._again_until and self._plan.tp == 1 and not (request.lot or request.fails):
+        may_again = self._plan.tp == 1 and not (self._moves or request.lot or request.fails)
+        if self._loop.time() < self._again_until and may_again:
             self._loop.call_later(0.6 * self._again.random() ** 2, self._request, [request])
 
     def _done(self, room: int) -> None:
         who = self._decode_of[room]
-        self._decodes[who].decode.done(_name(self._requests[room]), room)
+        self._decodes[who].decode.done(self._name(self._requests[room]), room)
         self._say(who, "done", room)
 
     def _processes(self, dp_rank: int) -> list[Place]:
         """Those of a DP rank that are there."""
         return [place for place in self._engines if place[0] == dp_rank]
 
+    def _name(self, request: Room) -> str:
+        """What the request calls its instance."""
+        return ADDRESS if request.by_address or self._moves else INSTANCE
+
     def _start_engine(self, place: Place) -> None:
         dp_rank, tp_rank = place
         client = self._engines[place] = Client(self._nodes[self._plan.agent_of(dp_rank, tp_rank)].path, None, 10_000)
+        self._ids[place] = self._instance
         client.prefill.announce(
-            INSTANCE,
+            self._instance,
             rank=etcd_pd.Rank(dp_rank, 0, tp_rank),
             topology=etcd_pd.Topology(dp=self._plan.size.dp, tp=self._plan.tp),
             launch_id=f"launch-{self._launches}",
@@ -270,7 +281,7 @@ class World:
             if self._loop.time() > self._began + self._plan.seconds:
                 return  # those before it waited for an agent to wake up, and now all is to become calm
             done = {"name": fault.kind, "agent": fault.agent}
-            self.history.events.append(Event(self._loop.time(), "nemesis", "fault", done))
+            self._events.append(Event(self._loop.time(), "nemesis", "fault", done))
             act = getattr(self, "_do_" + fault.kind.replace(" ", "_"))(self._nodes[fault.agent], fault.luck)
             if act is not None:
                 await act
@@ -335,7 +346,7 @@ class World:
         if node.runs:
             node.sleep(ASLEEP * luck)
             until = self._loop.time() + ASLEEP * luck
-            self.history.events.append(Event(self._loop.time(), node.name, "asleep", {"until": until}))
+            self._events.append(Event(self._loop.time(), node.name, "asleep", {"until": until}))
 
     def _do_engine_killed(self, node: Node, luck: float) -> None:
         self._kill_engine(self._place(luck), LONG_AWAY if luck > 0.7 else luck)
@@ -345,6 +356,11 @@ class World:
         self._launches += 1
         for place in list(self._engines):
             self._kill_engine(place, luck)
+
+    def _do_instance_moves(self, node: Node, luck: float) -> None:
+        """Another instance takes its address, as a pod that is made anew, of another name."""
+        self._instance = f"{INSTANCE}{self._launches}"
+        self._do_instance_restarts(node, luck)
 
     async def _do_node_dies(self, node: Node, luck: float) -> None:
         """An agent and the engines beside it; then all of the instance starts again, as in a LeaderWorkerSet."""
@@ -394,25 +410,34 @@ class World:
     async def _look_at_rosters(self) -> None:
         """Who is known and missed when all are back, and when one more has died, which no other rule judges."""
         self.history.strangers = [name for name, node in self._nodes.items() if not node.knows_all()]
-        self.history.missed = {name: list(node.missed()) for name, node in self._nodes.items()}
+        for name, node in self._nodes.items():
+            self.history.missed[name] = [key for key in node.missed() if not self._has_moved(key)]
         self.history.events = list(self.history.events)  # what follows is written into the list from before
         (dp_rank, tp_rank), client = next(iter(self._engines.items()))
         client.detach()
         await asyncio.sleep(self._plan.linger + MISSED)
-        dead = (KEYS.rank(INSTANCE, Rank(dp_rank, 0, tp_rank)), KEYS.prefill(INSTANCE))
+        id = self._ids[dp_rank, tp_rank]
+        dead = (KEYS.rank(id, Rank(dp_rank, 0, tp_rank)), KEYS.prefill(id))
         for name, node in self._nodes.items():
             if not any(node.missed().get(key) is False for key in dead):
                 self.history.unmissed.append(name)
 
+    def _has_moved(self, key: bytes) -> bool:
+        """Whether a key is of a name that the instance has no more: that one is gone for good."""
+        parsed = KEYS.parse(key)
+        return isinstance(parsed, (PrefillKey, RankKey)) and parsed.instance != self._instance
+
     def _say(self, who: str, what: str, room: int | None = None, **data: Any) -> None:
         if room is not None:
             data["room"] = room
-        self.history.events.append(Event(self._loop.time(), who, what, {"instance": INSTANCE, **data}))
+        self._record(Event(self._loop.time(), who, what, {"instance": INSTANCE, **data}))
 
-
-def _name(request: Room) -> str:
-    """What the request calls its instance."""
-    return ADDRESS if request.by_address else INSTANCE
+    def _record(self, event: Event) -> None:
+        """Those of one address are one instance to the judge: no room is sent to two of them."""
+        owner = event.data.get("instance", INSTANCE)
+        if owner != INSTANCE:
+            event.data.update(instance=INSTANCE, owner=owner)
+        self._events.append(event)
 
 
 def simulate(plan: Plan) -> History:

@@ -21,11 +21,10 @@ def want(cell: Cell, known: Known, instance: str = "p") -> list[Notice]:
     return news(cell.view.waits.want(Wait(object(), 1, instance, 5, None, known)))
 
 
-@pytest.mark.parametrize("instance", ["p", "host:8998"])
-def test_it_is_confirmed_when_its_epoch_lives(cell: Cell, instance: str) -> None:
+def test_it_is_confirmed_when_its_epoch_lives(cell: Cell) -> None:
     epoch = cell.rank(2)
     cell.relist()
-    [notice] = want(cell, Known(2, epoch, epoch), instance)
+    [notice] = want(cell, Known(2, epoch, epoch))
     assert isinstance(notice, Resolved)
     assert (notice.assignment.instance, notice.assignment.dp_rank, notice.assignment.epoch) == ("p", 2, epoch)
     cell.delete(b"/cell/v1/prefill/p/ranks/2.0.0.0")

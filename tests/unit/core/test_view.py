@@ -654,6 +654,27 @@ class TestNames:
         cell.follow()
         assert cell.view.find("host:8998") == "q"
 
+    @pytest.mark.parametrize("owner", ["p", "q"])
+    def test_a_wait_by_an_address_is_for_who_registers_the_room_when_two_claim_it(self, cell: Cell, owner: str) -> None:
+        wait = Wait(object(), 1, "host:8998", 7)
+        assert cell.view.waits.want(wait) == []
+        cell.instance("q", incarnation="other")
+        cell.rank(2, "q", incarnation="other")
+        assert cell.follow() == []
+        epoch = cell.view.epoch(owner, 2)
+        revision = cell.room(7, 2, epoch, owner)
+        assert cell.follow() == [Resolved(wait, Assignment(owner, 7, 2, epoch, revision, 0, "registry"))]
+
+    def test_a_wait_by_an_address_stays_when_it_is_sure_for_which_start_it_is(self, cell: Cell) -> None:
+        wait, _ = cell.want(7, "host:8998")
+        by_id = Wait(object(), 1, "p", 7)
+        cell.view.waits.want(by_id)
+        cell.instance("q", incarnation="other")
+        cell.room(7, 2, cell.rank(2, "q", incarnation="other"), "q")
+        assert cell.follow() == []
+        cell.room(7, 1, epoch_of(cell, 1))
+        assert [n.wait for n in cell.follow() if isinstance(n, Resolved)] == [wait, by_id]
+
     def test_the_youngest_does_not_depend_on_the_order_of_a_list(self, cell: Cell) -> None:
         cell.instance("a-younger-one")
         cell.follow()
