@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..wire.values import Assignment
+from .cell import End
 
 
 class Known(NamedTuple):
@@ -123,3 +124,9 @@ def collapse(notices: list[Notice]) -> list[Notice]:
         elif not (isinstance(notice, Resolved) and notice.wait in void):
             kept.append(notice)
     return kept
+
+
+def lost(wait: Wait, end: End, arrived: Assignment | None = None) -> WaitLost:
+    """End a wait with an epoch's end."""
+    wait.ended = True
+    return WaitLost(wait, end.dp_rank, end.epoch, end.revision, arrived, end.withdrawn)

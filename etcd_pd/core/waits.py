@@ -12,7 +12,7 @@ from ..wire.values import FAILED, Assignment, RoomValue
 from .cell import Cell, End, Instance, registered_at
 from .index import Index
 from .keys import RoomKey
-from .notices import Known, Notice, Resolved, Wait, WaitFailed, WaitLost
+from .notices import Known, Notice, Resolved, Wait, WaitFailed, WaitLost, lost
 from .records import KeyValue
 
 
@@ -37,8 +37,7 @@ class Waits:
     def want(self, wait: Wait) -> list[Notice]:
         """Begin a wait; its answer may be there already.
 
-        One that an earlier agent answered names its instance by the id, keeps that answer while its epoch lives, and
-        ends with it.
+        One that an earlier agent answered keeps that answer while its epoch lives, and ends with it.
         """
         if wait.known:
             self._unconfirmed[wait] = wait.known
@@ -76,7 +75,7 @@ class Waits:
                 notices.extend(self._answer(wait, self._cell.rooms[wait.key]))
             if wait.known and not wait.ended:
                 self.forget(wait)
-                notices.append(_lost(wait, End(wait.known.dp_rank, wait.known.epoch, revision, withdrawn=False)))
+                notices.append(lost(wait, End(wait.known.dp_rank, wait.known.epoch, revision, withdrawn=False)))
         return notices
 
     # --- what the cell has come to say
@@ -127,7 +126,7 @@ class Waits:
     def lose(self, id: str, end: End) -> Iterator[Notice]:
         """An epoch of a rank has ended."""
         for wait in self._assigned.pop((id, end.dp_rank), ()):
-            yield _lost(wait, end)
+            yield lost(wait, end)
 
     def leave(self, id: str, revision: int, *, ended: bool) -> Iterator[Notice]:
         """A start of an instance has ended, or its keys are gone: the lease of its agent may have expired.
@@ -168,10 +167,11 @@ class Waits:
             return []
         notices: list[Notice] = []
         for wait, known in [both for both in self._unconfirmed.items() if both[1].revision <= self._cell.revision]:
-            lives = self._cell.lives(wait.instance, known.dp_rank, known.epoch)
+            id = self._find_known(wait, known)
+            lives = self._cell.lives(id, known.dp_rank, known.epoch)
             if lives is not None:
                 del self._unconfirmed[wait]
-                notices.append(self._confirm_one(wait, known, lives))
+                notices.append(self._confirm_one(wait, id, known, lives))
         return notices
 
     def disown_unconfirmed(self, revision: int) -> list[Notice]:
@@ -236,7 +236,7 @@ class Waits:
             return WaitFailed(wait, value.reason, room.mod_revision, arrived)
         if self._cell.epoch(wait.placed, dp_rank) == value.epoch:
             return None
-        return _lost(wait, self._end_of(wait.placed, value, room), arrived)
+        return lost(wait, self._end_of(wait.placed, value, room), arrived)
 
     def _answer(self, wait: Wait, room: KeyValue) -> Sequence[Notice]:
         value = RoomValue.from_json(room.value)
@@ -253,7 +253,7 @@ class Waits:
             wait.ended = True
             return [WaitFailed(wait, value.reason, room.mod_revision, assignment)]
         if instance.epochs.get(value.dp_rank) != value.epoch:
-            return [_lost(wait, self._end_of(id, value, room), assignment)]
+            return [lost(wait, self._end_of(id, value, room), assignment)]
         return [self._assign(wait, assignment)]
 
     def _assign(self, wait: Wait, assignment: Assignment) -> Resolved:
@@ -271,10 +271,15 @@ class Waits:
                 wait.ended = True
                 yield WaitFailed(wait, value.reason, kv.mod_revision)
 
-    def _confirm_one(self, wait: Wait, known: Known, lives: bool) -> Notice:
-        id = wait.instance
+    def _find_known(self, wait: Wait, known: Known) -> str:
+        """The instance of a wait that an earlier agent answered: its id, though its own key may be missing."""
+        id = wait.instance if wait.instance in self._cell.instances else self._cell.find(wait.instance) or wait.instance
+        others = (other for address, other in self._cell.rivals(id) if address == wait.instance)
+        return next((other for other in others if self._cell.lives(other, known.dp_rank, known.epoch)), id)
+
+    def _confirm_one(self, wait: Wait, id: str, known: Known, lives: bool) -> Notice:
         if not lives:
-            return _lost(wait, self._cell.end_of(id, known.dp_rank, known.epoch))
+            return lost(wait, self._cell.end_of(id, known.dp_rank, known.epoch))
         wait.placed, wait.key = id, self._cell.keys.room(id, wait.room)
         room, value = self._cell.read_room(wait.key)
         if room and value and (value.state, value.dp_rank, value.epoch) == (FAILED, known.dp_rank, known.epoch):
@@ -290,8 +295,3 @@ class Waits:
     def _unanswered(self) -> list[Wait]:
         """The waits that are placed and not answered yet."""
         return [wait for waits in (*self._pending.values(), *self._for_rank.values()) for wait in waits]
-
-
-def _lost(wait: Wait, end: End, arrived: Assignment | None = None) -> WaitLost:
-    wait.ended = True
-    return WaitLost(wait, end.dp_rank, end.epoch, end.revision, arrived, end.withdrawn)

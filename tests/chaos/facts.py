@@ -151,13 +151,12 @@ class Facts:
     def was_gone(self, instance: str, start: float, end: float) -> bool:
         """Whether at some moment of a time no rank of an instance lived that had ever lived before.
 
-        Of several instances of one address: whether that is so of one that lived in that time, or none did.
+        Of several instances of one address: whether that is so of all together, or of one that lived in that time.
         """
         lives = [life for key, lives in self.lives.items() if key[0] == instance for life in lives]
         owners = {life.owner for life in lives if life.born_at < end and life.died_at > start}
-        return not owners or any(
-            _covered([life for life in lives if life.owner == owner], start) < end for owner in owners
-        )
+        groups = [lives, *([life for life in lives if life.owner == owner] for owner in owners)]
+        return any(_covered(group, start) < end for group in groups)
 
     def synced(self, who: str, start: float, end: float) -> Iterator[tuple[float, float]]:
         """The parts of a time in which a client was notified that its view is synced."""
@@ -270,7 +269,7 @@ class Facts:
 
 def _covered(lives: list[Life], start: float) -> float:
     """Until when, from a time on or from the first life, one of these lives follows on another without a gap."""
-    covered = max(start, min(life.born_at for life in lives))
+    covered = max(start, min((life.born_at for life in lives), default=start))
     for life in sorted(lives, key=lambda life: life.born_at):
         if life.born_at > covered:
             break

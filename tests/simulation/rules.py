@@ -133,16 +133,21 @@ def endings_are_acknowledged(history: History) -> Iterator[str]:
 
 
 def failures_arrive(history: History) -> Iterator[str]:
-    """Who waits for, or uses, a room that is failed is notified, unless a backup from before is restored."""
+    """Who waits for, or uses, a room that is failed is notified.
+
+    Unless a backup from before is restored, or another instance has taken the address, and was given instead.
+    """
     voids = [event.t for event in history.events if event.what == "void"]
     over = Counter(e.room for e in history.events if e.what in ("ended", "done"))
-    held = {e.room for e in history.events if e.what == "resolved"}
-    written = {e.room for e in history.events if e.what == "room" and e.data.get("state") == "failed"}
+    owners = {e.epoch: e.data.get("owner") for e in history.events if e.what == "rank"}
+    held = {e.room: owners.get(e.epoch) for e in history.events if e.what == "resolved"}
+    written = {e.room: e.data.get("owner") for e in history.events if e.what == "room" and e.state == "failed"}
     for event in history.events:
-        said = event.what == "fail" and (event.who in history.living or event.room in written)
-        forgotten = said and any(0.0 < void - event.t < PATIENCE for void in voids)
-        if said and not forgotten and event.room in held and not over[event.room]:
-            yield f"room {event.room} was failed, and decode was never told"
+        if event.what == "fail" and (event.who in history.living or event.room in written):
+            forgotten = any(0.0 < void - event.t < PATIENCE for void in voids)
+            given = event.room in held and held[event.room] == written.get(event.room, held[event.room])
+            if given and not forgotten and not over[event.room]:
+                yield f"room {event.room} was failed, and decode was never told"
 
 
 def withdrawn_is_true(history: History) -> Iterator[str]:

@@ -21,15 +21,25 @@ def want(cell: Cell, known: Known, instance: str = "p") -> list[Notice]:
     return news(cell.view.waits.want(Wait(object(), 1, instance, 5, None, known)))
 
 
-def test_it_is_confirmed_when_its_epoch_lives(cell: Cell) -> None:
+@pytest.mark.parametrize("instance", ["p", "host:8998"])
+def test_it_is_confirmed_when_its_epoch_lives(cell: Cell, instance: str) -> None:
     epoch = cell.rank(2)
     cell.relist()
-    [notice] = want(cell, Known(2, epoch, epoch))
+    [notice] = want(cell, Known(2, epoch, epoch), instance)
     assert isinstance(notice, Resolved)
     assert (notice.assignment.instance, notice.assignment.dp_rank, notice.assignment.epoch) == ("p", 2, epoch)
     cell.delete(b"/cell/v1/prefill/p/ranks/2.0.0.0")
     [lost] = cell.follow()
     assert isinstance(lost, WaitLost) and lost.epoch == epoch
+
+
+def test_it_is_confirmed_when_its_epoch_lives_and_another_instance_has_claimed_its_address(cell: Cell) -> None:
+    epoch = cell.rank(2)
+    cell.instance("q", incarnation="other")
+    cell.rank(2, "q", incarnation="other")
+    cell.relist()
+    [notice] = want(cell, Known(2, epoch, epoch), "host:8998")
+    assert isinstance(notice, Resolved) and notice.assignment.instance == "p"
 
 
 def test_it_is_lost_when_its_rank_has_another_epoch(cell: Cell) -> None:
