@@ -12,7 +12,8 @@ from ..wire.values import FAILED, Assignment, RoomValue
 from .cell import Cell, End, Instance, registered_at
 from .index import Index
 from .keys import RoomKey
-from .notices import Known, Notice, Resolved, Wait, WaitFailed, WaitLost, lost
+from .known_waits import KnownWaits
+from .notices import Notice, Resolved, Wait, WaitFailed, WaitLost, lost
 from .records import KeyValue
 
 
@@ -29,7 +30,7 @@ class Waits:
         self._pending: Index[bytes] = Index()  # by the room's key
         self._for_rank: Index[tuple[str, int]] = Index()  # rank is computed, but not live yet
         self._orphans: list[tuple[Wait, str]] = []
-        self._unconfirmed: dict[Wait, Known] = {}  # answered by an earlier agent, at a revision still to come
+        self._known = KnownWaits(cell, self._assign)
         self._assigned: Index[tuple[str, int]] = Index()  # by instance and DP rank
 
     # --- beginning and ending
@@ -40,7 +41,7 @@ class Waits:
         One that an earlier agent answered keeps that answer while its epoch lives, and ends with it.
         """
         if wait.known:
-            self._unconfirmed[wait] = wait.known
+            self._known.add(wait)
             return self.confirm()
         id = self._cell.find(wait.instance)
         if id is None:
@@ -55,7 +56,7 @@ class Waits:
     def forget(self, wait: Wait) -> None:
         """End a wait without a word: it was answered, aborted or its engine is gone."""
         wait.ended = True
-        self._unconfirmed.pop(wait, None)
+        self._known.discard(wait)
         self._unplaced.discard(wait.instance, wait)
         if wait.assignment:
             self._assigned.discard((wait.assignment.instance, wait.assignment.dp_rank), wait)
@@ -69,7 +70,7 @@ class Waits:
     def disown(self, waits: Iterable[Wait], revision: int) -> list[Notice]:
         """End those of these waits that an earlier agent answered: what they know is of another history."""
         notices: list[Notice] = []
-        for wait in waits:
+        for wait in list(waits):
             wait.beyond = 0
             if wait in self._pending.get(wait.key, ()) and wait.key in self._cell.rooms:
                 notices.extend(self._answer(wait, self._cell.rooms[wait.key]))
@@ -123,6 +124,14 @@ class Waits:
                     wait.placed, wait.key = room.instance, key
                     self._pending.add(key, wait)
 
+    def _take_over(self, address: str, rival: str) -> None:
+        """Who asked by an address for a rank that its earlier owner does not have at present asks the new one."""
+        ranks = [waits for (id, _), waits in self._for_rank.items() if id == rival]
+        for wait in [wait for waits in ranks for wait in waits if wait.instance == address and wait.start is None]:
+            self.forget(wait)
+            wait.ended = False
+            self.unplace([wait])
+
     def lose(self, id: str, end: End) -> Iterator[Notice]:
         """An epoch of a rank has ended."""
         for wait in self._assigned.pop((id, end.dp_rank), ()):
@@ -151,6 +160,9 @@ class Waits:
     def join(self, id: str, instance: Instance, revision: int) -> Iterator[Notice]:
         """An instance is there, and perhaps more of its ranks than before."""
         assert instance.info is not None
+        for address, rival in self._cell.rivals(id):
+            if self._cell.find(address) == id:
+                self._take_over(address, rival)
         for name in (id, *instance.info.addresses):
             for wait in self._unplaced.pop(name, ()):
                 yield from self._place(wait, id, revision)
@@ -163,20 +175,11 @@ class Waits:
 
     def confirm(self) -> list[Notice]:
         """Confirm or end what earlier agents answered, as far as the cell has come."""
-        if not self._cell.revision:
-            return []
-        notices: list[Notice] = []
-        for wait, known in [both for both in self._unconfirmed.items() if both[1].revision <= self._cell.revision]:
-            id = self._find_known(wait, known)
-            lives = self._cell.lives(id, known.dp_rank, known.epoch)
-            if lives is not None:
-                del self._unconfirmed[wait]
-                notices.append(self._confirm_one(wait, id, known, lives))
-        return notices
+        return self._known.confirm() if self._cell.revision else []
 
     def disown_unconfirmed(self, revision: int) -> list[Notice]:
         """End all that earlier agents answered and this one has not confirmed."""
-        return self.disown(list(self._unconfirmed), revision)
+        return self.disown(self._known, revision)
 
     def take_unanswered(self) -> list[Wait]:
         """Take those out that are placed and not answered; :meth:`unplace` puts them back."""
@@ -270,22 +273,6 @@ class Waits:
                 self._assigned.discard((key.instance, value.dp_rank), wait)
                 wait.ended = True
                 yield WaitFailed(wait, value.reason, kv.mod_revision)
-
-    def _find_known(self, wait: Wait, known: Known) -> str:
-        """The instance of a wait that an earlier agent answered: its id, though its own key may be missing."""
-        id = wait.instance if wait.instance in self._cell.instances else self._cell.find(wait.instance) or wait.instance
-        others = (other for address, other in self._cell.rivals(id) if address == wait.instance)
-        return next((other for other in others if self._cell.lives(other, known.dp_rank, known.epoch)), id)
-
-    def _confirm_one(self, wait: Wait, id: str, known: Known, lives: bool) -> Notice:
-        if not lives:
-            return lost(wait, self._cell.end_of(id, known.dp_rank, known.epoch))
-        wait.placed, wait.key = id, self._cell.keys.room(id, wait.room)
-        room, value = self._cell.read_room(wait.key)
-        if room and value and (value.state, value.dp_rank, value.epoch) == (FAILED, known.dp_rank, known.epoch):
-            wait.ended = True
-            return WaitFailed(wait, value.reason, room.mod_revision)
-        return self._assign(wait, Assignment(id, wait.room, *known, 0, "registry"))
 
     def _end_of(self, id: str, value: RoomValue, room: KeyValue) -> End:
         """The end of a room's epoch, which the room counts as lost from; not before the room itself was written."""

@@ -39,15 +39,10 @@ class Ownership:
 
 @dataclass
 class Life:
-    """One life of a rank's key, as the witness saw it, in one history of etcd.
-
-    Attributes:
-        owner: whose key it was, where several instances have had one address and are one to the judge.
-    """
+    """One life of a rank's key, as the witness saw it, in one history of etcd."""
 
     born_at: float
     era: int
-    owner: str
     died_at: float = math.inf
     died_revision: float = math.inf
 
@@ -106,6 +101,7 @@ class Facts:
         self.catch_ups: list[Event] = []
         self.audits: list[Event] = []
         self.voids: list[float] = []
+        self.restarts: list[float] = []
         self.counts: Counter[str] = Counter()
         for event in history:
             self.counts[event.what] += 1
@@ -149,14 +145,16 @@ class Facts:
         )
 
     def was_gone(self, instance: str, start: float, end: float) -> bool:
-        """Whether at some moment of a time no rank of an instance lived that had ever lived before.
-
-        Of several instances of one address: whether that is so of all together, or of one that lived in that time.
-        """
+        """Whether at some moment of a time no rank of an instance lived that had ever lived before, or it restarted."""
+        if any(start <= restart <= end for restart in self.restarts):
+            return True
         lives = [life for key, lives in self.lives.items() if key[0] == instance for life in lives]
-        owners = {life.owner for life in lives if life.born_at < end and life.died_at > start}
-        groups = [lives, *([life for life in lives if life.owner == owner] for owner in owners)]
-        return any(_covered(group, start) < end for group in groups)
+        covered = max(start, min((life.born_at for life in lives), default=start))
+        for life in sorted(lives, key=lambda life: life.born_at):
+            if life.born_at > covered:
+                break
+            covered = max(covered, life.died_at)
+        return covered < end
 
     def synced(self, who: str, start: float, end: float) -> Iterator[tuple[float, float]]:
         """The parts of a time in which a client was notified that its view is synced."""
@@ -238,7 +236,7 @@ class Facts:
         lives = self.lives[event.instance, event.dp_rank, event.epoch]
         if event.alive:
             if not lives or lives[-1].died_at < math.inf:
-                lives.append(Life(event.t, self.era, event.data.get("owner", event.instance)))
+                lives.append(Life(event.t, self.era))
         elif lives:
             lives[-1].died_at, lives[-1].died_revision = event.t, event.revision
 
@@ -247,6 +245,9 @@ class Facts:
             self.seen.add((event.instance, event.room, event.token, self.era))
         else:
             self.deletions.append((self.era, event))
+
+    def _restarted(self, event: Event) -> None:
+        self.restarts.append(event.t)
 
     def _void(self, event: Event) -> None:
         self.voids.append(event.t)
@@ -265,16 +266,6 @@ class Facts:
 
     def _audited(self, event: Event) -> None:
         self.audits.append(event)
-
-
-def _covered(lives: list[Life], start: float) -> float:
-    """Until when, from a time on or from the first life, one of these lives follows on another without a gap."""
-    covered = max(start, min((life.born_at for life in lives), default=start))
-    for life in sorted(lives, key=lambda life: life.born_at):
-        if life.born_at > covered:
-            break
-        covered = max(covered, life.died_at)
-    return covered
 
 
 def _synced(views: Iterable[Event]) -> Iterator[tuple[float, float]]:

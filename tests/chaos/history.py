@@ -11,7 +11,7 @@ decodes        ``want`` instance room timeout; ``resolved`` instance room dp_ran
                PrefillLost; ``done`` instance room; ``view`` revision view
 the witness    ``rank`` instance dp_rank epoch revision alive; ``room`` instance room token revision alive
 the nemesis    ``fault`` name; ``healed`` name number agents; ``revoked`` lease; ``void``: another history of etcd
-               begins
+               begins; ``restarted``: all processes of an instance have died
 the auditor    ``caught_up`` agent healed seconds; ``audited`` agent instance room etcd view
 =============  ====================================================================================================
 """

@@ -353,6 +353,7 @@ class World:
 
     def _do_instance_restarts(self, node: Node, luck: float) -> None:
         """All of its processes die, and another start takes its name."""
+        self._say("nemesis", "restarted")
         self._launches += 1
         for place in list(self._engines):
             self._kill_engine(place, luck)

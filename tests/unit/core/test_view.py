@@ -665,6 +665,17 @@ class TestNames:
         revision = cell.room(7, 2, epoch, owner)
         assert cell.follow() == [Resolved(wait, Assignment(owner, 7, 2, epoch, revision, 0, "registry"))]
 
+    def test_a_rank_is_the_youngest_claimant_s_when_the_one_asked_a_moment_before_does_not_have_it(self) -> None:
+        cell = Cell()
+        cell.instance("p", policy="follow_bootstrap_room")
+        cell.follow()
+        wait = Wait(object(), 1, "host:8998", 7)
+        assert cell.view.waits.want(wait) == []
+        cell.instance("q", policy="follow_bootstrap_room", incarnation="other")
+        epoch = cell.rank(3, "q", incarnation="other")
+        assert cell.follow() == [Resolved(wait, Assignment("q", 7, 3, epoch, epoch, 0, "follow-bootstrap-room"))]
+        assert not cell.view.waits._for_rank
+
     def test_a_wait_by_an_address_stays_when_it_is_sure_for_which_start_it_is(self, cell: Cell) -> None:
         wait, _ = cell.want(7, "host:8998")
         by_id = Wait(object(), 1, "p", 7)
