@@ -54,16 +54,20 @@ class Ranks:
         if engine.rank:
             raise ProtocolError("one rank per connection")
         left = self.lingering.take_over(local)
-        if left is None:
+        if left is None or left not in self._announcer.ranks:  # it was refused while nobody spoke for it
             engine.rank = local
             self._announcer.announce(local)
             return
         # another process on behalf of the same engine: nothing has changed but whom to notify
-        left.linger, left.known_epoch = local.linger, local.known_epoch
+        left.linger = local.linger
         engine.rank = left
-        self._send_epoch(engine, left)
         if left.draining:  # its earlier process was to drain; this one says so itself, if it is
             self._announcer.resume(left)
+        if left.known_epoch and not local.known_epoch:  # its rooms stand, and their end will have to be said
+            engine.send(to_client.Announced(left.known_epoch, left.key_epoch, left.incarnation).encode())
+        else:
+            left.known_epoch = local.known_epoch
+        self._send_epoch(engine, left)
 
     def drain(self, engine: EngineConnection) -> None:
         """The engine's rank takes no new rooms."""
@@ -129,7 +133,8 @@ class Ranks:
         if not stands and self._view.revision < local.key_epoch:
             return  # the view has not come as far as our own write
         if local.known_epoch and (local.known_epoch != epoch or local.renounced):
-            living = 0 if local.renounced else epoch  # a sibling may have notified of it before, and have rooms
+            present = self._view.epoch(*local.ref)  # a sibling may have notified of it before, and have rooms
+            living = 0 if present == local.known_epoch else present
             self._pushes.deliver(self._book.end_rank(local.ref, gone=False, living=living))
             if engine:
                 withdrawn = self._view.end_of(*local.ref, local.known_epoch).withdrawn

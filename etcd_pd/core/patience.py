@@ -21,7 +21,7 @@ class Patience:
 
     def reset(self) -> None:
         """Nothing is known to be in the way."""
-        self._since = None
+        self._since, self._granted = None, 0
 
     def has_ended(self, now: float, ttl: int) -> bool:
         """Whether the wait is over; ``ttl``: how long a session of ours lasts, seconds. The other's may last longer."""
@@ -37,6 +37,6 @@ class Patience:
 
     def note(self, lease: LeaseTimes) -> None:
         """What etcd says of the lease that is in the way."""
-        self._granted = lease.granted
-        if lease.left < lease.granted / 2:
+        is_another, self._granted = self._granted not in (0, lease.granted), lease.granted
+        if is_another or lease.left < lease.granted / 2:
             self._since = None

@@ -87,11 +87,20 @@ def _not_the_owner(facts: Facts, wait: Wait, answer: Event, bounds: Bounds) -> I
     refused = facts.rejected.get(((wait.instance, wait.room), answer.dp_rank))
     if refused is None or refused.error not in ("RegistrationTimeout", "RoomConflict") or refused.t > answer.t:
         return
-    if refused.error == "RegistrationTimeout" and wait.end and wait.end.t <= refused.t + bounds.visible:
-        return  # a rank that its policy names may be given until its failure has come
-    if not any(own.dp_rank == answer.dp_rank for own in facts.ownerships.get((wait.instance, wait.room), ())):
+    owners = facts.ownerships.get((wait.instance, wait.room), ())
+    may_yet_fail = refused.error == "RegistrationTimeout" and not owners
+    if may_yet_fail and answer.t <= _lost_at(facts, wait) <= refused.t + bounds.visible:
+        return  # a rank that its policy names is given until then
+    if not any(own.dp_rank == answer.dp_rank for own in owners):
         text = f"{wait} is sent to rank {answer.dp_rank}, which was told {refused.error} before"
         yield Violation(1, answer.t, text)
+
+
+def _lost_at(facts: Facts, wait: Wait) -> float:
+    """When who waits was notified for the first time that nothing comes of the room."""
+    same = [one for one in facts.waits if (one.who, one.instance, one.room) == (wait.who, wait.instance, wait.room)]
+    ends = [one.end for one in same if one.end and one.end.error in ("RoomFailed", "PrefillLost")]
+    return min((end.t for end in ends), default=math.inf)
 
 
 # --- 2: nobody dead

@@ -54,6 +54,7 @@ FIXED = (
     (FULL, 8, 19),
     *((SMALL, seed, 20) for seed in (0, 17, 18, 22, 63)),
     *((SMALL, seed, 21) for seed in (20, 24, 107, 109, 115, 147)),
+    (SMALL, 14, 22),
     (FULL, 1068, 14),
     *((FULL, seed, 15) for seed in (3094, 3120)),
 )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
-from etcd_pd import Announced, Client, RankEnded
+from etcd_pd import Announced, Client, Drained, RankEnded, Refused
+from etcd_pd.agent.connection import EngineConnection
 from etcd_pd.agent.lingering import Lingering
 from etcd_pd.core.claims import LocalRank
 from etcd_pd.core.own_room import RankRef
+from etcd_pd.core.records import Condition, Operation, TxnResult
 from etcd_pd.wire.values import InstanceInfo, Rank, RankEndpoint, Topology
-from tests.support.agent_in_memory import InMemory, until
+from tests.support.agent_in_memory import InMemory, running, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -44,14 +48,60 @@ async def test_a_rank_is_not_withdrawn_when_its_process_s_successor_takes_it_ove
     assert withdrawn == [] and not lingering
 
 
+P0 = RankRef("p", 0)
+
+
+def engine_of(world: InMemory, tp: int = 0) -> EngineConnection:
+    """The connection of a rank's process."""
+    return next(one for one in world.agent.server.connections if one.rank and one.rank.rank.tp == tp)
+
+
+async def pair(world: InMemory) -> tuple[Client, Client]:
+    """The two processes of a DP rank, which linger."""
+    first, second = world.client(), world.client()
+    for tp, one in enumerate((first, second)):
+        world.announce(one, rank=Rank(0, 0, tp), topology=Topology(dp=1, tp=2), port=5000 + tp, linger=30.0)
+    for one in (first, second):
+        await world.event(one, Announced)
+    return first, second
+
+
+async def knows_another(client: Client, epoch: int) -> None:
+    """Wait until a client knows of an epoch after this one."""
+    await until(lambda: (client.prefill.poll(), client.prefill.epoch > epoch)[1], "it knows of the next epoch")
+
+
+def delay_claim(world: InMemory, tp: int) -> asyncio.Event:
+    """What is written for a process happens, and its answer comes when the event is set."""
+    key, real, gate = world.keys.rank("p", Rank(0, 0, tp)), world.store.txn, asyncio.Event()
+
+    async def txn(compares: Sequence[Condition], operations: Sequence[Operation]) -> TxnResult:
+        result = await real(compares, operations)
+        if any(operation.key == key for operation in operations):
+            await gate.wait()
+        return result
+
+    world.store.txn = txn  # type: ignore[method-assign]
+    return gate
+
+
+def cut(world: InMemory, tp: int = 0) -> LocalRank:
+    """The connection of a rank's process breaks: its lingering rank."""
+    engine_of(world, tp).close("cut")
+    (left,) = world.agent.ranks.lingering.of("p")
+    return left
+
+
+def end_session(world: InMemory) -> None:
+    world.store.etcd.revoke(world.agent.session.lease_id)
+    world.store.publish()
+
+
 async def end_epoch_behind(world: InMemory, client: Client) -> int:
     """Its connection breaks, the session expires, and its rank stands anew before it has noticed: the epoch of now."""
     before = client.prefill.epoch
-    engine = next(one for one in world.agent.server.connections if one.rank and one.rank.rank.tp == 0)
-    engine.close("cut")
-    (left,) = world.agent.ranks.lingering.of("p")
-    world.store.etcd.revoke(world.agent.session.lease_id)
-    world.store.publish()
+    left = cut(world)
+    end_session(world)
     await until(lambda: left.known_epoch > before, "the rank stands anew")
     return left.known_epoch
 
@@ -67,14 +117,97 @@ async def test_a_process_is_notified_when_its_epoch_ended_while_nobody_spoke_for
 
 
 async def test_a_room_of_the_present_epoch_stays_when_a_sibling_comes_back_with_the_one_before(world: InMemory) -> None:
-    topology = Topology(dp=1, tp=2)
-    client, sibling = world.client(), world.client()
-    for tp, one in enumerate((client, sibling)):
-        world.announce(one, rank=Rank(0, 0, tp), topology=topology, port=5000 + tp, linger=30.0)
-    for one in (client, sibling):
-        await world.event(one, Announced)
-    present = await end_epoch_behind(world, client)
-    await until(lambda: (sibling.prefill.poll(), sibling.prefill.epoch == present)[1], "the sibling knows")
+    client, sibling = await pair(world)
+    await end_epoch_behind(world, client)
+    await knows_another(sibling, client.prefill.epoch)
     await world.registered(sibling, 8)
     await world.event(client, RankEnded)
-    assert world.agent.book.count(RankRef("p", 0)) == 1
+    assert world.agent.book.count(P0) == 1
+
+
+async def test_a_room_of_the_present_epoch_stays_when_the_claim_of_a_sibling_that_comes_back_is_not_answered_yet(
+    world: InMemory,
+) -> None:
+    client, sibling = await pair(world)
+    before = client.prefill.epoch
+    cut(world)
+    answered = delay_claim(world, 0)
+    end_session(world)
+    await knows_another(sibling, before)
+    await world.registered(sibling, 8)
+    await world.event(client, RankEnded)
+    answered.set()
+    await world.event(client, Announced)
+    assert world.agent.book.count(P0) == 1
+
+
+async def test_a_room_of_the_present_epoch_stays_when_a_sibling_s_claim_finds_another_history(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        client, sibling = clients = await pair(world)
+        await world.registered(sibling, 7)
+        world.clients.clear()
+        store, before = world.store, client.prefill.epoch
+        world.stop.set()
+        for one in clients:
+            await until(lambda one=one: (one.prefill.poll(), one.state == "connecting")[1], "the agent is gone")  # type: ignore[misc]
+    store.etcd.revision, store.etcd.keys, store.etcd.history, store.etcd.cluster_id = 30, {}, [], 2
+    async with running(tmp_path, store) as world:
+        world.clients += clients
+        answered = delay_claim(world, 0)
+        await until(
+            lambda: (client.prefill.poll(), sibling.prefill.poll(), sibling.prefill.epoch > before)[2], "it knows"
+        )
+        await world.registered(sibling, 8)
+        answered.set()
+        await world.event(client, Announced)
+        assert world.agent.book.count(P0) == 1
+
+
+async def test_a_successor_holds_no_dead_room_when_its_predecessor_s_epoch_had_ended_unseen(world: InMemory) -> None:
+    client, successor = await world.prefill(linger=30.0), world.client()
+    old = await world.registered(client, 7)
+    (watch,) = world.store._watches
+    watch.freeze()
+    world.clients.remove(client)
+    client.detach()
+    await until(lambda: world.agent.ranks.lingering, "it lingers")
+    (left,) = world.agent.ranks.lingering.of("p")
+    before = left.key_epoch
+    world.store.etcd.revoke(world.agent.session.lease_id)
+    await until(lambda: left.key_epoch > before, "it was claimed anew, which the view does not know yet")
+    world.announce(successor, linger=30.0)
+    await until(lambda: (successor.prefill.poll(), not world.agent.ranks.lingering)[1], "it is taken over")
+    assert (await world.registered(successor, 7)).epoch == old.epoch, "as far as anybody knows"
+    world.store.drop_watches()
+    assert (await world.event(successor, RankEnded)).epoch == old.epoch
+    present = (await world.event(successor, Announced)).epoch
+    assert (await world.registered(successor, 7)).epoch == present > old.epoch
+
+
+async def test_a_process_is_refused_when_its_rank_was_refused_while_nobody_spoke_for_it(world: InMemory) -> None:
+    await world.prefill(1, topology=Topology(dp=2))  # the same launch with another topology
+    listing, client = world.store.hold("list"), world.client()
+    world.announce(client, linger=60.0)
+    await until(lambda: (client.prefill.poll(), len(world.agent.announcer.ranks) == 2)[1], "it is claimed")
+    next(one for one in world.agent.server.connections if one.rank and one.rank.rank.dp == 0).close("cut")
+    listing.set()
+    await until(lambda: len(world.agent.announcer.ranks) == 1, "it is refused")
+    assert (await world.event(client, Refused)).error.instance == "p"
+
+
+async def test_a_process_is_notified_once_that_it_is_drained_when_its_rank_ended_meanwhile(world: InMemory) -> None:
+    client = await world.prefill(linger=30.0)
+    await world.registered(client, 7)
+    client.prefill.drain()
+    await until(lambda: (rank := engine_of(world).rank) and rank.draining, "it drains")
+    await end_epoch_behind(world, client)
+    events: list[object] = []
+
+    def seen(kind: type) -> bool:
+        events.extend(client.prefill.poll())
+        return any(isinstance(event, kind) for event in events)
+
+    await until(lambda: seen(RankEnded) and seen(Drained), "it knows of its end, and is drained")
+    client.prefill.release(7)
+    await until(lambda: seen(Drained) and not client.prefill._intents.endings, "whatever was said before has come")
+    assert [type(event) for event in events if isinstance(event, (Drained, RankEnded))] == [RankEnded, Drained]

@@ -279,6 +279,21 @@ PLANTED: dict[str, tuple[int, Callable[[], Story]]] = {
         1,
         lambda: Story().want(1.0, 30).rejected(1.1, "RegistrationTimeout").resolved(1.2).ended(6.2, "RoomFailed"),
     ),
+    "a decode is sent to a rank whose registration timed out, and whose failure has come before": (
+        1,
+        lambda: Story().want(1.0).rejected(1.1, "RegistrationTimeout").ended(1.2, "RoomFailed").resolved(1.3),
+    ),
+    "a decode is sent to a rank whose registration timed out, and another one has the room": (
+        1,
+        lambda: (
+            Story()
+            .want(1.0)
+            .rejected(1.05, "RegistrationTimeout")
+            .register(1.1, 1, 11)
+            .resolved(1.2)
+            .ended(1.3, "RoomFailed")
+        ),
+    ),
     "a decode is sent to a rank that somebody else's room was refused to": (
         1,
         lambda: (

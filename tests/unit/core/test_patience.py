@@ -34,6 +34,16 @@ def test_a_claim_waits_for_as_long_as_the_other_lease_may_last_when_that_is_long
     assert waited(Patience(), {float(at): 30 - at for at in range(14)}, granted=30, limit=120.0) == 2 * 30 + 1
 
 
+@pytest.mark.parametrize("another", [LeaseTimes(0, 0), LeaseTimes(4, 5)])
+def test_the_wait_begins_anew_when_a_long_lease_has_gone_and_another_is_in_the_way(another: LeaseTimes) -> None:
+    patience = Patience()
+    for second in range(20):
+        patience.note(LeaseTimes(50, 60))
+        assert not patience.has_ended(second, TTL)
+    patience.note(another)
+    assert not patience.has_ended(20, TTL)
+
+
 def test_the_wait_begins_anew_when_nothing_stood_in_the_way_meanwhile() -> None:
     patience = Patience()
     assert not patience.has_ended(0.0, TTL)
