@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 
 from ..core.batch import Guard
-from ..core.claims import Blocked, Claims, LocalRank, Write, guard_of, has_vanished
+from ..core.claims import Blocked, Claims, LocalRank, Write, guard_of, has_vanished, is_empty
 from ..core.keys import Keys
 from ..core.own_room import RankRef
 from ..core.patience import Patience
@@ -59,6 +59,7 @@ class Announcer:
         self._on_established, self._on_refused = on_established, on_refused
         self._claims = Claims(keys, lambda: str(uuid.uuid4()))
         self._ranks: list[LocalRank] = []
+        self._withdrawn: dict[str, LocalRank] = {}  # the last of each instance, which others may have outlived
         self._claiming: dict[LocalRank, asyncio.Task[None]] = {}
         self._others: dict[bytes, bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -76,6 +77,7 @@ class Announcer:
 
     def announce(self, local: LocalRank) -> None:
         """Begin to keep a rank in etcd."""
+        self._withdrawn.pop(local.instance, None)
         self._ranks.append(local)
         self._establish(local)
 
@@ -132,7 +134,11 @@ class Announcer:
             self._establish(local)
 
     def instance_changed(self, id: str) -> None:
-        """The view of an instance changed: write again what vanished from under a living rank."""
+        """The view of an instance changed: write again what vanished from under a living rank, end what is empty."""
+        if id in self._withdrawn and is_empty(id, self._view):
+            self._spawn(self._until_done(partial(self._end_instance, self._withdrawn[id])))
+        if id not in self._view.instances:
+            self._withdrawn.pop(id, None)
         for local in self._ranks:
             claiming = self._claiming.get(local)
             if local.instance != id or not local.key_epoch or (claiming and not claiming.done()):
@@ -227,6 +233,7 @@ class Announcer:
             await self._until_done(lambda: self._store.txn(*self._claims.withdraw(local)))
             log.info("rank withdrawn instance=%s rank=%s epoch=%d", local.instance, local.name, local.key_epoch)
         if local.incarnation:
+            self._withdrawn[local.instance] = local
             await self._until_done(lambda: self._end_instance(local))
 
     async def _recover(self, local: LocalRank) -> None:

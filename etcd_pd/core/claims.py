@@ -267,6 +267,12 @@ def has_vanished(local: LocalRank, view: View) -> bool:
     return vanished or bool(instance and not instance.info_key_exists)
 
 
+def is_empty(id: str, view: View) -> bool:
+    """Whether an instance's key stands without any rank, as far as the view shows."""
+    instance = view.instances.get(id)
+    return bool(instance and instance.info_key_exists and not instance.endpoints)
+
+
 def guard_of(ref: RankRef, locals: Iterable[LocalRank], view: View) -> Guard | None:
     """What every registration of a local DP rank is compared with; None while the rank is not live."""
     epoch = view.epoch(*ref)

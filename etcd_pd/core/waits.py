@@ -117,20 +117,26 @@ class Waits:
         if not isinstance(room, RoomKey):
             return
         for address, rival in self._cell.rivals(room.instance):
-            other = self._cell.keys.room(rival, room.room)
-            for wait in list(self._pending.get(other, ())):
-                if wait.instance == address and wait.start is None:
-                    self._pending.discard(other, wait)
-                    wait.placed, wait.key = room.instance, key
-                    self._pending.add(key, wait)
+            pending = self._pending.get(self._cell.keys.room(rival, room.room), ())
+            computed = [wait for wait in self._for_ranks_of(rival) if wait.room == room.room]
+            for wait in self._unsure([*pending, *computed], address):
+                wait.placed, wait.key = room.instance, key
+                self._pending.add(key, wait)
 
     def _take_over(self, address: str, rival: str) -> None:
         """Who asked by an address for a rank that its earlier owner does not have at present asks the new one."""
-        ranks = [waits for (id, _), waits in self._for_rank.items() if id == rival]
-        for wait in [wait for waits in ranks for wait in waits if wait.instance == address and wait.start is None]:
+        self.unplace(self._unsure(self._for_ranks_of(rival), address))
+
+    def _for_ranks_of(self, id: str) -> list[Wait]:
+        return [wait for (owner, _), waits in self._for_rank.items() if owner == id for wait in waits]
+
+    def _unsure(self, waits: list[Wait], address: str) -> list[Wait]:
+        """Take those out that asked by an address, and may mean another that claims it."""
+        unsure = [wait for wait in waits if wait.instance == address and wait.start is None]
+        for wait in unsure:
             self.forget(wait)
             wait.ended = False
-            self.unplace([wait])
+        return unsure
 
     def lose(self, id: str, end: End) -> Iterator[Notice]:
         """An epoch of a rank has ended."""

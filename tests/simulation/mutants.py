@@ -22,6 +22,7 @@ from etcd_pd.client.prefill import Prefill
 from etcd_pd.core.batch import Batch, Durable, Guard, Outcome, Rejected
 from etcd_pd.core.book import RoomBook
 from etcd_pd.core.cell import Cell
+from etcd_pd.core.known_waits import KnownWaits
 from etcd_pd.core.lease import SessionLease
 from etcd_pd.core.notices import Known, Wait
 from etcd_pd.core.own_room import State
@@ -219,10 +220,10 @@ def failed_rooms_unnoticed(patch: pytest.MonkeyPatch, _: random.Random) -> None:
 def lost_rooms_unconfirmed(patch: pytest.MonkeyPatch, _: random.Random) -> None:
     """A new agent takes what the one before it answered for true."""
 
-    def confirm(self: Waits, wait: Wait, known: Known) -> Any:
-        return self._assign(wait, Assignment(wait.instance, wait.room, *known, 0, "registry"))
+    def confirm(self: KnownWaits, wait: Wait, id: str, known: Known, lives: bool) -> Any:
+        return self._assign(wait, Assignment(id, wait.room, *known, 0, "registry"))
 
-    patch.setattr(Waits, "_confirm_one", confirm)
+    patch.setattr(KnownWaits, "_confirm", confirm)
 
 
 def sleep_unnoticed(patch: pytest.MonkeyPatch, _: random.Random) -> None:
@@ -265,6 +266,12 @@ def other_clusters_unnoticed(patch: pytest.MonkeyPatch, _: random.Random) -> Non
     patch.setattr(WatchMachine, "_check_cluster", lambda self, header: None)
 
 
+def rooms_not_claimed(patch: pytest.MonkeyPatch, _: random.Random) -> None:
+    """A wait by an address stays with who had that address when it was asked."""
+    patch.setattr(Waits, "_claim", lambda self, key: None)
+    patch.setattr(Waits, "_take_over", lambda self, address, rival: None)
+
+
 MUTANTS = (
     Mutant(no_guard, DEATHS),
     Mutant(a_sibling_unguarded, ("watches held", "engine killed")),
@@ -291,6 +298,7 @@ MUTANTS = (
     Mutant(the_dead_forgotten),
     Mutant(expired_ranks_withdrawn, ("session revoked", "etcd freezes")),
     Mutant(other_clusters_unnoticed, ("etcd is restored", "engine killed")),
+    Mutant(rooms_not_claimed, ("instance moves", "kill", "etcd freezes")),
 )
 
 

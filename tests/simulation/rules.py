@@ -176,6 +176,11 @@ def rosters_agree(history: History) -> Iterator[str]:
     yield from (f"{agent} does not miss a process that died" for agent in history.unmissed)
 
 
+def former_names_end(history: History) -> Iterator[str]:
+    """At the end nothing of a name that the instance has no more is in etcd, but rooms that go with their lease."""
+    yield from (f"{key.decode()} stands, of an instance that is gone" for key in history.former)
+
+
 def service_returns(history: History) -> Iterator[str]:
     """Once nothing is done to the world any more, every room is registered and resolved."""
     failed = {e.room for e in history.events if e.what == "fail"}
@@ -211,6 +216,7 @@ RULES: dict[str, Rule] = {f"rule_{number}": _of_the_chaos_suite(number) for numb
         withdrawn_is_true,
         views_agree,
         rosters_agree,
+        former_names_end,
         service_returns,
         silence_is_noticed,
     )

@@ -52,6 +52,7 @@ class History:
         views: by agent, whether its rooms are etcd's at the end.
         strangers: agents that know of somebody who is not in etcd at the end, or not of somebody who is.
         missed: by agent, who it says is gone at the end, when all are back.
+        former: keys of names that the instance has no more, at the end.
         unmissed: agents that do not miss a process which is killed after that.
         living: engines that live at the end.
         decodes: the agent of each decode.
@@ -65,6 +66,7 @@ class History:
     views: dict[str, bool] = field(default_factory=dict)
     strangers: list[str] = field(default_factory=list)
     missed: dict[str, list[bytes]] = field(default_factory=dict)
+    former: list[bytes] = field(default_factory=list)
     unmissed: list[str] = field(default_factory=list)
     living: set[str] = field(default_factory=set)
     decodes: dict[str, str] = field(default_factory=dict)
@@ -392,6 +394,7 @@ class World:
     async def _finish(self) -> None:
         self.history.views = {name: node.agrees() for name, node in self._nodes.items()}
         rooms = [key for key in self._etcd.keys if key.startswith(KEYS.rooms())]
+        self.history.former = [key for key in self._etcd.keys if self._has_moved(key)]
         self.history.left = {int(key.rpartition(b"/")[2]) for key in rooms}
         self.history.living = {self._who(place) for place in self._engines}
         for place, client in self._engines.items():

@@ -676,6 +676,19 @@ class TestNames:
         assert cell.follow() == [Resolved(wait, Assignment("q", 7, 3, epoch, epoch, 0, "follow-bootstrap-room"))]
         assert not cell.view.waits._for_rank
 
+    def test_a_room_is_its_registrar_s_when_the_one_asked_a_moment_before_does_not_have_the_rank(self) -> None:
+        cell = Cell()
+        cell.instance("q", policy="follow_bootstrap_room", incarnation="other")
+        cell.instance("p", policy="follow_bootstrap_room")
+        cell.follow()
+        wait = Wait(object(), 1, "host:8998", 7)
+        assert cell.view.waits.want(wait) == []
+        epoch = cell.rank(3, "q", incarnation="other")
+        assert cell.follow() == [], "the older one may have begun again"
+        revision = cell.room(7, 3, epoch, "q")
+        assert cell.follow() == [Resolved(wait, Assignment("q", 7, 3, epoch, revision, 0, "registry"))]
+        assert not cell.view.waits._for_rank
+
     def test_a_wait_by_an_address_stays_when_it_is_sure_for_which_start_it_is(self, cell: Cell) -> None:
         wait, _ = cell.want(7, "host:8998")
         by_id = Wait(object(), 1, "p", 7)
