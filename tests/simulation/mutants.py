@@ -266,12 +266,6 @@ def other_clusters_unnoticed(patch: pytest.MonkeyPatch, _: random.Random) -> Non
     patch.setattr(WatchMachine, "_check_cluster", lambda self, header: None)
 
 
-def rooms_not_claimed(patch: pytest.MonkeyPatch, _: random.Random) -> None:
-    """A wait by an address stays with who had that address when it was asked."""
-    patch.setattr(Waits, "_claim", lambda self, key: None)
-    patch.setattr(Waits, "_take_over", lambda self, address, rival: None)
-
-
 MUTANTS = (
     Mutant(no_guard, DEATHS),
     Mutant(a_sibling_unguarded, ("watches held", "engine killed")),
@@ -298,7 +292,6 @@ MUTANTS = (
     Mutant(the_dead_forgotten),
     Mutant(expired_ranks_withdrawn, ("session revoked", "etcd freezes")),
     Mutant(other_clusters_unnoticed, ("etcd is restored", "engine killed")),
-    Mutant(rooms_not_claimed, ("instance moves", "kill", "etcd freezes")),
 )
 
 
