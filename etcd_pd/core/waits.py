@@ -125,7 +125,9 @@ class Waits:
 
     def _take_over(self, address: str, rival: str) -> None:
         """Who asked by an address for a rank that its earlier owner does not have at present asks the new one."""
-        self.unplace(self._unsure(self._for_ranks_of(rival), address))
+        for wait in self._unsure(self._for_ranks_of(rival), address):
+            wait.placed = None
+            self._unplaced.add(address, wait)
 
     def _for_ranks_of(self, id: str) -> list[Wait]:
         return [wait for (owner, _), waits in self._for_rank.items() if owner == id for wait in waits]
