@@ -9,6 +9,7 @@ from contextvars import copy_context
 from dataclasses import replace
 
 from etcd_pd.agent.agent import Agent
+from etcd_pd.agent.connection import EngineConnection
 from etcd_pd.config import AgentSettings
 from etcd_pd.core.keys import Keys
 
@@ -87,6 +88,11 @@ class Node:
         self._stop.set()
         await self._running
         self.store.leave()
+
+    @property
+    def connections(self) -> list[EngineConnection]:
+        """Those of its agent; none while there is no agent."""
+        return list(self.agent.server.connections) if self.runs else []
 
     def agrees(self) -> bool:
         """Whether its view has the rooms that etcd has; one that watches none agrees."""

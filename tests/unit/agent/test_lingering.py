@@ -71,9 +71,9 @@ async def knows_another(client: Client, epoch: int) -> None:
     await until(lambda: (client.prefill.poll(), client.prefill.epoch > epoch)[1], "it knows of the next epoch")
 
 
-def delay_claim(world: InMemory, tp: int) -> asyncio.Event:
-    """What is written for a process happens, and its answer comes when the event is set."""
-    key, real, gate = world.keys.rank("p", Rank(0, 0, tp)), world.store.txn, asyncio.Event()
+def delay_answer(world: InMemory, key: bytes) -> asyncio.Event:
+    """What is written under a key happens, and its answer comes when the event is set."""
+    real, gate = world.store.txn, asyncio.Event()
 
     async def txn(compares: Sequence[Condition], operations: Sequence[Operation]) -> TxnResult:
         result = await real(compares, operations)
@@ -131,7 +131,7 @@ async def test_a_room_of_the_present_epoch_stays_when_the_claim_of_a_sibling_tha
     client, sibling = await pair(world)
     before = client.prefill.epoch
     cut(world)
-    answered = delay_claim(world, 0)
+    answered = delay_answer(world, world.keys.rank("p", Rank(0)))
     end_session(world)
     await knows_another(sibling, before)
     await world.registered(sibling, 8)
@@ -153,7 +153,7 @@ async def test_a_room_of_the_present_epoch_stays_when_a_sibling_s_claim_finds_an
     store.etcd.revision, store.etcd.keys, store.etcd.history, store.etcd.cluster_id = 30, {}, [], 2
     async with running(tmp_path, store) as world:
         world.clients += clients
-        answered = delay_claim(world, 0)
+        answered = delay_answer(world, world.keys.rank("p", Rank(0)))
         await until(
             lambda: (client.prefill.poll(), sibling.prefill.poll(), sibling.prefill.epoch > before)[2], "it knows"
         )
@@ -182,6 +182,25 @@ async def test_a_successor_holds_no_dead_room_when_its_predecessor_s_epoch_had_e
     assert (await world.event(successor, RankEnded)).epoch == old.epoch
     present = (await world.event(successor, Announced)).epoch
     assert (await world.registered(successor, 7)).epoch == present > old.epoch
+
+
+@pytest.mark.parametrize("rooms", [[7], [7, 8]])
+async def test_a_failed_room_is_written_once_when_its_process_says_it_again_to_the_same_agent(
+    world: InMemory, rooms: list[int]
+) -> None:
+    client, key = await world.prefill(linger=30.0), world.keys.room("p", 7)
+    answered = delay_answer(world, key)
+    client.prefill.register_lot(rooms) if len(rooms) > 1 else client.prefill.register(7)
+    client.prefill.fail(7, "why")
+    await until(lambda: world.room(7), "it is written, which the agent does not know yet")
+    cut(world)
+    await until(lambda: (client.prefill.poll(), not world.agent.ranks.lingering)[1], "it is back")
+    await until(lambda: (client.prefill.poll(), engine_of(world).said == client.prefill._intents.sequence)[1], "said")
+    before = world.store.etcd.keys[key].create_revision
+    answered.set()
+    await until(lambda: (client.prefill.poll(), not client.prefill._intents.endings)[1], "that is acknowledged")
+    await until(lambda: (client.prefill.poll(), not client.prefill._intents.asked)[1], "and its registration answered")
+    assert world.store.etcd.keys[key].create_revision == before
 
 
 async def test_a_process_is_refused_when_its_rank_was_refused_while_nobody_spoke_for_it(world: InMemory) -> None:
