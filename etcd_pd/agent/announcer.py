@@ -63,6 +63,7 @@ class Announcer:
         self._claiming: dict[LocalRank, asyncio.Task[None]] = {}
         self._others: dict[bytes, bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
 
     @property
     def ranks(self) -> list[LocalRank]:
@@ -77,7 +78,6 @@ class Announcer:
 
     def announce(self, local: LocalRank) -> None:
         """Begin to keep a rank in etcd."""
-        self._withdrawn.pop(local.instance, None)
         self._ranks.append(local)
         self._establish(local)
 
@@ -135,10 +135,11 @@ class Announcer:
 
     def instance_changed(self, id: str) -> None:
         """The view of an instance changed: write again what vanished from under a living rank, end what is empty."""
-        if id in self._withdrawn and is_empty(id, self._view):
-            self._spawn(self._until_done(partial(self._end_instance, self._withdrawn[id])))
         if id not in self._view.instances:
             self._withdrawn.pop(id, None)
+        elif id in self._withdrawn and self._is_left(id):  # for longer than an agent whose session ended needs
+            pause = 2 * self._session.granted_ttl + 1
+            asyncio.get_running_loop().call_later(pause, self._end_if_left, id)
         for local in self._ranks:
             claiming = self._claiming.get(local)
             if local.instance != id or not local.key_epoch or (claiming and not claiming.done()):
@@ -148,6 +149,7 @@ class Announcer:
 
     async def close(self) -> None:
         """Stop writing, once what was begun is finished."""
+        self._closing = True
         for claiming in self._claiming.values():
             claiming.cancel()
         if self._tasks:
@@ -235,12 +237,22 @@ class Announcer:
         if local.incarnation:
             self._withdrawn[local.instance] = local
             await self._until_done(lambda: self._end_instance(local))
+            if local.instance not in self._view.instances and self._view.revision >= local.key_epoch:
+                self._withdrawn.pop(local.instance, None)
 
     async def _recover(self, local: LocalRank) -> None:
         """A claim was cut off: see whether it had written the key."""
         lease_id = self._session.lease_id
         listing = await self._store.read([self._keys.rank(local.instance, local.rank)])
         self._claims.recover(local, listing, lease_id)
+
+    def _is_left(self, id: str) -> bool:
+        """Whether an instance's key stands without ranks, and none is being announced here."""
+        return is_empty(id, self._view) and not any(local.instance == id for local in self._ranks)
+
+    def _end_if_left(self, id: str) -> None:
+        if id in self._withdrawn and self._is_left(id) and not self._closing:
+            self._spawn(self._until_done(partial(self._end_instance, self._withdrawn[id])))
 
     async def _end_instance(self, local: LocalRank) -> None:
         for transaction in self._claims.end_instance(local, await self._read(self._keys.prefill(local.instance))):

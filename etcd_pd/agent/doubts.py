@@ -72,7 +72,7 @@ class Doubts:
             for wait in unknown:
                 self._judge_unknown(wait, names)
             for wait, id in orphaned:
-                self._judge_orphan(wait, ids is None or id in ids)
+                self._judge_orphan(wait, ids is None or names is None or id in ids or wait.instance in names)
 
     async def _list_instances(self) -> tuple[set[str], set[str] | None]:
         """The ids of the instances that stand, and all their names: None while one's own key is missing."""

@@ -59,7 +59,7 @@ class Ranks:
             self._announcer.announce(local)
             return
         # another process on behalf of the same engine: nothing has changed but whom to notify
-        left.linger = local.linger
+        left.linger, left.leaving = local.linger, False
         engine.rank = left
         if local.incarnation:  # the same process, which says again what was not answered
             engine.repeats = left.said

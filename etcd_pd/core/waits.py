@@ -29,6 +29,7 @@ class Waits:
         self._unplaced: Index[str] = Index()  # by the name that nobody has announced yet
         self._pending: Index[bytes] = Index()  # by the room's key
         self._for_rank: Index[tuple[str, int]] = Index()  # rank is computed, but not live yet
+        self._asked: Index[tuple[str, int]] = Index()  # not forgotten yet, by name and room
         self._orphans: list[tuple[Wait, str]] = []
         self._known = KnownWaits(cell, self._assign)
         self._assigned: Index[tuple[str, int]] = Index()  # by instance and DP rank
@@ -43,6 +44,7 @@ class Waits:
         if wait.known:
             self._known.add(wait)
             return self.confirm()
+        self._asked.add((wait.instance, wait.room), wait)
         id = self._cell.find(wait.instance)
         if id is None:
             self._unplaced.add(wait.instance, wait)
@@ -57,15 +59,17 @@ class Waits:
         """End a wait without a word: it was answered, aborted or its engine is gone."""
         wait.ended = True
         self._known.discard(wait)
+        self._asked.discard((wait.instance, wait.room), wait)
+        self._take_out(wait)
+
+    def _take_out(self, wait: Wait) -> None:
         self._unplaced.discard(wait.instance, wait)
         if wait.assignment:
             self._assigned.discard((wait.assignment.instance, wait.assignment.dp_rank), wait)
-            return
-        if wait.placed is None:
-            return
-        self._pending.discard(wait.key, wait)
-        for key in [key for key, waits in self._for_rank.items() if wait in waits]:
-            self._for_rank.discard(key, wait)
+        elif wait.placed is not None:
+            self._pending.discard(wait.key, wait)
+            for key in [key for key, waits in self._for_rank.items() if wait in waits]:
+                self._for_rank.discard(key, wait)
 
     def disown(self, waits: Iterable[Wait], revision: int) -> list[Notice]:
         """End those of these waits that an earlier agent answered: what they know is of another history."""
@@ -84,7 +88,8 @@ class Waits:
     def pin(self, asked_before: float) -> None:
         """What was asked before that is for the start of its instance that stands now: the view has come past it."""
         for wait in self._unanswered():
-            if wait.start is None and wait.placed and wait.asked_at <= asked_before:
+            if wait.start is None and wait.asked_at <= asked_before and wait.placed == self._cell.find(wait.instance):
+                assert wait.placed
                 info = self._cell.instances[wait.placed].info
                 wait.start = (wait.placed, info.incarnation) if info else None
 
@@ -103,7 +108,7 @@ class Waits:
         """A room's key was written."""
         notices: list[Notice] = []
         if self._cell.has_rivals:
-            self._claim(key)
+            self._claim(key, kv)
         if key in self._pending:
             for wait in list(self._pending[key]):
                 notices.extend(self._answer(wait, kv))
@@ -111,34 +116,31 @@ class Waits:
             notices.extend(self._fail_assigned(key, kv))
         return notices
 
-    def _claim(self, key: bytes) -> None:
+    def _claim(self, key: bytes, kv: KeyValue) -> None:
         """Who asked for a room by an address, and may not have meant the one that had it, meant who registers it."""
-        room = self._cell.keys.parse(key)
-        if not isinstance(room, RoomKey):
+        room, value = self._cell.keys.parse(key), RoomValue.from_json(kv.value)
+        if not isinstance(room, RoomKey) or not value or self._cell.epoch(room.instance, value.dp_rank) != value.epoch:
             return
-        for address, rival in self._cell.rivals(room.instance):
-            pending = self._pending.get(self._cell.keys.room(rival, room.room), ())
-            computed = [wait for wait in self._for_ranks_of(rival) if wait.room == room.room]
-            for wait in self._unsure([*pending, *computed], address):
-                wait.placed, wait.key = room.instance, key
-                self._pending.add(key, wait)
+        for address in {address for address, _ in self._cell.rivals(room.instance)}:
+            for wait in list(self._asked.get((address, room.room), ())):
+                in_time = wait.beyond < registered_at(kv, value) and wait.named_rank in (None, value.dp_rank)
+                if in_time and self._may_mean_another(wait) and wait.placed != room.instance:
+                    self._take_out(wait)
+                    wait.placed, wait.key = room.instance, key
+                    self._pending.add(key, wait)
 
     def _take_over(self, address: str, rival: str) -> None:
         """Who asked by an address for a rank that its earlier owner does not have at present asks the new one."""
-        for wait in self._unsure(self._for_ranks_of(rival), address):
+        waits = [wait for (owner, _), waits in self._for_rank.items() if owner == rival for wait in waits]
+        for wait in [wait for wait in waits if wait.instance == address and self._may_mean_another(wait)]:
+            self._take_out(wait)
             wait.placed = None
             self._unplaced.add(address, wait)
 
-    def _for_ranks_of(self, id: str) -> list[Wait]:
-        return [wait for (owner, _), waits in self._for_rank.items() if owner == id for wait in waits]
-
-    def _unsure(self, waits: list[Wait], address: str) -> list[Wait]:
-        """Take those out that asked by an address, and may mean another that claims it."""
-        unsure = [wait for wait in waits if wait.instance == address and wait.start is None]
-        for wait in unsure:
-            self.forget(wait)
-            wait.ended = False
-        return unsure
+    def _may_mean_another(self, wait: Wait) -> bool:
+        """Whether a wait by an address is open, and not sure to mean the instance that had it first."""
+        is_open = wait.placed is not None and not wait.ended and wait.assignment is None
+        return is_open and wait.start is None and wait.instance not in self._cell.instances
 
     def lose(self, id: str, end: End) -> Iterator[Notice]:
         """An epoch of a rank has ended."""
@@ -152,13 +154,14 @@ class Waits:
         it waits for, waits on.
         """
         for wait in [wait for wait in self._unanswered() if wait.placed == id]:
-            self.forget(wait)
+            self._take_out(wait)
             if ended and wait.start:
+                wait.ended = True
                 yield WaitLost(wait, -1, 0, revision, withdrawn=True)
                 continue
             if ended:
                 self._orphans.append((wait, id))
-            wait.ended, wait.placed = False, None
+            wait.placed = None
             now = self._cell.find(wait.instance)
             if now is None:
                 self._unplaced.add(wait.instance, wait)
@@ -225,6 +228,10 @@ class Waits:
             kv = self._cell.rooms.get(wait.key)
             if kv:
                 yield from self._answer(wait, kv)
+        for address, rival in self._cell.rivals(id) if self._cell.has_rivals else ():
+            key = self._cell.keys.room(rival, wait.room)
+            if address == wait.instance and self._may_mean_another(wait) and key in self._cell.rooms:
+                yield from self.read_room(key, self._cell.rooms[key])
 
     def _computed(self, wait: Wait, id: str, dp_rank: int, source: str) -> Iterator[Notice]:
         epoch = self._cell.epoch(id, dp_rank)

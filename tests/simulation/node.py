@@ -9,7 +9,6 @@ from contextvars import copy_context
 from dataclasses import replace
 
 from etcd_pd.agent.agent import Agent
-from etcd_pd.agent.connection import EngineConnection
 from etcd_pd.config import AgentSettings
 from etcd_pd.core.keys import Keys
 
@@ -50,9 +49,9 @@ class Node:
     def start(self) -> None:
         """Start an agent on the node's socket."""
         self._process = Sleeper()
-        context = copy_context()
-        context.run(PROCESS.set, self._process)
-        context.run(self._start)
+        self._context = copy_context()
+        self._context.run(PROCESS.set, self._process)
+        self._context.run(self._start)
         self.runs = True
 
     def _start(self) -> None:
@@ -89,10 +88,15 @@ class Node:
         await self._running
         self.store.leave()
 
-    @property
-    def connections(self) -> list[EngineConnection]:
-        """Those of its agent; none while there is no agent."""
-        return list(self.agent.server.connections) if self.runs else []
+    def cut_connection(self, luck: float) -> None:
+        """Have the agent close one, when it is awake; a rank's only where that lingers."""
+        if self.runs:
+            asyncio.get_running_loop().call_soon(self._cut, luck, context=self._context)
+
+    def _cut(self, luck: float) -> None:
+        connections = [one for one in self.agent.server.connections if not one.rank or one.rank.linger]
+        if connections:
+            connections[int(luck * len(connections))].close("cut")
 
     def agrees(self) -> bool:
         """Whether its view has the rooms that etcd has; one that watches none agrees."""

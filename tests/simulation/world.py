@@ -351,10 +351,8 @@ class World:
             self._events.append(Event(self._loop.time(), node.name, "asleep", {"until": until}))
 
     def _do_connection_cut(self, node: Node, luck: float) -> None:
-        """An agent closes a connection, as that of an engine that does not read; a rank's only where it lingers."""
-        connections = [one for one in node.connections if not one.rank or one.rank.linger]
-        if connections:
-            connections[int(luck * len(connections))].close("cut")
+        """As that of an engine that does not read."""
+        node.cut_connection(luck)
 
     def _do_engine_killed(self, node: Node, luck: float) -> None:
         self._kill_engine(self._place(luck), LONG_AWAY if luck > 0.7 else luck)

@@ -654,6 +654,49 @@ class TestNames:
         cell.follow()
         assert cell.view.find("host:8998") == "q"
 
+    def test_the_youngest_does_not_depend_on_the_order_of_a_list(self, cell: Cell) -> None:
+        cell.instance("a-younger-one")
+        cell.follow()
+        cell.relist()
+        assert cell.view.find("host:8998") == "a-younger-one"
+
+    def test_an_address_falls_back_to_who_still_claims_it(self, cell: Cell) -> None:
+        cell.instance("q")
+        cell.follow()
+        cell.delete(KEYS.prefill("q"))
+        cell.follow()
+        assert cell.view.find("host:8998") == "p"
+
+    def test_an_address_that_is_given_up_is_unknown(self, cell: Cell) -> None:
+        cell.instance(addresses=("other:1",))
+        cell.follow()
+        assert cell.view.find("host:8998") is None
+        assert cell.view.find("other:1") == "p"
+
+
+@pytest.fixture
+def two() -> Cell:
+    """Instance p, and the younger q, which claims its address too; of each rank 1 is there."""
+    cell = Cell()
+    cell.instance("p")
+    cell.rank(1)
+    cell.instance("q", incarnation="other")
+    cell.rank(1, "q", incarnation="other")
+    cell.follow()
+    return cell
+
+
+def ask(cell: Cell, named: int | None = None, beyond: int = 0, instance: str = "host:8998") -> Wait:
+    """Wait for room 7, not sure for which start; nothing is known of it yet."""
+    wait = Wait(object(), 1, instance, 7, named)
+    wait.beyond = beyond
+    assert cell.view.waits.want(wait) == []
+    return wait
+
+
+class TestTwoOfOneAddress:
+    """Who waits by the address, and asked a moment ago, may mean either."""
+
     @pytest.mark.parametrize("owner", ["p", "q"])
     def test_a_wait_by_an_address_is_for_who_registers_the_room_when_two_claim_it(self, cell: Cell, owner: str) -> None:
         wait = Wait(object(), 1, "host:8998", 7)
@@ -675,6 +718,16 @@ class TestNames:
         epoch = cell.rank(3, "q", incarnation="other")
         assert cell.follow() == [Resolved(wait, Assignment("q", 7, 3, epoch, epoch, 0, "follow-bootstrap-room"))]
         assert not cell.view.waits._for_rank
+
+    def test_it_is_not_sure_for_which_start_a_wait_is_when_another_has_taken_its_address(self, cell: Cell) -> None:
+        wait = Wait(object(), 1, "host:8998", 7)
+        cell.view.waits.want(wait)
+        cell.instance("q", incarnation="other")
+        cell.follow()
+        cell.view.waits.pin(0.0)
+        assert wait.start is None
+        cell.room(7, 2, cell.rank(2, "q", incarnation="other"), "q")
+        assert [type(notice) for notice in cell.follow()] == [Resolved]
 
     def test_a_room_is_its_registrar_s_when_the_one_asked_a_moment_before_does_not_have_the_rank(self) -> None:
         cell = Cell()
@@ -699,24 +752,57 @@ class TestNames:
         cell.room(7, 1, epoch_of(cell, 1))
         assert [n.wait for n in cell.follow() if isinstance(n, Resolved)] == [wait, by_id]
 
-    def test_the_youngest_does_not_depend_on_the_order_of_a_list(self, cell: Cell) -> None:
-        cell.instance("a-younger-one")
-        cell.follow()
-        cell.relist()
-        assert cell.view.find("host:8998") == "a-younger-one"
+    def test_a_room_is_found_when_it_was_registered_by_the_older_one_before(self, two: Cell) -> None:
+        two.room(7, 1, two.view.epoch("p", 1))
+        two.follow()
+        [resolved] = two.view.waits.want(Wait(object(), 1, "host:8998", 7))
+        assert isinstance(resolved, Resolved) and resolved.assignment.instance == "p"
 
-    def test_an_address_falls_back_to_who_still_claims_it(self, cell: Cell) -> None:
-        cell.instance("q")
-        cell.follow()
-        cell.delete(KEYS.prefill("q"))
-        cell.follow()
-        assert cell.view.find("host:8998") == "p"
+    @pytest.mark.parametrize("listed", [False, True])
+    def test_a_dead_room_of_the_older_one_answers_nobody(self, two: Cell, listed: bool) -> None:
+        two.room(7, 1, two.view.epoch("p", 1))
+        two.delete(KEYS.rank("p", Rank(1)))
+        two.follow()
+        wait = ask(two)
+        two.room(7, 1, two.view.epoch("q", 1), "q")
+        [resolved] = two.relist() if listed else two.follow()
+        assert isinstance(resolved, Resolved)
+        assert (resolved.wait, resolved.assignment.instance) == (wait, "q")
 
-    def test_an_address_that_is_given_up_is_unknown(self, cell: Cell) -> None:
-        cell.instance(addresses=("other:1",))
+    def test_a_room_of_an_earlier_life_answers_nobody(self, two: Cell) -> None:
+        revision = two.room(7, 1, two.view.epoch("p", 1))
+        two.follow()
+        wait = ask(two, beyond=revision)
+        assert two.relist() == []
+        two.room(7, 1, two.view.epoch("q", 1), "q")
+        [resolved] = two.follow()
+        assert isinstance(resolved, Resolved)
+        assert (resolved.wait, resolved.assignment.instance) == (wait, "q")
+
+    def test_a_named_rank_is_that_one_when_another_registers_the_room(self, two: Cell) -> None:
+        ask(two, named=3)
+        two.room(7, 1, two.view.epoch("p", 1))
+        assert two.follow() == []
+
+    def test_a_wait_by_an_id_is_for_that_instance_when_another_claims_it_as_an_address(self, two: Cell) -> None:
+        two.instance("host:8998", addresses=(), incarnation="third")
+        two.follow()
+        ask(two)
+        two.room(7, 1, two.view.epoch("q", 1), "q")
+        assert two.follow() == []
+
+    def test_an_earlier_life_stays_known_when_the_wait_moves(self) -> None:
+        cell = Cell()
+        cell.instance("q", policy="follow_bootstrap_room", incarnation="other")
+        revision = cell.room(7, 3, cell.rank(3, "q", incarnation="other"), "q", state=FAILED, reason="an old life")
+        cell.instance("p", policy="follow_bootstrap_room")
+        cell.delete(KEYS.prefill("q"), KEYS.rank("q", Rank(3)))
         cell.follow()
-        assert cell.view.find("host:8998") is None
-        assert cell.view.find("other:1") == "p"
+        wait = ask(cell, beyond=revision)
+        cell.instance("q", policy="follow_bootstrap_room", incarnation="other")
+        cell.rank(3, "q", incarnation="other")
+        [resolved] = cell.follow()
+        assert isinstance(resolved, Resolved) and resolved.wait is wait
 
 
 class TestForget:
@@ -732,7 +818,7 @@ class TestForget:
         cell.follow()
         wait, _ = cell.want(7, instance, named_rank)
         cell.view.waits.forget(wait)
-        assert is_at_rest(cell.view)
+        assert is_at_rest(cell.view) and not cell.view.waits._asked
         cell.view.waits.forget(wait)
         assert cell.view.waits.want(wait) is not None
 
