@@ -121,7 +121,7 @@ class Waits:
         room, value = self._cell.keys.parse(key), RoomValue.from_json(kv.value)
         if not isinstance(room, RoomKey) or not value or self._cell.epoch(room.instance, value.dp_rank) != value.epoch:
             return
-        for address in {address for address, _ in self._cell.rivals(room.instance)}:
+        for address in dict.fromkeys(address for address, _ in self._cell.rivals(room.instance)):
             for wait in list(self._asked.get((address, room.room), ())):
                 in_time = wait.beyond < registered_at(kv, value) and wait.named_rank in (None, value.dp_rank)
                 if in_time and self._may_mean_another(wait) and wait.placed != room.instance:
