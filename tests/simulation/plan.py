@@ -62,6 +62,8 @@ FIXED = (
 POLICIES = ("round_robin", "round_robin", "follow_bootstrap_room")
 #: How long there are rooms and faults, seconds.
 SHORT, LONG = 20.0, 60.0
+#: How many rooms a second there are: the first in the first seeds' worlds.
+RATES = (50.0, 25.0, 10.0)
 #: Rooms of a lot.
 LOT = 3
 
@@ -132,11 +134,15 @@ class Plan:
         *,
         size: Size = SMALL,
         seconds: float = 0.0,
-        rate: float = 50.0,
+        rate: float = 0.0,
         kinds: Sequence[str] = FAULTS,
     ) -> Plan:
-        """From a seed; swarm testing: each world has some kinds of faults only. ``seconds``: 0 for the seed to say."""
-        seconds = seconds or _length(seed)
+        """From a seed; swarm testing: each world has some kinds of faults only.
+
+        Args:
+            seconds, rate: 0 for the seed to say.
+        """
+        seconds, rate = seconds or _length(seed), rate or _rate(seed)
         shape, rooms, faults = (random.Random(f"{seed} {name}") for name in ("shape", "rooms", "faults"))
         ranks, tp = shape.choice(size.ranks), shape.choice(size.tp)
         chosen = [kind for kind in kinds if shape.random() < 0.6] or list(kinds)
@@ -153,7 +159,7 @@ class Plan:
     def fixed(cls) -> Iterator[Plan]:
         """The worlds that are always tried."""
         for size, seed, kinds in FIXED:
-            yield cls.draw(seed, size=size, kinds=FAULTS[:kinds])
+            yield cls.draw(seed, size=size, rate=RATES[0], kinds=FAULTS[:kinds])
 
     def agent_of(self, dp_rank: int, tp_rank: int) -> str:
         """At which agent a process of a DP rank is: those of one rank at several, and in a small world all alike."""
@@ -164,6 +170,11 @@ class Plan:
 def _length(seed: int) -> float:
     """The first seeds' worlds are short, for the tests; of the others many are long: faults come at less cost there."""
     return SHORT if seed < 100 else random.Random(f"{seed} length").choice((SHORT, LONG, LONG))
+
+
+def _rate(seed: int) -> float:
+    """Fewer rooms leave more between them than the next room: leases run out, and buckets are changed."""
+    return RATES[0] if seed < 100 else random.Random(f"{seed} rate").choice(RATES)
 
 
 def _request(draw: random.Random, due: float, ranks: int, dp: int, policy: str, number: int) -> Iterator[Room]:
