@@ -1,7 +1,6 @@
 """Puts ranks, instances and this agent itself into etcd, keeps them there, and takes them out.
 
-Who owns an instance's name is decided by etcd: the first announcer creates its key, others of the same launch join,
-and everybody else waits for it to vanish or is refused.
+etcd decides who owns an instance's name: the first announcer creates its key; others join, wait or are refused.
 """
 
 from __future__ import annotations
@@ -63,7 +62,6 @@ class Announcer:
         self._claiming: dict[LocalRank, asyncio.Task[None]] = {}
         self._others: dict[bytes, bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closing = False
 
     @property
     def ranks(self) -> list[LocalRank]:
@@ -137,9 +135,7 @@ class Announcer:
         """The view of an instance changed: write again what vanished from under a living rank, end what is empty."""
         if id not in self._view.instances:
             self._withdrawn.pop(id, None)
-        elif id in self._withdrawn and self._is_left(id):  # for longer than an agent whose session ended needs
-            pause = 2 * self._session.granted_ttl + 1
-            asyncio.get_running_loop().call_later(pause, self._end_if_left, id)
+        self._end_later(id)
         for local in self._ranks:
             claiming = self._claiming.get(local)
             if local.instance != id or not local.key_epoch or (claiming and not claiming.done()):
@@ -149,13 +145,13 @@ class Announcer:
 
     async def close(self) -> None:
         """Stop writing, once what was begun is finished."""
-        self._closing = True
         for claiming in self._claiming.values():
             claiming.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=2.0)
         for task in self._tasks:
             task.cancel()
+        self._withdrawn.clear()
 
     # --- the writing
 
@@ -200,6 +196,7 @@ class Announcer:
         log.error("announcement refused instance=%s rank=%s: %s", local.instance, local.name, error)
         if local in self._ranks:
             self._ranks.remove(local)
+        self._end_later(local.instance)
         self._on_refused(local, error)
 
     async def _claim(self, local: LocalRank) -> Blocked | None:
@@ -239,6 +236,7 @@ class Announcer:
             await self._until_done(lambda: self._end_instance(local))
             if local.instance not in self._view.instances and self._view.revision >= local.key_epoch:
                 self._withdrawn.pop(local.instance, None)
+        self._end_later(local.instance)
 
     async def _recover(self, local: LocalRank) -> None:
         """A claim was cut off: see whether it had written the key."""
@@ -246,13 +244,18 @@ class Announcer:
         listing = await self._store.read([self._keys.rank(local.instance, local.rank)])
         self._claims.recover(local, listing, lease_id)
 
-    def _is_left(self, id: str) -> bool:
-        """Whether an instance's key stands without ranks, and none is being announced here."""
-        return is_empty(id, self._view) and not any(local.instance == id for local in self._ranks)
+    def _end_later(self, id: str) -> None:
+        """End an instance that is left empty for longer than an agent whose session has ended needs to come back."""
+        if self._is_left(id):
+            asyncio.get_running_loop().call_later(2 * self._session.granted_ttl + 1, self._end_if_left, id)
 
     def _end_if_left(self, id: str) -> None:
-        if id in self._withdrawn and self._is_left(id) and not self._closing:
+        if self._is_left(id):
             self._spawn(self._until_done(partial(self._end_instance, self._withdrawn[id])))
+
+    def _is_left(self, id: str) -> bool:
+        """Whether an instance that we withdrew a rank of stands without any, and none is being announced here."""
+        return id in self._withdrawn and is_empty(id, self._view) and all(one.instance != id for one in self._ranks)
 
     async def _end_instance(self, local: LocalRank) -> None:
         for transaction in self._claims.end_instance(local, await self._read(self._keys.prefill(local.instance))):

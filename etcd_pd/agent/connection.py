@@ -51,7 +51,6 @@ class EngineConnection:
         wants: its waits by their number.
         last_want: the latest number that it wanted.
         said: the highest number of what it said of rooms.
-        repeats: up to this number it says again what it said on an earlier connection to this agent.
         undurable: numbers of its releases and failures that etcd may not have yet, in order.
         round: of its last PING that named one.
         known: names under which it knows an instance, by the instance's id.
@@ -75,7 +74,7 @@ class EngineConnection:
         self.rank: LocalRank | None = None
         self.decoder: str | None = None
         self.wants: dict[int, Wait] = {}
-        self.last_want = self.round = self.said = self.repeats = 0
+        self.last_want = self.round = self.said = 0
         self.undurable: dict[int, None] = {}
         self.known: dict[str, set[str]] = {}
         self.numbers: dict[str, int] = {}

@@ -158,7 +158,7 @@ class Packets:
         now = time.monotonic()
         outcomes: list[Outcome] = []
         for room, sequence in messages.decode_rooms(packet):
-            is_new = _is_new(engine, sequence) and sequence > engine.repeats
+            is_new = _is_new(engine, sequence)
             if engine.rank is None or engine.rank.draining:
                 outcomes.append(_refused(engine, room, sequence))
             else:
@@ -172,7 +172,7 @@ class Packets:
         rooms = messages.decode_rooms(packet)
         if not 0 < len(rooms) <= messages.MAX_LOT:
             raise ProtocolError(f"a lot of {len(rooms)} rooms")
-        are_new = [_is_new(engine, sequence) and sequence > engine.repeats for _, sequence in rooms]
+        are_new = [_is_new(engine, sequence) for _, sequence in rooms]
         now = time.monotonic()
         if engine.rank is None or engine.rank.draining:
             self._pushes.deliver([_refused(engine, *said) for said in rooms])

@@ -61,8 +61,6 @@ class Ranks:
         # another process on behalf of the same engine: nothing has changed but whom to notify
         left.linger, left.leaving = local.linger, False
         engine.rank = left
-        if local.incarnation:  # the same process, which says again what was not answered
-            engine.repeats = left.said
         if left.draining:  # its earlier process was to drain; this one says so itself, if it is
             self._announcer.resume(left)
         if left.known_epoch and not local.known_epoch:  # its rooms stand, and their end will have to be said
@@ -84,7 +82,6 @@ class Ranks:
         """The engine is gone."""
         if engine.rank and engine.rank.linger:
             log.info("lingering instance=%s rank=%s", engine.rank.instance, engine.rank.name)
-            engine.rank.said = max(engine.rank.said, engine.said)
             self.lingering.add(engine.rank)
         elif engine.rank:
             self._withdraw(engine.rank)

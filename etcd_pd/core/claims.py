@@ -43,7 +43,6 @@ class LocalRank:
         draining: it takes no new rooms.
         drained: its engine knows that it has none left.
         leaving: its engine said goodbye.
-        said: the highest number of what its process said of rooms before its connection broke.
     """
 
     instance: str
@@ -60,7 +59,6 @@ class LocalRank:
     draining: bool = False
     drained: bool = False
     leaving: bool = False
-    said: int = 0
 
     @classmethod
     def announced(cls, said: Announce, seen: Header | None = None) -> LocalRank:

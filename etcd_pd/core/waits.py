@@ -153,7 +153,7 @@ class Waits:
         Who waits for a start that has ended is lost. Who waits for one that may come back, or did not know which start
         it waits for, waits on.
         """
-        for wait in [wait for wait in self._unanswered() if wait.placed == id]:
+        for wait in (wait for wait in self._unanswered() if wait.placed == id):  # what one finds may answer others
             self._take_out(wait)
             if ended and wait.start:
                 wait.ended = True
@@ -284,7 +284,7 @@ class Waits:
         if not isinstance(key, RoomKey) or not value or value.state != FAILED:
             return
         for wait in list(self._assigned.get((key.instance, value.dp_rank), ())):
-            if wait.room == key.room:
+            if wait.room == key.room and wait.beyond < registered_at(kv, value):
                 self._assigned.discard((key.instance, value.dp_rank), wait)
                 wait.ended = True
                 yield WaitFailed(wait, value.reason, kv.mod_revision)

@@ -99,8 +99,9 @@ def _not_the_owner(facts: Facts, wait: Wait, answer: Event, bounds: Bounds) -> I
 def _lost_at(facts: Facts, wait: Wait) -> float:
     """When who waits was notified for the first time that nothing comes of the room."""
     same = [one for one in facts.waits if (one.who, one.instance, one.room) == (wait.who, wait.instance, wait.room)]
-    ends = [one.end for one in same if one.end and one.end.error in ("RoomFailed", "PrefillLost")]
-    return min((end.t for end in ends), default=math.inf)
+    ends = [one.end for one in same if one.end]
+    lost = [end.t for end in ends if end.error == "RoomFailed" or (end is wait.end and end.error == "PrefillLost")]
+    return min(lost, default=math.inf)
 
 
 # --- 2: nobody dead

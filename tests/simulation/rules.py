@@ -135,8 +135,10 @@ def endings_are_acknowledged(history: History) -> Iterator[str]:
 def failures_arrive(history: History) -> Iterator[str]:
     """Who waits for, or uses, a room that is failed is notified.
 
-    Unless a backup from before is restored, or another instance has taken the address, and was given instead.
+    Unless a backup from before is restored, or another instance takes the address about then, and is given instead.
     """
+    moves = [event.t for event in history.events if event.what == "restarted"]
+    moving = {e.room for e in history.events if e.what == "want" and any(abs(e.t - move) < PATIENCE for move in moves)}
     voids = [event.t for event in history.events if event.what == "void"]
     over = Counter(e.room for e in history.events if e.what in ("ended", "done"))
     owners = {e.epoch: e.data.get("owner") for e in history.events if e.what == "rank"}
@@ -145,8 +147,9 @@ def failures_arrive(history: History) -> Iterator[str]:
     for event in history.events:
         if event.what == "fail" and (event.who in history.living or event.room in written):
             forgotten = any(0.0 < void - event.t < PATIENCE for void in voids)
-            given = event.room in held and held[event.room] == written.get(event.room, held[event.room])
-            if given and not forgotten and not over[event.room]:
+            given = event.room in held
+            misled = given and event.room in moving and held[event.room] != written.get(event.room, held[event.room])
+            if given and not misled and not forgotten and not over[event.room]:
                 yield f"room {event.room} was failed, and decode was never told"
 
 

@@ -113,6 +113,28 @@ async def test_the_instance_s_key_goes_when_its_last_ranks_went_with_another_age
     await until(lambda: not b.agent.announcer._withdrawn, "nor remembered")
 
 
+@pytest.mark.parametrize("dp", [2, 3], ids=["dies", "is refused"])
+async def test_the_instance_s_key_goes_when_its_last_ranks_went_while_another_was_being_announced(
+    agents: tuple[InMemory, InMemory], dp: int
+) -> None:
+    a, b = agents
+    await a.prefill(0, topology=TWO)
+    end(b, await b.prefill(1, topology=TWO))
+    await until(lambda: "p" in b.agent.announcer._withdrawn and not b.agent.announcer._tasks, "it is withdrawn")
+    listing, another = b.store.hold("list"), b.client()
+    b.announce(another, 1, topology=Topology(dp=dp))
+    await until(lambda: (another.prefill.poll(), b.agent.announcer.ranks)[1], "it is being announced")
+    a.agent.announcer._ranks.clear()  # the node is gone
+    a.store.etcd.revoke(a.agent.session.lease_id)
+    a.store.publish()
+    await until(lambda: not b.agent.view.instances["p"].endpoints, "its last rank has gone")
+    if dp == TWO.dp:
+        end(b, another)
+    listing.set()
+    await until(lambda: (another.prefill.poll(), not b.agent.announcer.ranks)[1], "nobody is announced any more")
+    await until(lambda: b.keys.prefill("p") not in b.store.etcd.keys, "nothing is left")
+
+
 async def test_a_withdrawn_rank_is_forgotten_when_its_sibling_s_agent_has_ended_the_instance(world: InMemory) -> None:
     client, key = await world.prefill(), world.keys.rank("p", Rank(0))
     answered, real = asyncio.Event(), world.store.txn

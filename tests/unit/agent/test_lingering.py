@@ -184,25 +184,6 @@ async def test_a_successor_holds_no_dead_room_when_its_predecessor_s_epoch_had_e
     assert (await world.registered(successor, 7)).epoch == present > old.epoch
 
 
-@pytest.mark.parametrize("rooms", [[7], [7, 8]])
-async def test_a_failed_room_is_written_once_when_its_process_says_it_again_to_the_same_agent(
-    world: InMemory, rooms: list[int]
-) -> None:
-    client, key = await world.prefill(linger=30.0), world.keys.room("p", 7)
-    answered = delay_answer(world, key)
-    client.prefill.register_lot(rooms) if len(rooms) > 1 else client.prefill.register(7)
-    client.prefill.fail(7, "why")
-    await until(lambda: world.room(7), "it is written, which the agent does not know yet")
-    cut(world)
-    await until(lambda: (client.prefill.poll(), not world.agent.ranks.lingering)[1], "it is back")
-    await until(lambda: (client.prefill.poll(), engine_of(world).said == client.prefill._intents.sequence)[1], "said")
-    before = world.store.etcd.keys[key].create_revision
-    answered.set()
-    await until(lambda: (client.prefill.poll(), not client.prefill._intents.endings)[1], "that is acknowledged")
-    await until(lambda: (client.prefill.poll(), not client.prefill._intents.asked)[1], "and its registration answered")
-    assert world.store.etcd.keys[key].create_revision == before
-
-
 async def test_a_process_is_refused_when_its_rank_was_refused_while_nobody_spoke_for_it(world: InMemory) -> None:
     await world.prefill(1, topology=Topology(dp=2))  # the same launch with another topology
     listing, client = world.store.hold("list"), world.client()

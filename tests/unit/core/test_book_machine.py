@@ -142,6 +142,9 @@ class TwoAgents(RuleBasedStateMachine):
 
     def ends(self, owner: Owner, room: int, *, fails: bool) -> None:
         dp = owner[0]
+        if self.is_late(owner, room):
+            self.behind[owner, room] += 1
+            return
         if self.is_known(dp, room):
             self.users.setdefault((dp, room), set()).add(owner)
         elif fails:  # a use of the room that nobody has registered
@@ -150,6 +153,13 @@ class TwoAgents(RuleBasedStateMachine):
         self.over.add((dp, room))
         if room in self.acknowledged and self.acknowledged[room][0] == dp:
             del self.acknowledged[room]
+
+    def is_late(self, owner: Owner, room: int) -> bool:
+        """Whether it ends a use that it took part in, when a sibling has asked for the next one."""
+        own = self.agents[RANKS[owner[0]]].book.inner._rooms.find("p", room)
+        if own is None or own.rank.dp_rank != owner[0] or not own.is_ending or owner not in own.places:
+            return False
+        return bool(own.later) and not any(later.said[0] == owner for later in own.later)
 
     def is_known(self, dp: int, room: int) -> bool:
         """Whether the book has a use of the room by the rank that it does not take for past."""

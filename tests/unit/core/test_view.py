@@ -784,6 +784,25 @@ class TestTwoOfOneAddress:
         two.room(7, 1, two.view.epoch("p", 1))
         assert two.follow() == []
 
+    def test_each_of_two_waits_is_lost_once_when_the_one_that_has_their_room_ends_next(self, two: Cell) -> None:
+        waits = [ask(two), ask(two)]
+        two.room(7, 1, two.view.epoch("p", 1))
+        two.instance("q", incarnation="third")
+        two.rank(1, "q", incarnation="third")
+        assert {n.assignment.instance for n in two.relist() if isinstance(n, Resolved)} == {"p"}
+        two.delete(KEYS.rank("p", Rank(1)))
+        assert [n.wait for n in two.follow() if isinstance(n, WaitLost)] == waits
+
+    def test_a_computed_rank_is_kept_when_a_failure_of_an_earlier_life_is_read_again(self) -> None:
+        cell = Cell()
+        cell.instance("q", policy="follow_bootstrap_room")
+        revision = cell.room(7, 3, cell.rank(3, "q"), "q", state=FAILED, reason="an old life")
+        cell.follow()
+        wait = Wait(object(), 1, "host:8998", 7)
+        wait.beyond = revision
+        assert [type(notice) for notice in cell.view.waits.want(wait)] == [Resolved]
+        assert [notice for notice in cell.relist() if isinstance(notice, WaitFailed)] == []
+
     def test_a_wait_by_an_id_is_for_that_instance_when_another_claims_it_as_an_address(self, two: Cell) -> None:
         two.instance("host:8998", addresses=(), incarnation="third")
         two.follow()
