@@ -102,6 +102,7 @@ class Facts:
         self.audits: list[Event] = []
         self.voids: list[float] = []
         self.restarts: list[float] = []
+        self._rank_ends: dict[tuple[str, int], list[float]] = defaultdict(list)
         self.counts: Counter[str] = Counter()
         for event in history:
             self.counts[event.what] += 1
@@ -245,6 +246,13 @@ class Facts:
             self.seen.add((event.instance, event.room, event.token, self.era))
         else:
             self.deletions.append((self.era, event))
+
+    def was_disowned(self, own: Ownership, t: float) -> bool:
+        """Whether its owner had been notified by then that the epoch under which it has the room is over."""
+        return any(own.acked_at <= end <= t for end in self._rank_ends[own.who, own.epoch])
+
+    def _rank_ended(self, event: Event) -> None:
+        self._rank_ends[event.who, event.epoch].append(event.t)
 
     def _restarted(self, event: Event) -> None:
         self.restarts.append(event.t)

@@ -4,7 +4,8 @@
    its registration timed out, to none whose failure does not follow.
 2. No decode gets, or keeps without notice, a rank whose epoch was dead for longer than the bound. An answer that
    is marked stale claims no more than it knows, and is exempt.
-3. A registration that was acknowledged is in etcd and can be resolved until it is released, or its epoch or lease ends.
+3. A registration that was acknowledged is in etcd and can be resolved until it is released, its epoch or lease ends,
+   or its owner is notified that its epoch has ended.
 4. The revisions that one client sees never go back, unless it is notified of a resync in between.
 5. After a fault is healed, every agent's view equals etcd within the bound.
 6. Every wait ends within its deadline, with an answer or with the right error.
@@ -148,7 +149,9 @@ def nothing_lost(facts: Facts, bounds: Bounds) -> Iterator[Violation]:
             yield Violation(3, own.acked_at, f"room {own.room} of {own} was acknowledged, but was never in etcd")
     for era, gone in facts.deletions:
         deleted = by_key.get((era, gone.instance, gone.room, gone.token))
-        if deleted and deleted.released_at > gone.t and _ends_at(facts, deleted) > gone.t:
+        if deleted is None or facts.was_disowned(deleted, gone.t):
+            continue  # a restored etcd may have its rank's key for a while all the same
+        if deleted.released_at > gone.t and _ends_at(facts, deleted) > gone.t:
             yield Violation(3, gone.t, f"room {gone.room} vanished from etcd under its owner {deleted}")
     for wait in facts.waits:
         if wait.end and wait.end.error in ("RoomTimeout", "InstanceUnknown"):

@@ -159,6 +159,9 @@ INNOCENT: dict[str, Callable[[], Story]] = {
     "a decode is sent to the rank of the policy, whose registration timed out, and its failure follows": lambda: (
         Story().want(1.0).rejected(1.1, "RegistrationTimeout").resolved(1.1).ended(1.3, "RoomFailed")
     ),
+    "a room vanishes whose rank was notified of its end, though a restored etcd has its key for a while": lambda: (
+        Story().register(1.0).at(1.5, "r0", "rank_ended", instance="p", epoch=10).in_etcd(2.0, alive=False)
+    ),
     "the whole instance is gone": lambda: (
         Story()
         .want(1.0)
@@ -332,6 +335,14 @@ PLANTED: dict[str, tuple[int, Callable[[], Story]]] = {
     ),
     "an acknowledged room never reached etcd": (3, lambda: Story().acknowledged(1.0)),
     "an acknowledged room vanishes": (3, lambda: Story().register(1.0).in_etcd(2.0, alive=False)),
+    "an acknowledged room vanishes whose rank was notified of another epoch's end": (
+        3,
+        lambda: Story().register(1.0).at(1.5, "r0", "rank_ended", instance="p", epoch=9).in_etcd(2.0, alive=False),
+    ),
+    "an acknowledged room vanishes before its rank is notified": (
+        3,
+        lambda: Story().register(1.0).in_etcd(2.0, alive=False).at(2.5, "r0", "rank_ended", instance="p", epoch=10),
+    ),
     "an acknowledged room vanishes before its release": (
         3,
         lambda: Story().register(1.0).in_etcd(2.0, alive=False).release(2.5),
