@@ -285,7 +285,7 @@ MUTANTS = (
     Mutant(registered_before_announced, RESTARTS),
     Mutant(lots_half_written),
     Mutant(failed_rooms_unnoticed),
-    Mutant(lost_rooms_unconfirmed, ("kill", "engine killed")),
+    Mutant(lost_rooms_unconfirmed, (*RESTARTS, "engine killed")),
     Mutant(sleep_unnoticed, ("agent asleep", "engine killed", "session revoked")),
     Mutant(changes_reordered),
     Mutant(who_is_back_missed, RESTARTS),
