@@ -63,16 +63,15 @@ class Doubts:
     async def _ask_all(self) -> None:
         while self._unknown or self._orphaned:
             (unknown, self._unknown), (orphaned, self._orphaned) = (self._unknown, []), (self._orphaned, [])
-            ids: set[str] | None
             try:
                 ids, names = await self._list_instances()
             except StoreError as exc:
                 log.debug("cannot tell which instances there are: %s", exc)
-                ids, names = None, None
+                ids, names = set(), None
             for wait in unknown:
                 self._judge_unknown(wait, names)
             for wait, id in orphaned:
-                self._judge_orphan(wait, ids is None or names is None or id in ids or wait.instance in names)
+                self._judge_orphan(wait, names is None or id in ids or wait.instance in names)
 
     async def _list_instances(self) -> tuple[set[str], set[str] | None]:
         """The ids of the instances that stand, and all their names: None while one's own key is missing."""
