@@ -27,7 +27,7 @@ from ..store.base import Store
 from ..wire import messages
 from ..wire.values import RoomValue
 from .announcer import Announcer
-from .connection import EngineConnection
+from .connection import EngineConnection, Speaker
 from .etcd_health import EtcdHealth
 from .histories import Histories
 from .looks import Looks
@@ -279,5 +279,6 @@ def _make_book(settings: AgentSettings, keys: Keys, pool: BucketPool, announcer:
 
 
 def _place_of(owner: object) -> object:
-    """Which process of its rank an engine's connection speaks for; another one may speak for it later."""
-    return owner.rank.rank if isinstance(owner, EngineConnection) and owner.rank else owner
+    """The place in its rank's topology that a process speaks for; another one may speak for it later."""
+    assert isinstance(owner, Speaker)
+    return owner.rank

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from ..core.claims import LocalRank
 from ..core.notices import Wait
 from ..core.records import Header
 from ..errors import ConfigError, ProtocolError
 from ..wire import messages
+from ..wire.values import Rank
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +26,8 @@ PACKETS_PER_TURN = 64
 #: How often silence is looked at: what the agent slept through is known as exactly.
 LOOKS_PER_HEARTBEAT = 4
 _UCRED = struct.Struct("3i")
+#: Of connections whose process does not name itself.
+_numbers = itertools.count(1)
 #: Every packet is read into it and copied out: recv() would allocate as much for each. One thread reads all sockets.
 _BUFFER = memoryview(bytearray(messages.MAX_PACKET + 1))
 
@@ -32,6 +37,19 @@ class Peer:
 
     def __init__(self, sock: socket.socket) -> None:
         self.pid, self.uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+
+
+class Speaker(NamedTuple):
+    """Who says something of rooms: a process, whichever connection it has at present.
+
+    Attributes:
+        process: its name for itself.
+        instance, rank: the rank that it announced, None before it did.
+    """
+
+    process: str
+    instance: str = "unknown"
+    rank: Rank | None = None
 
 
 class EngineConnection:
@@ -46,6 +64,7 @@ class EngineConnection:
 
     Attributes:
         seen: how far it had seen etcd when it connected, where it had.
+        speaker: who says what it says of rooms.
         rank: the rank that it announced.
         decoder: the decode instance that it announced.
         wants: its waits by their number.
@@ -71,6 +90,7 @@ class EngineConnection:
     ) -> None:
         self.peer = peer
         self.seen: Header | None = None
+        self.speaker = Speaker(f"connection {next(_numbers)}")
         self.rank: LocalRank | None = None
         self.decoder: str | None = None
         self.wants: dict[int, Wait] = {}

@@ -18,7 +18,7 @@ from ..core.records import Header
 from ..errors import ConfigError, EtcdPDError, ProtocolError, RankDraining
 from ..wire import messages, to_agent, to_client
 from .announcer import Announcer
-from .connection import EngineConnection
+from .connection import EngineConnection, Speaker
 from .histories import Histories
 from .looks import Looks
 from .pushes import Pushes
@@ -137,6 +137,8 @@ class Packets:
             engine.send(to_client.Welcome(refused=refusal).encode())
             raise ProtocolError(refusal)
         engine.greeted = True
+        if hello.process:
+            self._replace_connection(engine, hello.process)
         if hello.revision:
             engine.seen = Header(hello.cluster_id, hello.revision)
             self._histories.check(engine, engine.seen)
@@ -144,6 +146,12 @@ class Packets:
             engine.expect_heartbeat(hello.heartbeat)
         engine.send(to_client.Welcome(self._settings.agent_id, self._synced.is_set()).encode())
         self._ping(engine, packet)
+
+    def _replace_connection(self, engine: EngineConnection, process: str) -> None:
+        """A process has connected anew, perhaps before its last connection's end is noticed."""
+        for other in [one for one in self._connections if one is not engine and one.speaker.process == process]:
+            other.close("its process has connected anew")
+        engine.speaker = Speaker(process)
 
     def _announce(self, engine: EngineConnection, packet: bytes) -> None:
         self._ranks.announce(engine, LocalRank.announced(to_agent.Announce.decode(packet), engine.seen))
@@ -158,12 +166,11 @@ class Packets:
         now = time.monotonic()
         outcomes: list[Outcome] = []
         for room, sequence in messages.decode_rooms(packet):
-            is_new = _is_new(engine, sequence)
+            engine.said = max(engine.said, sequence)
             if engine.rank is None or engine.rank.draining:
                 outcomes.append(_refused(engine, room, sequence))
             else:
-                register = self._book.register if is_new else self._book.register_again
-                outcomes.extend(register(engine, engine.rank.ref, room, sequence, now))
+                outcomes.extend(self._book.register(engine.speaker, engine.rank.ref, room, sequence, now))
         if outcomes:
             self._pushes.deliver(outcomes)
         self._registrar.kick()
@@ -172,28 +179,25 @@ class Packets:
         rooms = messages.decode_rooms(packet)
         if not 0 < len(rooms) <= messages.MAX_LOT:
             raise ProtocolError(f"a lot of {len(rooms)} rooms")
-        are_new = [_is_new(engine, sequence) for _, sequence in rooms]
-        now = time.monotonic()
+        engine.said = max(engine.said, *(sequence for _, sequence in rooms))
         if engine.rank is None or engine.rank.draining:
             self._pushes.deliver([_refused(engine, *said) for said in rooms])
-        elif all(are_new):
-            self._pushes.deliver(self._book.register_lot(engine, engine.rank.ref, rooms, now))
         else:
-            for said in rooms:
-                self._pushes.deliver(self._book.register_again(engine, engine.rank.ref, *said, now))
+            lot = self._book.register_lot(engine.speaker, engine.rank.ref, rooms, time.monotonic())
+            self._pushes.deliver(lot)
         self._registrar.kick()
 
     def _release(self, engine: EngineConnection, packet: bytes) -> None:
         outcomes: list[Outcome] = []
         for room, sequence in messages.decode_rooms(packet):
             if not _is_new(engine, sequence):
-                outcomes.append(Durable(engine, 0))  # only to say once more how far all is durable
+                outcomes.append(Durable(engine.speaker, 0))  # only to say once more how far all is durable
                 continue
             engine.undurable[sequence] = None
             if engine.rank:
-                outcomes.extend(self._book.release(engine, engine.rank.ref, room, sequence))
+                outcomes.extend(self._book.release(engine.speaker, engine.rank.ref, room, sequence))
             else:
-                outcomes.append(Durable(engine, sequence))
+                outcomes.append(Durable(engine.speaker, sequence))
         if outcomes:
             self._pushes.deliver(outcomes)
         self._registrar.kick()
@@ -201,20 +205,20 @@ class Packets:
     def _adopt(self, engine: EngineConnection, packet: bytes) -> None:
         for room, epoch, token, lease_id in messages.decode_adopted(packet):
             if engine.rank and epoch == engine.rank.known_epoch:
-                self._book.adopt(engine, engine.rank.ref, epoch, room, token, lease_id, time.monotonic())
+                self._book.adopt(engine.speaker, engine.rank.ref, epoch, room, token, lease_id, time.monotonic())
 
     def _fail(self, engine: EngineConnection, packet: bytes) -> None:
         room, reason, sequence = astuple(to_agent.Fail.decode(packet))
         if not _is_new(engine, sequence):
-            self._pushes.deliver([Durable(engine, 0)])
+            self._pushes.deliver([Durable(engine.speaker, 0)])
             return
         engine.undurable[sequence] = None
         if engine.rank:
             now = time.monotonic()
             self._pushes.incidents.note("RoomFailed", room, *engine.rank.ref, reason)
-            self._pushes.deliver(self._book.fail(engine, engine.rank.ref, room, reason, sequence, now))
+            self._pushes.deliver(self._book.fail(engine.speaker, engine.rank.ref, room, reason, sequence, now))
         else:
-            self._pushes.deliver([Durable(engine, sequence)])
+            self._pushes.deliver([Durable(engine.speaker, sequence)])
         self._registrar.kick()
 
     def _drain(self, engine: EngineConnection, packet: bytes) -> None:
@@ -270,5 +274,5 @@ def _is_new(engine: EngineConnection, sequence: int) -> bool:
 
 def _refused(engine: EngineConnection, room: int, sequence: int) -> Rejected:
     if engine.rank is None:
-        return Rejected(engine, room, EtcdPDError("the rank is not announced"), sequence)
-    return Rejected(engine, room, RankDraining(room, "the rank is draining"), sequence)
+        return Rejected(engine.speaker, room, EtcdPDError("the rank is not announced"), sequence)
+    return Rejected(engine.speaker, room, RankDraining(room, "the rank is draining"), sequence)

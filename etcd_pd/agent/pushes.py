@@ -16,7 +16,7 @@ from ..core.watch import WatchState
 from ..errors import AgentBusy, ProtocolError, RankLost, RoomConflict
 from ..wire import messages, to_client
 from ..wire.values import Assignment
-from .connection import EngineConnection
+from .connection import EngineConnection, Speaker
 from .incidents import Incidents
 from .stats import Stats
 
@@ -198,16 +198,18 @@ class Pushes:
         """Notify engines of what became of their rooms, and those that drain when the last one has ended."""
         registered: dict[EngineConnection, list[tuple[int, int, int, int, int]]] = {}
         ended: dict[EngineConnection, None] = {}
+        engines = {engine.speaker.process: engine for engine in self._connections}
         for outcome in outcomes:
-            engine = outcome.owner
-            assert isinstance(engine, EngineConnection)
-            if isinstance(outcome, Registered):
+            speaker = outcome.owner
+            assert isinstance(speaker, Speaker)
+            engine = engines.get(speaker.process)  # None: who has no connection at present says it again
+            if isinstance(outcome, Rejected):
+                self._reject(speaker, engine, outcome)
+            elif engine and isinstance(outcome, Registered):
                 registered.setdefault(engine, []).append(outcome[1:])
-            elif isinstance(outcome, Durable):
+            elif engine and isinstance(outcome, Durable):
                 engine.undurable.pop(outcome.sequence, None)
                 ended[engine] = None
-            else:
-                self._reject(engine, outcome)
         for engine, rooms in registered.items():
             self._stats.registered += len(rooms)
             engine.push(messages.encode_registered(rooms))
@@ -216,12 +218,13 @@ class Pushes:
         for engine in [e for e in self._connections if e.rank and e.rank.draining]:
             self.send_drained(engine)
 
-    def _reject(self, engine: EngineConnection, outcome: Rejected) -> None:
+    def _reject(self, speaker: Speaker, engine: EngineConnection | None, outcome: Rejected) -> None:
         kind = type(outcome.error).__name__
         self._stats.rejected[kind] += 1
-        instance, dp_rank = engine.rank.ref if engine.rank else ("unknown", None)
-        self.incidents.note(kind, outcome.room, instance, dp_rank, str(outcome.error))
-        engine.push([_rejection(outcome)])
+        dp_rank = speaker.rank.dp if speaker.rank else None
+        self.incidents.note(kind, outcome.room, speaker.instance, dp_rank, str(outcome.error))
+        if engine:
+            engine.push([_rejection(outcome)])
 
     def send_drained(self, engine: EngineConnection) -> None:
         """Say that the engine's rank has no rooms left, once that is so."""

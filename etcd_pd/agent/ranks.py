@@ -53,6 +53,7 @@ class Ranks:
         """An engine process says which rank it is."""
         if engine.rank:
             raise ProtocolError("one rank per connection")
+        engine.speaker = engine.speaker._replace(instance=local.instance, rank=local.rank)
         left = self.lingering.take_over(local)
         if left is None or left not in self._announcer.ranks:  # it was refused while nobody spoke for it
             engine.rank = local

@@ -7,6 +7,7 @@ first call, so make it after the last fork; in a forked child it closes itself.
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from types import TracebackType
@@ -99,7 +100,7 @@ class Client:
     """
 
     def __init__(self, socket_path: str, heartbeat: float | None, queue_limit: int) -> None:
-        self._heartbeat = heartbeat
+        self._heartbeat, self._process = heartbeat, secrets.token_hex(8)
         self._connection = Connection(socket_path, queue_limit, heartbeat, self._hello, self._on_lost)
         self._seen = Seen()
         self.prefill = Prefill(self._connection, self._pump, queue_limit, self._seen)
@@ -174,7 +175,7 @@ class Client:
     def _hello(self) -> Iterator[bytes]:
         seen = self._seen
         revision = seen.revision if seen.cluster_id else 0  # without its cluster it says nothing
-        yield to_agent.Hello(messages.VERSION, self._heartbeat, seen.cluster_id, revision).encode()
+        yield to_agent.Hello(messages.VERSION, self._heartbeat, seen.cluster_id, revision, self._process).encode()
         yield from self.prefill.hello()
         yield from self.decode.hello()
 

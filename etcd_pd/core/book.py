@@ -12,7 +12,7 @@ from ..errors import AgentBusy, EtcdPDError, RankLost, RegistrationTimeout, Room
 from .batch import Batch, Durable, Guard, Outcome, Registered, Rejected
 from .keys import Keys
 from .lease import BucketPool
-from .own_room import Later, Lot, OwnRoom, RankRef, State
+from .own_room import Later, Lot, OwnRoom, RankRef, Said, State
 from .registrations import Registrations
 from .results import Results
 from .write_queue import WriteQueue
@@ -34,7 +34,8 @@ class RoomBook:
         registration_timeout: seconds that a registration may take.
         tombstone_seconds: how long a room that is over is remembered, see :class:`Registrations`.
         release_delay: how long a release may wait for others, see :class:`WriteQueue`.
-        place_of: which process of its rank an owner speaks for: its successor's is the same, a sibling's is not.
+        place_of: the place in its rank's topology that an owner speaks for: its successor's is the same, a sibling's
+            is not. What an owner says, it numbers; a number that it said before is a repetition.
 
     Attributes:
         results: takes what etcd answered.
@@ -90,40 +91,35 @@ class RoomBook:
 
         A room that is released or failed, but not gone yet, is registered again once it is.
         """
-        own = self._rooms.find_standing(owner, rank, room)
+        said = (owner, sequence)
+        own = self._rooms.find_standing(rank, room, said)
         if own is None:
             if len(self._queue) >= self._max_queue:
                 return [Rejected(owner, room, AgentBusy(self._max_queue), sequence)]
-            self._queue.push(self._rooms.add(rank, room, now, (owner, sequence)))
+            self._queue.push(self._rooms.add(rank, room, now, said))
             return []
-        if self._means_next_life(own, owner, rank):
-            self._rooms.postpone(own, Later(rank, (owner, sequence), None, now))
+        if own.awaits(said):
             return []
-        return self._join(own, owner, rank, sequence)
+        if self._means_next_life(own, rank, said):
+            self._rooms.postpone(own, Later(rank, said, None, now))
+            return []
+        return self._join(own, rank, said)
 
-    def register_again(self, owner: object, rank: RankRef, room: int, sequence: int, now: float) -> list[Outcome]:
-        """An engine that may have missed the answer repeats a registration: it is no other life of the room."""
-        own = self._rooms.find(rank.instance, room)
-        if own is None:
-            return self.register(owner, rank, room, sequence, now)
-        if (owner, sequence) in own.waiters or any(later.said == (owner, sequence) for later in own.later):
-            return []
-        return self._join(own, owner, rank, sequence)
-
-    def _means_next_life(self, own: OwnRoom, owner: object, rank: RankRef) -> bool:
+    def _means_next_life(self, own: OwnRoom, rank: RankRef, said: Said) -> bool:
         """Whether who registers a room now can only mean its next life."""
         of_dead_epoch = own.token != 0 and not self._rooms.is_alive(own.rank, own.epoch)
         never_here = own.state is State.RELEASING and not own.token
-        same_process = self._rooms.has_spoken(own, owner)
-        return own.is_ending and (own.rank != rank or same_process or of_dead_epoch or never_here)
+        return own.is_ending and (own.rank != rank or of_dead_epoch or never_here or self._rooms.is_next(own, said))
 
-    def _join(self, own: OwnRoom, owner: object, rank: RankRef, sequence: int) -> list[Outcome]:
+    def _join(self, own: OwnRoom, rank: RankRef, said: Said) -> list[Outcome]:
+        owner, sequence = said
         if own.rank != rank:
             return [Rejected(owner, own.room, _conflict(own), sequence)]
-        self._rooms.note_owner(own, owner)
+        if not self._rooms.is_repeated(own, said):
+            self._rooms.note_said(own, said)
         if own.token:  # also a tombstone's: a late sibling must not bring the room back
             return [Registered(owner, own.room, own.token, own.lease_id, own.epoch, sequence)]
-        own.waiters += ((owner, sequence),)
+        own.waiters += (said,)
         return []
 
     def register_lot(self, owner: object, rank: RankRef, rooms: Sequence[tuple[int, int]], now: float) -> list[Outcome]:
@@ -132,14 +128,16 @@ class RoomBook:
         Args:
             rooms: each with the number of what the engine said of it.
         """
-        standing = {room: self._rooms.find_standing(owner, rank, room) for room, _ in rooms}
+        standing = {room: self._rooms.find_standing(rank, room, (owner, said)) for room, said in rooms}
+        rooms = [(room, said) for room, said in rooms if not (own := standing[room]) or not own.awaits((owner, said))]
+        new = [(room, said) for room, said in rooms if not standing[room]]
         conflicts = [_conflict(own) for own in standing.values() if own and own.rank != rank]
         refusal: EtcdPDError | None = conflicts[0] if conflicts else None
-        if not refusal and len(self._queue) + len(rooms) > self._max_queue:
+        if not refusal and new and len(self._queue) + len(new) > self._max_queue:
             refusal = AgentBusy(self._max_queue)
         if refusal:
             return [Rejected(owner, room, refusal, sequence) for room, sequence in rooms]
-        lot = Lot([self._rooms.add(rank, room, now, (owner, said)) for room, said in rooms if standing[room] is None])
+        lot = Lot([self._rooms.add(rank, room, now, (owner, said)) for room, said in new])
         for own in lot.rooms:
             own.lot = lot
         for first in lot.rooms[:1]:
@@ -156,38 +154,47 @@ class RoomBook:
 
     def release(self, owner: object, rank: RankRef, room: int, sequence: int) -> list[Outcome]:
         """The KV cache was handed over: delete the key. Unknown or released rooms are no error."""
-        own = self._rooms.find(rank.instance, room)
+        own, said = self._rooms.find(rank.instance, room), (owner, sequence)
         if own is None:
-            self._release_unknown(owner, rank, room, sequence)
+            self._release_unknown(rank, room, said)
             return []
+        if own.awaits(said):
+            return []
+        if self._rooms.is_repeated(own, said):  # and etcd has it, or it ended an earlier life
+            return [Durable(owner, sequence)]
         outcomes: list[Outcome] = []
         if own.later:  # what asked for the room's next life gives that up, too
             self._rooms.cancel_later(lambda later: later.said[0] == owner, "it was released before", outcomes, own)
         if own.rank != rank or own.state is State.RELEASED:
             return [*outcomes, Durable(owner, sequence)]
-        self._rooms.note_end(own, owner, sequence)
+        self._rooms.note_end(own, said)
         self._rooms.release(own)
         return outcomes
 
-    def _release_unknown(self, owner: object, rank: RankRef, room: int, sequence: int) -> None:
+    def _release_unknown(self, rank: RankRef, room: int, said: Said) -> None:
         """A predecessor of the engine may have registered it, at an agent before this one: etcd knows."""
-        own = self._rooms.add(rank, room, 0.0, (owner, sequence))
-        own.state, own.goes, own.waiters, own.enders = State.RELEASING, True, (), ((owner, sequence),)
+        own = self._rooms.add(rank, room, 0.0, said)
+        own.state, own.goes, own.waiters, own.enders = State.RELEASING, True, (), (said,)
         self._queue.push(own)
 
     def fail(self, owner: object, rank: RankRef, room: int, reason: str, sequence: int, now: float) -> list[Outcome]:
         """The room will not come: say so to those who wait for it, also where it was never registered."""
-        own = self._rooms.find_standing(None, rank, room)  # what was released is over, whoever fails it besides
+        said = (owner, sequence)
+        own = self._rooms.find_standing(rank, room, None)  # what was released is over, whoever fails it besides
         if own is None:
-            own = self._rooms.add(rank, room, now, (owner, sequence))
-            own.reason, own.waiters, own.enders = reason, (), ((owner, sequence),)
+            own = self._rooms.add(rank, room, now, said)
+            own.reason, own.waiters, own.enders = reason, (), (said,)
             self._queue.push(own)
+        elif own.awaits(said):
+            return []
+        elif self._rooms.is_repeated(own, said):
+            return [Durable(owner, sequence)]
         elif any(later.said[0] == owner for later in own.later):
-            self._rooms.postpone(own, Later(rank, (owner, sequence), reason, now))
+            self._rooms.postpone(own, Later(rank, said, reason, now))
         elif own.rank != rank or own.state in (State.RELEASED, State.FAILED):
             return [Durable(owner, sequence)]
         else:
-            self._rooms.note_end(own, owner, sequence)
+            self._rooms.note_end(own, said)
             self._rooms.fail(own, reason)
         return []
 

@@ -90,7 +90,7 @@ class OwnRoom:
         asked_at: when it was registered or failed here first.
         waiters: who gets the answer to the registration.
         enders: who is to know when it is released, or failed, for good.
-        places: the processes of its rank that registered or ended it.
+        spoken: the last that each place of its rank said of it: who spoke for the place then, and the number.
         later: what was said of its next life.
     """
 
@@ -110,7 +110,7 @@ class OwnRoom:
     asked_at: float = 0.0
     waiters: tuple[Said, ...] = ()
     enders: tuple[Said, ...] = ()
-    places: tuple[object, ...] = ()
+    spoken: tuple[Said, ...] = ()
     later: tuple[Later, ...] = ()
 
     @property
@@ -127,6 +127,10 @@ class OwnRoom:
     def is_ending(self) -> bool:
         """Whether it was failed or released, though etcd may not have that yet."""
         return self.goes or self.reason is not None
+
+    def awaits(self, said: Said) -> bool:
+        """Whether who said this gets an answer yet, so that a repetition of it is none of its own."""
+        return said in self.waiters or said in self.enders or any(later.said == said for later in self.later)
 
     def prepare(self, epoch: int) -> None:
         """It is about to be created under an epoch of its rank: decide what its key will hold."""

@@ -25,7 +25,7 @@ class Registrations:
         tombstone_seconds: how long a room is remembered that was released, or failed: as long as its lease may live, or
             a failed room that its rank registers again is taken for the one that still stands.
         begin: begins a room's next life.
-        place_of: which process of its rank an owner speaks for.
+        place_of: the place in its rank's topology that an owner speaks for.
     """
 
     def __init__(
@@ -57,28 +57,33 @@ class Registrations:
         """What is known of a room."""
         return self._rooms.get((instance, room))
 
-    def find_standing(self, owner: object, rank: RankRef, room: int) -> OwnRoom | None:
+    def find_standing(self, rank: RankRef, room: int, said: Said | None) -> OwnRoom | None:
         """What is known of a room, unless that is past."""
         own = self._rooms.get((rank.instance, room))
-        return None if own is None or self.is_past(own, owner, rank) else own
+        return None if own is None or self.is_past(own, rank, said) else own
 
-    def is_past(self, own: OwnRoom, owner: object, rank: RankRef) -> bool:
-        """Whether a room is what is left of an earlier use, which a new one (of its rank: by ``owner``) replaces."""
+    def is_past(self, own: OwnRoom, rank: RankRef, said: Said | None) -> bool:
+        """Whether a room is what is left of an earlier use, which a new one (of its rank: by ``said``) replaces."""
         if own.state not in OVER:
             return False
         if not self.is_alive(own.rank, own.epoch):
             return True  # of an earlier life of its rank
-        return own.state is State.RELEASED and (own.rank != rank or self.has_spoken(own, owner))
+        return own.state is State.RELEASED and (own.rank != rank or (said is not None and self.is_next(own, said)))
 
-    def has_spoken(self, own: OwnRoom, owner: object) -> bool:
-        """Whether the process that this owner speaks for has registered or ended this life of the room."""
-        return self._place_of(owner) in own.places
+    def is_next(self, own: OwnRoom, said: Said) -> bool:
+        """Whether this comes after what its place said of this life of the room, and is no repetition of that."""
+        place = self._place_of(said[0])
+        return any(self._place_of(last[0]) == place for last in own.spoken) and not self.is_repeated(own, said)
 
-    def note_owner(self, own: OwnRoom, owner: object) -> None:
-        """The process that this owner speaks for registers or ends the room."""
-        place = self._place_of(owner)
-        if place not in own.places:
-            own.places += (place,)
+    def is_repeated(self, own: OwnRoom, said: Said) -> bool:
+        """Whether the same process said this, or more, of this life of the room or of one before it."""
+        owner, number = said
+        return any(number <= last and owner == one for one, last in own.spoken)
+
+    def note_said(self, own: OwnRoom, said: Said) -> None:
+        """Something is said of this life of the room, and not again."""
+        place = self._place_of(said[0])
+        own.spoken = (*(last for last in own.spoken if self._place_of(last[0]) != place), said)
 
     def of_rank(self, rank: RankRef) -> list[OwnRoom]:
         """The rooms of a rank that are not over."""
@@ -92,16 +97,13 @@ class Registrations:
 
     def add(self, rank: RankRef, room: int, now: float, said: Said) -> OwnRoom:
         """A room to be registered; it is not queued yet."""
-        key, place = self._keys.room(rank.instance, room), self._place_of(said[0])
-        return self._enter(
-            OwnRoom(rank, room, key, now + self._timeout, asked_at=now, waiters=(said,), places=(place,))
-        )
+        key = self._keys.room(rank.instance, room)
+        return self._enter(OwnRoom(rank, room, key, now + self._timeout, asked_at=now, waiters=(said,), spoken=(said,)))
 
     def adopt(self, owner: object, rank: RankRef, epoch: int, room: int, token: int, lease_id: int, now: float) -> None:
         """A room that an earlier agent registered."""
         key = self._keys.room(rank.instance, room)
-        own = self._enter(OwnRoom(rank, room, key, 0.0, State.HELD, epoch, token, lease_id))
-        self.note_owner(own, owner)
+        own = self._enter(OwnRoom(rank, room, key, 0.0, State.HELD, epoch, token, lease_id, spoken=((owner, 0),)))
         self._by_lease.setdefault(lease_id, []).append(own)
         self._pool.adopted(lease_id, now)
 
@@ -112,10 +114,10 @@ class Registrations:
 
     # --- what is wanted of a room
 
-    def note_end(self, own: OwnRoom, owner: object, sequence: int) -> None:
+    def note_end(self, own: OwnRoom, said: Said) -> None:
         """Who ended a room is to know when that is durable; what it registers from now on is the room's next life."""
-        self.note_owner(own, owner)
-        own.enders += ((owner, sequence),)
+        self.note_said(own, said)
+        own.enders += (said,)
 
     def release(self, own: OwnRoom) -> None:
         """Its key is to go."""
@@ -243,9 +245,9 @@ class Registrations:
         if not self._followed or own not in self._followed:
             return
         del self._followed[own]
-        for later in own.later:
+        said, own.later = own.later, ()
+        for later in said:
             outcomes.extend(self._begin(own.room, later))
-        own.later = ()
 
     # --- forgetting
 

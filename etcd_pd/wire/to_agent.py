@@ -21,6 +21,7 @@ class Hello(Packet):
         protocol: the client's version of it.
         heartbeat: seconds of silence after which the engine counts as dead; None: only its socket's end counts.
         cluster_id, revision: how far the client has seen which etcd; zeros before it has.
+        process: a name that the client gave itself by chance, the same on all its connections: what it says it numbers.
     """
 
     KIND = messages.HELLO
@@ -29,8 +30,10 @@ class Hello(Packet):
     heartbeat: float | None = field(default_factory=lambda: None)  # sent also where there is none
     cluster_id: int = 0
     revision: int = 0
+    process: str = ""
 
     def __post_init__(self) -> None:
+        check_text("process", self.process)
         check_int("cluster_id", self.cluster_id, 0, 2**64 - 1)
         check_int("revision", self.revision, 0, MAX_REVISION)
         if self.heartbeat is not None:

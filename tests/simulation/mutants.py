@@ -226,6 +226,11 @@ def lost_rooms_unconfirmed(patch: pytest.MonkeyPatch, _: random.Random) -> None:
     patch.setattr(KnownWaits, "_confirm", confirm)
 
 
+def repetitions_unknown(patch: pytest.MonkeyPatch, _: random.Random) -> None:
+    """What a process says again on a new connection means the room's next life."""
+    patch.setattr(Registrations, "is_repeated", lambda *_: False)
+
+
 def sleep_unnoticed(patch: pytest.MonkeyPatch, _: random.Random) -> None:
     """An agent that was stopped goes on with what its watch had before."""
     patch.setattr(Watcher, "_overslept", property(lambda self: False))
@@ -286,6 +291,7 @@ MUTANTS = (
     Mutant(lots_half_written),
     Mutant(failed_rooms_unnoticed),
     Mutant(lost_rooms_unconfirmed, (*RESTARTS, "engine killed")),
+    Mutant(repetitions_unknown, ("connection cut", "answers lost")),
     Mutant(sleep_unnoticed, ("agent asleep", "engine killed", "session revoked")),
     Mutant(changes_reordered),
     Mutant(who_is_back_missed, RESTARTS),

@@ -89,12 +89,12 @@ class Node:
         self.store.leave()
 
     def cut_connection(self, luck: float) -> None:
-        """Have the agent close one of a decode, when it is awake."""
+        """Have the agent close one of a decode or of a rank that lingers, when it is awake."""
         if self.runs:
             asyncio.get_running_loop().call_soon(self._cut, luck, context=self._context)
 
     def _cut(self, luck: float) -> None:
-        connections = [one for one in self.agent.server.connections if not one.rank]
+        connections = [one for one in self.agent.server.connections if not one.rank or one.rank.linger]
         if connections:
             connections[int(luck * len(connections))].close("cut")
 

@@ -50,7 +50,9 @@ class TestOpening:
     def test_the_first_call_opens_it_and_says_hello(self, agent: FakeAgent, client: Client) -> None:
         assert client.prefill.poll() == []
         [hello] = agent.accept().packets()
-        assert content_of(hello) == {"protocol": messages.VERSION, "heartbeat": None}
+        content = content_of(hello)
+        assert content.pop("process")
+        assert content == {"protocol": messages.VERSION, "heartbeat": None}
         assert client.state == "connected"
 
     def test_without_an_agent_nothing_blocks_and_nothing_raises(self, client: Client) -> None:

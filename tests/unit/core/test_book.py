@@ -505,13 +505,13 @@ class TestRelease:
         [first] = desk.work()
         desk.book.fail(RANK, 7, "r", 0.0)
         desk.work()
-        assert desk.book.inner.register_again("e", RANK, 7, 1, 0.0) == [first]
+        assert desk.book.inner.register("e", RANK, 7, 1, 0.0) == [first]
         assert desk.work() == []
         assert desk.value(7) == RoomValue(2, desk.guards[RANK].epoch, FAILED, "r")
 
     def test_a_question_that_is_repeated_is_answered_once(self, desk: Desk) -> None:
         desk.book.register("e", RANK, 7, 0.0)
-        assert desk.book.inner.register_again("e", RANK, 7, 1, 0.0) == []
+        assert desk.book.inner.register("e", RANK, 7, 1, 0.0) == []
         assert len(desk.work()) == 1
 
     def test_the_next_life_of_the_rank_may_have_it_too(self, desk: Desk) -> None:

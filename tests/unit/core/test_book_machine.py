@@ -84,6 +84,8 @@ class TwoAgents(RuleBasedStateMachine):
         self.behind: Counter[tuple[Owner, int]] = Counter()  # by how many uses of a room a sibling is late
         self.late: set[tuple[Owner, int]] = set()  # what it says of one that is over
         self.users: dict[tuple[int, int], set[Owner]] = {}  # who registered it since
+        self.unanswered: dict[tuple[Owner, int], int] = {}  # rooms of registrations, by who asked and the number
+        self.undurable: dict[tuple[Owner, int], tuple[int, bool]] = {}  # rooms of endings, and whether they failed
         for dp in RANKS:
             self.rank_appears(dp)
 
@@ -108,6 +110,7 @@ class TwoAgents(RuleBasedStateMachine):
         self.hear(dp, outcomes)
 
     def asks(self, owner: Owner, room: int, number: int, outcomes: list[Outcome]) -> None:
+        self.unanswered[owner, number] = room
         dp = owner[0]
         use, users = (dp, room), self.users.setdefault((dp, room), set())
         is_late_sibling = use in self.over and owner not in users
@@ -134,6 +137,23 @@ class TwoAgents(RuleBasedStateMachine):
         self.ends(owner, room, fails=False)
         self.hear(dp, self.agents[RANKS[dp]].book.release(RankRef("p", dp), room, owner))
 
+    @rule(dp=st.sampled_from([*RANKS]), sibling=st.integers(0, 1))
+    def says_again(self, dp: int, sibling: int) -> None:
+        """Its connection broke: what was not answered, and which endings may not be durable, in their order."""
+        owner, book, rank = (dp, sibling, self.lives[dp]), self.agents[RANKS[dp]].book, RankRef("p", dp)
+        for durable in book.durable:
+            self.undurable.pop((durable.owner, durable.sequence), None)  # type: ignore[arg-type]
+        endings = {number: said for (one, number), said in self.undurable.items() if one == owner}
+        asked = {number: room for (one, number), room in self.unanswered.items() if one == owner}
+        for number in sorted([*endings, *asked]):
+            if number in asked:
+                outcomes = book.inner.register(owner, rank, asked[number], number, self.now)
+            elif endings[number][1]:
+                outcomes = book.inner.fail(owner, rank, endings[number][0], "why", number, self.now)
+            else:
+                outcomes = book.inner.release(owner, rank, endings[number][0], number)
+            assert outcomes == [], "its answer is still to come"
+
     @rule(dp=st.sampled_from([*RANKS]), room=ROOMS, sibling=st.integers(0, 1))
     def fail(self, dp: int, room: int, sibling: int) -> None:
         owner = (dp, sibling, self.lives[dp])
@@ -142,6 +162,7 @@ class TwoAgents(RuleBasedStateMachine):
 
     def ends(self, owner: Owner, room: int, *, fails: bool) -> None:
         dp = owner[0]
+        self.undurable[owner, self.agents[RANKS[dp]].book.number + 1] = room, fails
         if self.is_late(owner, room):
             self.behind[owner, room] += 1
             return
@@ -157,7 +178,7 @@ class TwoAgents(RuleBasedStateMachine):
     def is_late(self, owner: Owner, room: int) -> bool:
         """Whether it ends a use that it took part in, when a sibling has asked for the next one."""
         own = self.agents[RANKS[owner[0]]].book.inner._rooms.find("p", room)
-        if own is None or own.rank.dp_rank != owner[0] or not own.is_ending or owner not in own.places:
+        if own is None or own.rank.dp_rank != owner[0] or not own.is_ending or owner not in dict(own.spoken):
             return False
         return bool(own.later) and not any(later.said[0] == owner for later in own.later)
 
@@ -165,7 +186,7 @@ class TwoAgents(RuleBasedStateMachine):
         """Whether the book has a use of the room by the rank that it does not take for past."""
         book, rank = self.agents[RANKS[dp]].book.inner, RankRef("p", dp)
         own = book._rooms.find("p", room)
-        return own is not None and own.rank == rank and not book._rooms.is_past(own, None, rank)
+        return own is not None and own.rank == rank and not book._rooms.is_past(own, rank, None)
 
     # --- ranks
 
@@ -303,6 +324,7 @@ class TwoAgents(RuleBasedStateMachine):
         for outcome in outcomes:
             assert isinstance(outcome.owner, tuple) and not isinstance(outcome, Durable)
             self.owed[outcome.owner, outcome.room] -= 1
+            self.unanswered.pop((outcome.owner, outcome.sequence), None)
             assert self.owed[outcome.owner, outcome.room] >= 0, "nobody is answered twice"
             epoch = self.agents[RANKS[dp]].epochs.get(dp, 0)
             kv = self.etcd.keys.get(rank_key(dp))
