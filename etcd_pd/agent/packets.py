@@ -227,10 +227,7 @@ class Packets:
     def _drain_node(self, engine: EngineConnection, packet: bytes) -> None:
         """Whoever ends this node asks: let no new room in, and say when the last one has ended."""
         log.info("draining the node engines=%d", len(self._connections) - 1)
-        for other in self._connections:
-            other.leaving = True
-            if other.rank:
-                self._ranks.drain(other)
+        self._ranks.drain_node()
         self._send_node_drained(engine)
 
     def _send_node_drained(self, engine: EngineConnection) -> None:

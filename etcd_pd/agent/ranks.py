@@ -46,6 +46,7 @@ class Ranks:
         self._view, self._book, self._announcer = view, book, announcer
         self._registrar, self._pushes, self._connections = registrar, pushes, connections
         self.lingering = Lingering(self._withdraw)
+        self._drained: set[str] = set()  # processes that were here when the node was drained
 
     # --- from engines
 
@@ -54,6 +55,12 @@ class Ranks:
         if engine.rank:
             raise ProtocolError("one rank per connection")
         engine.speaker = engine.speaker._replace(instance=local.instance, rank=local.rank)
+        self._enter(engine, local)
+        if engine.speaker.process in self._drained:  # it is back, and its node is drained still
+            engine.leaving = True
+            self.drain(engine)
+
+    def _enter(self, engine: EngineConnection, local: LocalRank) -> None:
         left = self.lingering.take_over(local)
         if left is None or left not in self._announcer.ranks:  # it was refused while nobody spoke for it
             engine.rank = local
@@ -62,7 +69,7 @@ class Ranks:
         # another process on behalf of the same engine: nothing has changed but whom to notify
         left.linger, left.leaving = local.linger, False
         engine.rank = left
-        if left.draining:  # its earlier process was to drain; this one says so itself, if it is
+        if left.draining and engine.speaker.process not in self._drained:  # this process says so itself, if it is to
             self._announcer.resume(left)
         if left.known_epoch and not local.known_epoch:  # its rooms stand, and their end will have to be said
             engine.send(to_client.Announced(left.known_epoch, left.key_epoch, left.incarnation).encode())
@@ -78,6 +85,13 @@ class Ranks:
             log.info("draining instance=%s rank=%s", engine.rank.instance, engine.rank.name)
             self._announcer.drain(engine.rank)
         self._pushes.send_drained(engine)
+
+    def drain_node(self) -> None:
+        """No process that is here takes new rooms, nor does it when it connects anew; its end is no death."""
+        for engine in self._connections:
+            engine.leaving = True
+            self._drained.add(engine.speaker.process)
+            self.drain(engine)
 
     def leave(self, engine: EngineConnection) -> None:
         """The engine is gone."""

@@ -274,10 +274,15 @@ def is_empty(id: str, view: View) -> bool:
 
 
 def guard_of(ref: RankRef, locals: Iterable[LocalRank], view: View) -> Guard | None:
-    """What every registration of a local DP rank is compared with; None while the rank is not live."""
+    """What every registration of a local DP rank is compared with; None while the rank is not live.
+
+    Nor while one of its processes here is still to be notified that an epoch has ended: it would take a room of the
+    next one for dead.
+    """
     epoch = view.epoch(*ref)
-    local = next((one for one in locals if one.ref == ref and one.key_epoch and one.known_epoch == epoch), None)
-    if not epoch or local is None:
+    known = [one for one in locals if one.ref == ref and one.known_epoch]
+    local = next((one for one in known if one.key_epoch), None)
+    if not epoch or local is None or any(one.known_epoch != epoch for one in known):
         return None
     endpoints, incarnation = view.instances[ref.instance].endpoints, local.endpoint.incarnation
     own = endpoints.get(local.rank)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from etcd_pd import Announced, Client, Drained, RankEnded, Refused
+from etcd_pd import Announced, Client, Drained, RankDraining, RankEnded, Refused, Registered, Rejected
 from etcd_pd.agent.connection import EngineConnection
 from etcd_pd.agent.lingering import Lingering
+from etcd_pd.client.drain import drain
 from etcd_pd.core.claims import LocalRank
 from etcd_pd.core.own_room import RankRef
 from etcd_pd.core.records import Condition, Operation, TxnResult
-from etcd_pd.wire.values import InstanceInfo, Rank, RankEndpoint, Topology
+from etcd_pd.wire.values import DRAINING, InstanceInfo, Rank, RankEndpoint, Topology
 from tests.support.agent_in_memory import InMemory, running, until
 
 pytestmark = pytest.mark.asyncio
@@ -157,9 +158,11 @@ async def test_a_room_of_the_present_epoch_stays_when_a_sibling_s_claim_finds_an
         await until(
             lambda: (client.prefill.poll(), sibling.prefill.poll(), sibling.prefill.epoch > before)[2], "it knows"
         )
-        await world.registered(sibling, 8)
+        sibling.prefill.register(8)
+        await until(lambda: (sibling.prefill.poll(), world.agent.book.count(P0))[1], "said")
         answered.set()
         await world.event(client, Announced)
+        await world.event(sibling, Registered)
         assert world.agent.book.count(P0) == 1
 
 
@@ -211,3 +214,59 @@ async def test_a_process_is_notified_once_that_it_is_drained_when_its_rank_ended
     client.prefill.release(7)
     await until(lambda: seen(Drained) and not client.prefill._intents.endings, "whatever was said before has come")
     assert [type(event) for event in events if isinstance(event, (Drained, RankEnded))] == [RankEnded, Drained]
+
+
+async def drain_node(world: InMemory) -> None:
+    await asyncio.to_thread(drain, world.settings.socket_path, 10.0)
+
+
+@pytest.mark.parametrize("linger", [0.0, 30.0])
+async def test_a_rank_lets_no_room_in_when_its_process_connects_anew_after_its_node_was_drained(
+    world: InMemory, linger: float
+) -> None:
+    client = await world.prefill(linger=linger)
+    await drain_node(world)
+    engine_of(world).close("cut")
+    await until(
+        lambda: (client.prefill.poll(), not world.agent.ranks.lingering and client.state == "connected")[1], "back"
+    )
+    client.prefill.register(7)
+    assert isinstance((await world.event(client, Rejected)).error, RankDraining)
+    instances = world.agent.view.instances
+    await until(lambda: "p" in instances and instances["p"].endpoints.get(Rank(0)), "it is in etcd")
+    await until(lambda: instances["p"].endpoints[Rank(0)].state == DRAINING, "etcd says that it drains")
+
+
+async def test_a_rank_takes_rooms_when_another_process_takes_it_over_after_its_node_was_drained(
+    world: InMemory,
+) -> None:
+    client = await world.prefill(linger=30.0)
+    await drain_node(world)
+    world.clients.remove(client)
+    client.detach()
+    await until(lambda: world.agent.ranks.lingering, "it lingers")
+    await world.registered(await world.prefill(linger=30.0), 7)
+
+
+async def test_a_process_holds_a_room_of_the_present_epoch_when_its_claim_at_a_new_agent_is_answered_late(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as world:
+        client, sibling = clients = await pair(world)
+        world.clients.clear()
+        store, before, session = world.store, client.prefill.epoch, world.agent.session.lease_id
+    store.etcd.revoke(session)
+    async with running(tmp_path, store) as world:
+        world.clients += clients
+        answered = delay_answer(world, world.keys.rank("p", Rank(0)))
+        await until(
+            lambda: (client.prefill.poll(), sibling.prefill.poll(), sibling.prefill.epoch > before)[2], "it knows"
+        )
+        assert client.prefill.epoch == before, "nobody knows yet whether its claim was written"
+        client.prefill.register(7)
+        await until(lambda: (client.prefill.poll(), engine_of(world).said == 1)[1], "said")
+        await world.registered(await world.prefill(0, "q"), 8)  # which is written after that, or with it
+        answered.set()
+        await until(lambda: (client.prefill.poll(), client.prefill.epoch > before)[1], "it knows of its epoch")
+        await until(lambda: (client.prefill.poll(), not client.prefill._intents.asked)[1], "it is answered")
+        assert 7 in client.prefill._intents.held
