@@ -151,7 +151,7 @@ class Packets:
         """A process has connected anew, perhaps before its last connection's end is noticed."""
         for other in [one for one in self._connections if one is not engine and one.speaker.process == process]:
             other.close("its process has connected anew")
-        engine.speaker = Speaker(process)
+        engine.speaker, engine.leaving = Speaker(process), process in self._ranks.drained
 
     def _announce(self, engine: EngineConnection, packet: bytes) -> None:
         self._ranks.announce(engine, LocalRank.announced(to_agent.Announce.decode(packet), engine.seen))
@@ -167,10 +167,10 @@ class Packets:
         outcomes: list[Outcome] = []
         for room, sequence in messages.decode_rooms(packet):
             engine.said = max(engine.said, sequence)
-            if engine.rank is None or engine.rank.draining:
-                outcomes.append(_refused(engine, room, sequence))
-            else:
+            if engine.rank and self._admits(engine, engine.rank, room, sequence):
                 outcomes.extend(self._book.register(engine.speaker, engine.rank.ref, room, sequence, now))
+            else:
+                outcomes.append(_refused(engine, room, sequence))
         if outcomes:
             self._pushes.deliver(outcomes)
         self._registrar.kick()
@@ -180,12 +180,16 @@ class Packets:
         if not 0 < len(rooms) <= messages.MAX_LOT:
             raise ProtocolError(f"a lot of {len(rooms)} rooms")
         engine.said = max(engine.said, *(sequence for _, sequence in rooms))
-        if engine.rank is None or engine.rank.draining:
-            self._pushes.deliver([_refused(engine, *said) for said in rooms])
-        else:
-            lot = self._book.register_lot(engine.speaker, engine.rank.ref, rooms, time.monotonic())
+        admitted = [said for said in rooms if engine.rank and self._admits(engine, engine.rank, *said)]
+        self._pushes.deliver([_refused(engine, *said) for said in rooms if said not in admitted])
+        if engine.rank and admitted:
+            lot = self._book.register_lot(engine.speaker, engine.rank.ref, admitted, time.monotonic())
             self._pushes.deliver(lot)
         self._registrar.kick()
+
+    def _admits(self, engine: EngineConnection, rank: LocalRank, room: int, sequence: int) -> bool:
+        """Whether a rank takes a room; one that drains answers as before what it is asked again."""
+        return not rank.draining or self._book.knows(engine.speaker, rank.ref, room, sequence)
 
     def _release(self, engine: EngineConnection, packet: bytes) -> None:
         outcomes: list[Outcome] = []

@@ -32,6 +32,7 @@ class Ranks:
 
     Attributes:
         lingering: ranks that nobody speaks for at present.
+        drained: processes that were here when the node was drained.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Ranks:
         self._view, self._book, self._announcer = view, book, announcer
         self._registrar, self._pushes, self._connections = registrar, pushes, connections
         self.lingering = Lingering(self._withdraw)
-        self._drained: set[str] = set()  # processes that were here when the node was drained
+        self.drained: set[str] = set()
 
     # --- from engines
 
@@ -56,8 +57,7 @@ class Ranks:
             raise ProtocolError("one rank per connection")
         engine.speaker = engine.speaker._replace(instance=local.instance, rank=local.rank)
         self._enter(engine, local)
-        if engine.speaker.process in self._drained:  # it is back, and its node is drained still
-            engine.leaving = True
+        if engine.speaker.process in self.drained:  # it is back, and its node is drained still
             self.drain(engine)
 
     def _enter(self, engine: EngineConnection, local: LocalRank) -> None:
@@ -69,7 +69,7 @@ class Ranks:
         # another process on behalf of the same engine: nothing has changed but whom to notify
         left.linger, left.leaving = local.linger, False
         engine.rank = left
-        if left.draining and engine.speaker.process not in self._drained:  # this process says so itself, if it is to
+        if left.draining and engine.speaker.process not in self.drained:  # this process says so itself, if it is to
             self._announcer.resume(left)
         if left.known_epoch and not local.known_epoch:  # its rooms stand, and their end will have to be said
             engine.send(to_client.Announced(left.known_epoch, left.key_epoch, left.incarnation).encode())
@@ -90,7 +90,7 @@ class Ranks:
         """No process that is here takes new rooms, nor does it when it connects anew; its end is no death."""
         for engine in self._connections:
             engine.leaving = True
-            self._drained.add(engine.speaker.process)
+            self.drained.add(engine.speaker.process)
             self.drain(engine)
 
     def leave(self, engine: EngineConnection) -> None:

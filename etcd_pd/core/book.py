@@ -105,6 +105,11 @@ class RoomBook:
             return []
         return self._join(own, rank, said)
 
+    def knows(self, owner: object, rank: RankRef, room: int, sequence: int) -> bool:
+        """Whether this was said before of a room that is remembered, so that it is answered as it was or will be."""
+        own, said = self._rooms.find(rank.instance, room), (owner, sequence)
+        return own is not None and (own.awaits(said) or self._rooms.is_repeated(own, said))
+
     def _means_next_life(self, own: OwnRoom, rank: RankRef, said: Said) -> bool:
         """Whether who registers a room now can only mean its next life."""
         of_dead_epoch = own.token != 0 and not self._rooms.is_alive(own.rank, own.epoch)

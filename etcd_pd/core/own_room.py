@@ -130,7 +130,8 @@ class OwnRoom:
 
     def awaits(self, said: Said) -> bool:
         """Whether who said this gets an answer yet, so that a repetition of it is none of its own."""
-        return said in self.waiters or said in self.enders or any(later.said == said for later in self.later)
+        asked = said in self.waiters or said in self.enders
+        return asked or (bool(self.later) and any(later.said == said for later in self.later))
 
     def prepare(self, epoch: int) -> None:
         """It is about to be created under an epoch of its rank: decide what its key will hold."""

@@ -82,6 +82,9 @@ class Registrations:
 
     def note_said(self, own: OwnRoom, said: Said) -> None:
         """Something is said of this life of the room, and not again."""
+        if len(own.spoken) == 1 and own.spoken[0][0] == said[0]:  # almost always
+            own.spoken = (said,)
+            return
         place = self._place_of(said[0])
         own.spoken = (*(last for last in own.spoken if self._place_of(last[0]) != place), said)
 

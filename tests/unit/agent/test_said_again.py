@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from etcd_pd import Client, Registered, RegistrationTimeout, Rejected
+from etcd_pd.wire import messages
 from tests.support.agent_in_memory import InMemory, running, until
 from tests.unit.agent.test_lingering import P0, cut, delay_answer, engine_of
 
@@ -211,3 +212,27 @@ async def test_a_process_takes_its_rank_over_when_it_is_back_before_its_end_was_
     await until(lambda: (client.prefill.poll(), old.closed)[1], "its old connection is given up")
     await world.registered(client, 7)
     assert engine_of(world).rank is old.rank
+
+
+@pytest.mark.parametrize("rooms", [[7], [7, 8]])
+@pytest.mark.parametrize("cuts", [True, False])
+async def test_a_room_is_held_when_it_was_asked_for_before_its_rank_drained_and_that_is_said_again(
+    world: InMemory, rooms: list[int], cuts: bool
+) -> None:
+    client = await world.prefill(linger=30.0)
+    answered = delay_answer(world, world.keys.room("p", 7))
+    client.prefill.register_lot(rooms) if len(rooms) > 1 else client.prefill.register(7)
+    await until(lambda: (client.prefill.poll(), world.room(7))[1], "it is written, which the agent does not know yet")
+    world.agent.ranks.drain_node()
+    if cuts:
+        cut(world)
+        await says_again(world, client)
+    else:
+        engine_of(world).send(messages.LOST_PUSHES)
+        received = engine_of(world).received_bytes
+        await until(
+            lambda: (client.prefill.poll(), engine_of(world).received_bytes > received)[1], "it says that again"
+        )
+    answered.set()
+    await settled(client)
+    assert sorted(client.prefill._intents.held) == rooms
