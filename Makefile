@@ -9,7 +9,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SGLANG := .venv-sglang/.ready
 HELM := build/bin/helm
-# Tests that do not mind a neighbour: two processes share them.
+# Tests of single parts: they come first.
 RENDERED := $(shell grep -L 'pytest.mark.\(integration\|e2e\)' tests/helm/test_*.py)
 SHARED := tests/unit tests/simulation tests/contract tests/sglang $(RENDERED)
 # SGLang's own engine needs a namespace for itself, the chart a cluster.
@@ -91,8 +91,8 @@ promtool: ## Prometheus' promtool for the tests of the alerts
 test: $(READY) $(SGLANG) $(HELM) docker images chromium promtool ## every test but the long ones (most of chaos, bench)
 	@echo "test: unit, contract, the simulation, SGLang's classes, the rendered chart, in two processes: seven minutes"
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(SHARED) -m "not (chaos or bench) or quick"
-	@echo "test: integration, e2e, the chart's commands and images, and three minutes of chaos: a quarter of an hour"
-	@$(BIN)/python -m pytest -q $(REST) -m "not (chaos or bench) or quick"
+	@echo "test: integration, e2e, the chart's commands and images, and quick chaos, in two processes: ten minutes"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(REST) -m "not (chaos or bench) or quick"
 
 .PHONY: test-unit
 test-unit: $(READY) ## tests of the pure parts

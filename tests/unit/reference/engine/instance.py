@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -46,8 +47,7 @@ class InstanceProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self.settings = {"instance": f"{role}-{self.port}", "socket_path": str(registry), **settings}
         self.log_path = directory / f"{role}-{self.port}.log"
-        self.temporary = directory / f"tmp-{self.port}"
-        self.temporary.mkdir()
+        self.temporary = Path(tempfile.mkdtemp(dir=directory.parent))  # a socket's path has 107 characters at most
 
     @property
     def address(self) -> dict[str, Any]:
