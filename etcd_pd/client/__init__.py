@@ -100,7 +100,7 @@ class Client:
     """
 
     def __init__(self, socket_path: str, heartbeat: float | None, queue_limit: int) -> None:
-        self._heartbeat, self._process = heartbeat, secrets.token_hex(8)
+        self._heartbeat, self._process = heartbeat, ""
         self._connection = Connection(socket_path, queue_limit, heartbeat, self._hello, self._on_lost)
         self._seen = Seen()
         self.prefill = Prefill(self._connection, self._pump, queue_limit, self._seen)
@@ -175,6 +175,7 @@ class Client:
     def _hello(self) -> Iterator[bytes]:
         seen = self._seen
         revision = seen.revision if seen.cluster_id else 0  # without its cluster it says nothing
+        self._process = self._process or secrets.token_hex(8)  # not before: it may be forked until it is opened
         yield to_agent.Hello(messages.VERSION, self._heartbeat, seen.cluster_id, revision, self._process).encode()
         yield from self.prefill.hello()
         yield from self.decode.hello()

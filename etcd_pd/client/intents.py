@@ -68,8 +68,8 @@ class Intents:
         self._lots |= dict.fromkeys(lot, tuple(lot))
 
     def end(self, room: int, reason: str | None, *, connected: bool) -> None:
-        """Release a room, or fail it; kept until it is durable."""
-        asked = self.asked.pop(room, 0) if reason is None else 0
+        """Release a room, or fail it; kept until it is durable. Nobody waits for its registration any more."""
+        asked = self.asked.pop(room, 0)
         if self._lots:
             self._lots.pop(room, None)
         self.sequence += 1
@@ -95,6 +95,7 @@ class Intents:
         """
         self.unsaid.clear()
         if to_another:
+            self._forget_done()
             rooms: Iterable[tuple[int, Held | None]] = [
                 *self.held.items(),
                 *((room, held) for _, room, _, held, _ in self.endings),
@@ -111,6 +112,18 @@ class Intents:
             alone += [(asked, room) for _, room, _, _, asked in self.endings if asked]
         said += [(number, messages.encode_room(messages.REGISTER, room, number)) for number, room in alone]
         yield from [packet for _, packet in sorted(said)]
+
+    def _forget_done(self) -> None:
+        """etcd has all that ended a room of which it has a later life, also where it is not known to be durable."""
+        later = set(self.held)
+        left: deque[Ending] = deque()
+        for ending in reversed(self.endings):
+            _, room, _, held, _ = ending
+            if room not in later:
+                left.appendleft(ending)
+            if held:
+                later.add(room)
+        self.endings = left
 
     def answer(self, room: int, sequence: int) -> bool:
         """The registration of this number was answered; False where nobody waits for that any more."""

@@ -157,6 +157,8 @@ class Prefill:
     def fail(self, room: int, reason: str) -> None:
         """Notify those who wait for the room that it will not come, whether it was registered or not.
 
+        A registration that was not answered yet is not answered any more.
+
         Raises:
             ConfigError: not a room, or the reason is too long.
             NotAnnounced: announce() was not called, or was refused.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..errors import AgentBusy, EtcdPDError, RankLost, RegistrationTimeout, RoomConflict
+from ..wire.values import TIMED_OUT
 from .batch import Batch, Durable, Guard, Outcome, Registered, Rejected
 from .keys import Keys
 from .lease import BucketPool
@@ -112,16 +113,24 @@ class RoomBook:
 
     def _means_next_life(self, own: OwnRoom, rank: RankRef, said: Said) -> bool:
         """Whether who registers a room now can only mean its next life."""
+        if not own.is_ending or self._rooms.is_repeated(own, said):
+            return False
         of_dead_epoch = own.token != 0 and not self._rooms.is_alive(own.rank, own.epoch)
         never_here = own.state is State.RELEASING and not own.token
-        return own.is_ending and (own.rank != rank or of_dead_epoch or never_here or self._rooms.is_next(own, said))
+        return own.rank != rank or of_dead_epoch or never_here or self._rooms.is_next(own, said)
 
     def _join(self, own: OwnRoom, rank: RankRef, said: Said) -> list[Outcome]:
         owner, sequence = said
         if own.rank != rank:
             return [Rejected(owner, own.room, _conflict(own), sequence)]
+        if own.state is State.RELEASING and not own.token:  # it said that before its own release, and awaits no answer
+            return []
         if not self._rooms.is_repeated(own, said):
             self._rooms.note_said(own, said)
+        if own.reason == TIMED_OUT:  # it is failed for that: so it is for who was not notified
+            return [Rejected(owner, own.room, RegistrationTimeout(own.room, NOT_IN_TIME), sequence)]
+        if own.token and own.is_ending and not self._rooms.is_alive(own.rank, own.epoch):
+            return [Rejected(owner, own.room, RankLost(own.room, own.epoch), sequence)]
         if own.token:  # also a tombstone's: a late sibling must not bring the room back
             return [Registered(owner, own.room, own.token, own.lease_id, own.epoch, sequence)]
         own.waiters += (said,)
@@ -167,14 +176,14 @@ class RoomBook:
             return []
         if self._rooms.is_repeated(own, said):  # and etcd has it, or it ended an earlier life
             return [Durable(owner, sequence)]
-        outcomes: list[Outcome] = []
-        if own.later:  # what asked for the room's next life gives that up, too
-            self._rooms.cancel_later(lambda later: later.said[0] == owner, "it was released before", outcomes, own)
+        if any(later.said[0] == owner for later in own.later):
+            self._rooms.postpone(own, Later(rank, said, None, 0.0, goes=True))
+            return []
         if own.rank != rank or own.state is State.RELEASED:
-            return [*outcomes, Durable(owner, sequence)]
+            return [Durable(owner, sequence)]
         self._rooms.note_end(own, said)
         self._rooms.release(own)
-        return outcomes
+        return []
 
     def _release_unknown(self, rank: RankRef, room: int, said: Said) -> None:
         """A predecessor of the engine may have registered it, at an agent before this one: etcd knows."""
@@ -233,6 +242,8 @@ class RoomBook:
     def _begin(self, room: int, later: Later) -> list[Outcome]:
         """A room's next life."""
         owner, sequence = later.said
+        if later.goes:
+            return self.release(owner, later.rank, room, sequence)
         if later.reason is None:
             return self.register(owner, later.rank, room, sequence, later.at)
         return self.fail(owner, later.rank, room, later.reason, sequence, later.at)

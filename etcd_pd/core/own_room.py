@@ -58,14 +58,21 @@ class Later(NamedTuple):
     """What was said of a room's next life before its last one has ended.
 
     Attributes:
-        reason: of a failure; None: it is a registration.
+        reason: of a failure; None: it is a registration, or a release.
         at: when it was said.
+        goes: it is a release.
     """
 
     rank: RankRef
     said: Said
     reason: str | None
     at: float
+    goes: bool = False
+
+    @property
+    def registers(self) -> bool:
+        """Whether it is a registration."""
+        return self.reason is None and not self.goes
 
 
 @lru_cache(maxsize=1024)  # the same for all rooms of a rank's epoch
@@ -92,6 +99,7 @@ class OwnRoom:
         enders: who is to know when it is released, or failed, for good.
         spoken: the last that each place of its rank said of it: who spoke for the place then, and the number.
         later: what was said of its next life.
+        doubtful: the view has not come as far as who holds its key: it is tried alone, so that no other waits.
     """
 
     rank: RankRef
@@ -112,6 +120,7 @@ class OwnRoom:
     enders: tuple[Said, ...] = ()
     spoken: tuple[Said, ...] = ()
     later: tuple[Later, ...] = ()
+    doubtful: bool = False
 
     @property
     def together(self) -> list[OwnRoom]:

@@ -140,11 +140,9 @@ class Registrations:
         self._queue.release_now()
         self.release(own)
 
-    def cancel_later(
-        self, which: Callable[[Later], bool], reason: str, outcomes: list[Outcome], only: OwnRoom | None = None
-    ) -> None:
-        """Give up next lives, of all rooms or of one."""
-        for own in self._followed if only is None else (only,):
+    def cancel_later(self, which: Callable[[Later], bool], reason: str, outcomes: list[Outcome]) -> None:
+        """Give up next lives."""
+        for own in self._followed:
             outcomes.extend([_given_up(own, later, reason) for later in own.later if which(later)])
             own.later = tuple(later for later in own.later if not which(later))
 
@@ -162,7 +160,7 @@ class Registrations:
 
     def hold(self, own: OwnRoom, token: int, lease_id: int, now: float, outcomes: list[Outcome]) -> None:
         """Its key was created."""
-        own.token, own.lease_id, own.lot = token, lease_id, None
+        own.token, own.lease_id, own.lot, own.doubtful = token, lease_id, None, False
         self._by_lease.setdefault(lease_id, []).append(own)
         own.state = State.HELD
         if own.born_failed:
@@ -257,7 +255,7 @@ class Registrations:
     def expire(self, now: float, outcomes: list[Outcome]) -> None:
         """Forget tombstones that are old enough, rooms whose lease has ended, and next lives that took too long."""
         self.cancel_later(
-            lambda later: later.reason is None and later.at + self._timeout <= now,
+            lambda later: later.registers and later.at + self._timeout <= now,
             "its last life has not ended in time",
             outcomes,
         )
@@ -273,6 +271,6 @@ class Registrations:
 
 def _given_up(own: OwnRoom, later: Later, reason: str) -> Outcome:
     owner, sequence = later.said
-    if later.reason is None:
+    if later.registers:
         return Rejected(owner, own.room, RegistrationTimeout(own.room, reason), sequence)
     return Durable(owner, sequence)

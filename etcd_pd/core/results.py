@@ -184,13 +184,15 @@ class Results:
     ) -> None:
         """A room, or what a lot still lacks: it is free, or a dead epoch's, or belongs to somebody."""
         evicted: list[OwnRoom] = []
+        rooms[0].doubtful = False
         for own in [own for own in rooms if own.key in found]:
             kv = found[own.key]
             value = RoomValue.from_json(kv.value)
             over = value is not None and value.state == FAILED  # a failed room is anybody's
             dead = over or (is_dead(own.rank.instance, value, kv) if value else False)
-            if dead is None:  # the view has not come that far
-                again.append(rooms[0])
+            if dead is None:
+                rooms[0].doubtful = True
+                self._queue.push(rooms[0])
                 return
             if not dead:
                 holder = f"{own.rank.instance}/{value.dp_rank}@{value.epoch}" if value else f"{own.rank.instance}/?"

@@ -92,7 +92,7 @@ class WriteQueue:
             if own.state is State.DROPPED:
                 continue
             together = own.together
-            if rooms and len(rooms) + len(together) > self._limit:
+            if rooms and (own.doubtful or len(rooms) + len(together) > self._limit):
                 self._queue.appendleft(own)
                 break
             if self._waits_for_epoch(own):
@@ -114,6 +114,8 @@ class WriteQueue:
                 creates += len(together)
             rooms.extend(together)
             compares += len(together)
+            if own.doubtful:
+                return Batch(rooms, guards, creates)
         self._add_releases(rooms, compares)
         return Batch(rooms, guards, creates) if rooms else None
 

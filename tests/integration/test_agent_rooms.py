@@ -86,8 +86,9 @@ def registered(client: Client, room: int) -> Registered:
 def test_decode_learns_the_rank_of_a_room(world: World, instance: str) -> None:
     prefill = world.prefill(dp_rank=3)
     decode = world.decode(77, instance=instance)
-    found = registered(prefill, 77)
-    event = wait_for(decode, Resolved)
+    prefill.prefill.register(77)
+    event = wait_for(decode, Resolved)  # read at once: a client that does not look for 2 s calls its view stale
+    found = wait_for(prefill, Registered)
     kv = world.ctl.get(world.key(77))
     assert kv is not None
     assert (kv.create_revision, kv.lease) == (found.token, found.lease_id)

@@ -1,16 +1,23 @@
-"""A process whose connection broke while its rank lingers says again what was not answered: no room has it twice."""
+"""What a process says again, on another connection or to another agent: no room has it twice."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from etcd_pd import Client, Registered, RegistrationTimeout, Rejected
+from etcd_pd import Client, Rank, Registered, RegistrationTimeout, Rejected, connect
+from etcd_pd.agent.connection import Speaker
+from etcd_pd.core.records import Listing, Put
+from etcd_pd.errors import StoreUnavailable
 from etcd_pd.wire import messages
+from etcd_pd.wire.values import ASSIGNED, FAILED, RoomValue
 from tests.support.agent_in_memory import InMemory, running, until
-from tests.unit.agent.test_lingering import P0, cut, delay_answer, engine_of
+from tests.unit.agent.test_lingering import P0, cut, delay_answer, end_epoch_behind, end_session, engine_of
 
 pytestmark = pytest.mark.asyncio
 
@@ -236,3 +243,182 @@ async def test_a_room_is_held_when_it_was_asked_for_before_its_rank_drained_and_
     answered.set()
     await settled(client)
     assert sorted(client.prefill._intents.held) == rooms
+
+
+async def test_a_released_room_stays_gone_when_its_refused_registration_is_said_again(world: InMemory) -> None:
+    """Its release is under way, and both are said again."""
+    client = await world.prefill(linger=30.0)
+    gate = delay_answer(world, world.keys.room("p", 7))
+    limit, world.agent.book._max_queue = world.agent.book._max_queue, 0
+    engine_of(world).push = lambda packets: None  # type: ignore[method-assign]
+    client.prefill.register(7)
+    client.prefill.release(7)
+    await until(lambda: (client.prefill.poll(), engine_of(world).said == 2)[1], "said")
+    world.agent.book._max_queue = limit
+    cut(world)
+    await says_again(world, client)
+    gate.set()
+    await settled(client)
+    assert not world.room(7) and not world.agent.book.count(P0)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_room_stays_over_when_its_epoch_has_ended_and_all_is_said_again(world: InMemory, fails: bool) -> None:
+    client, key = await world.prefill(linger=30.0), world.keys.room("p", 7)
+    engine_of(world).push = lambda packets: None  # type: ignore[method-assign]
+    client.prefill.register(7)
+    await until(lambda: (client.prefill.poll(), world.room(7))[1], "written, not answered")
+    gate = delay_answer(world, key)
+    client.prefill.fail(7, "why") if fails else client.prefill.release(7)
+    await until(lambda: (client.prefill.poll(), engine_of(world).said == 2)[1], "said")
+    present = await end_epoch_behind(world, client)
+    await says_again(world, client)
+    gate.set()
+    await settled(client)
+    found = world.room(7)
+    assert found is None or found.state == FAILED or found.epoch < present
+
+
+async def test_a_room_that_timed_out_is_not_held_when_that_was_lost_with_the_connection(tmp_path: Path) -> None:
+    """etcd has taken the registration, its answer is lost, and etcd answers nothing until it timed out."""
+    async with running(tmp_path, registration_timeout_seconds=0.3) as world:
+        client, real = await world.prefill(linger=30.0), world.store.read
+        back = asyncio.Event()
+
+        async def read(keys: Sequence[bytes]) -> Listing:
+            if not back.is_set():
+                await asyncio.sleep(0.01)
+                raise StoreUnavailable("read", "frozen")
+            return await real(keys)
+
+        world.store.read = read  # type: ignore[method-assign]
+        world.store.fail("txn", StoreUnavailable("txn", "lost"), done=True)
+        client.prefill.register(7)
+        await until(lambda: (client.prefill.poll(), engine_of(world).said == 1)[1], "said")
+        cut(world)
+        own = world.agent.book._rooms.find("p", 7)
+        await until(lambda: own and own.reason, "it timed out while nobody spoke for the rank")
+        await says_again(world, client)
+        back.set()
+        await settled(client)
+        assert (found := world.room(7)) and found.state == FAILED
+        assert 7 not in client.prefill._intents.held
+
+
+async def test_an_answer_comes_after_the_end_of_the_epoch_before_when_it_is_there_before_the_announcement(
+    world: InMemory,
+) -> None:
+    client, key = await world.prefill(linger=30.0), world.keys.room("p", 7)
+    before = client.prefill.epoch
+    gate = delay_answer(world, key)
+    left = cut(world)
+    end_session(world)
+    await until(lambda: left.known_epoch > before, "the rank stands anew")
+    speaker = Speaker(client._process, "p", Rank(0))
+    world.agent.book.register(speaker, P0, 7, 1, time.monotonic())
+    world.agent.registrar.kick()
+    await until(lambda: world.room(7), "it is written in the next epoch")
+    client.prefill._intents.sequence = client.prefill._intents.asked[7] = 1
+    whole = client._connection._hello
+    client._connection._hello = lambda: list(whole())[:1]
+    await until(lambda: (client.prefill.poll(), client.state == "connected")[1], "it has connected")
+    await until(lambda: any(one.greeted for one in world.agent.server.connections), "it has said hello")
+    gate.set()
+    await until(lambda: (own := world.agent.book._rooms.find("p", 7)) and own.token, "it is answered")
+    for packet in client.prefill.hello():
+        client._connection.send(packet)
+    await until(lambda: (client.prefill.poll(), client.prefill.epoch > before)[1], "it knows of its epoch")
+    await settled(client)
+    assert client.prefill._intents.held[7].epoch == client.prefill.epoch
+
+
+async def test_each_process_names_itself_when_a_client_is_forked_before_it_is_opened(tmp_path: Path) -> None:
+    client, names = connect(str(tmp_path / "nothing")), set()
+    for _ in range(2):
+        reads, writes = os.pipe()
+        if (pid := os.fork()) == 0:
+            os.write(writes, next(client._hello()))
+            os._exit(0)
+        os.waitpid(pid, 0)
+        names.add(os.read(reads, 1000))
+        os.close(reads)
+        os.close(writes)
+    assert len(names) == 2
+
+
+async def test_a_room_that_failed_before_it_was_answered_is_registered_anew_when_it_is_used_again(
+    world: InMemory,
+) -> None:
+    client = await world.prefill()
+    client.prefill.register(7)
+    client.prefill.fail(7, "why")
+    await settled(client)
+    await world.registered(client, 7)
+    assert (found := world.room(7)) and found.state == ASSIGNED
+
+
+async def in_two_lives(world: InMemory) -> Client:
+    """A client that has a room in its second life, and whose first one's end is not durable: an earlier is not."""
+    client = await world.prefill()
+    await world.registered(client, 7)
+    await world.registered(client, 8)
+    delay_answer(world, world.keys.room("p", 8))
+    client.prefill.fail(8, "why")  # whose answer never comes
+    client.prefill.register(20)
+    client.prefill.release(7)
+    client.prefill.register(7)
+    client.prefill.register(21)
+    await until(lambda: (client.prefill.poll(), 7 in client.prefill._intents.held)[1], "it has it again")
+    del world.store.txn  # for the agent after this one
+    world.clients.clear()
+    world.stop.set()
+    await until(lambda: client.prefill.poll() == [] and client.state == "connecting", "the agent is gone")
+    return client
+
+
+async def test_a_room_is_in_etcd_at_another_agent_when_its_last_life_s_end_was_not_known_to_be_durable(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, batch_max_rooms=1) as world:
+        client = await in_two_lives(world)
+    async with running(tmp_path, world.store) as successor:
+        successor.clients.append(client)
+        await settled(client)
+        assert 7 in client.prefill._intents.held and successor.room(7)
+
+
+async def test_a_room_is_gone_at_another_agent_when_two_of_its_lives_end_there(tmp_path: Path) -> None:
+    async with running(tmp_path, batch_max_rooms=1) as world:
+        client = await in_two_lives(world)
+        client.prefill.release(7)
+    assert world.room(7)
+    async with running(tmp_path, world.store) as successor:
+        successor.clients.append(client)
+        await settled(client)
+        assert not successor.room(7)
+
+
+async def test_a_room_is_gone_at_another_agent_when_it_had_been_written_again_unanswered(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        client = await world.prefill()
+        first = await world.registered(client, 7)
+        client.prefill.release(7)
+        client.prefill.register(7)
+        etcd, key = world.store.etcd, world.keys.room("p", 7)
+        await until(lambda: key in etcd.keys and etcd.keys[key].create_revision > first.token, "it is written again")
+        world.clients.clear()
+    client.prefill.release(7)  # it has read nothing since
+    assert world.room(7)
+    async with running(tmp_path, world.store) as successor:
+        successor.clients.append(client)
+        await settled(client)
+        assert not successor.room(7)
+
+
+async def test_other_rooms_are_written_when_the_view_is_behind_who_holds_one(world: InMemory) -> None:
+    client, etcd = await world.prefill(), world.store.etcd
+    etcd.txn([], [Put(world.keys.room("p", 8), RoomValue(3, 2).to_json(), etcd.grant(60).lease_id)])
+    world.agent.registrar._is_dead = lambda *_: None
+    client.prefill.fail(8, "why")
+    await world.registered(client, 7)
+    assert world.room(7)
