@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ..core.claims import LocalRank
 from ..wire.values import Rank
@@ -22,6 +22,9 @@ class Lingering:
 
     def __bool__(self) -> bool:
         return bool(self._ranks)
+
+    def __iter__(self) -> Iterator[LocalRank]:
+        return iter([local for local, _ in self._ranks.values()])
 
     def add(self, local: LocalRank) -> None:
         """Keep a rank for as long as it was said to linger; an earlier process of it is withdrawn."""

@@ -235,7 +235,8 @@ class Packets:
         self._send_node_drained(engine)
 
     def _send_node_drained(self, engine: EngineConnection) -> None:
-        if any(other.wants or (other.rank and self._book.count(other.rank.ref)) for other in self._connections):
+        ranks = [*self._ranks.lingering, *(other.rank for other in self._connections if other.rank)]
+        if any(self._book.count(rank.ref) for rank in ranks) or any(other.wants for other in self._connections):
             asyncio.get_running_loop().call_later(NODE_DRAIN_LOOK_SECONDS, self._send_node_drained, engine)
         else:
             engine.send(messages.DRAINED)

@@ -198,13 +198,13 @@ class Pushes:
         """Notify engines of what became of their rooms, and those that drain when the last one has ended."""
         registered: dict[EngineConnection, list[tuple[int, int, int, int, int]]] = {}
         ended: dict[EngineConnection, None] = {}
-        engines = {engine.speaker: engine for engine in self._connections}
+        engines = {engine.speaker.process: engine for engine in self._connections}
         for outcome in outcomes:
             speaker = outcome.owner
             assert isinstance(speaker, Speaker)
-            engine = engines.get(
-                speaker
-            )  # None: who has no connection, or has not announced itself on it, says it again
+            engine = engines.get(speaker.process)
+            if engine and speaker.rank and not engine.speaker.rank:
+                engine = None  # who has not announced itself on its connection says it again, as who has none
             if isinstance(outcome, Rejected):
                 self._reject(speaker, engine, outcome)
             elif engine and isinstance(outcome, Registered):

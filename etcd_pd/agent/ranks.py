@@ -92,11 +92,16 @@ class Ranks:
             engine.leaving = True
             self.drained.add(engine.speaker.process)
             self.drain(engine)
+        for local in self.lingering:
+            local.leaving = True
+            self.drained.add(local.process)
+            self._announcer.drain(local)
 
     def leave(self, engine: EngineConnection) -> None:
         """The engine is gone."""
         if engine.rank and engine.rank.linger:
             log.info("lingering instance=%s rank=%s", engine.rank.instance, engine.rank.name)
+            engine.rank.process = engine.speaker.process
             self.lingering.add(engine.rank)
         elif engine.rank:
             self._withdraw(engine.rank)

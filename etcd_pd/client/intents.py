@@ -105,7 +105,7 @@ class Intents:
             )
         said = [(ending[0], _packet(ending)) for ending in self.endings]
         for lot in dict.fromkeys(self._lots.values()):
-            left = [(room, self.asked[room]) for room in lot if room in self._lots]
+            left = [(room, self.asked[room]) for room in lot if self._lots.get(room) == lot]
             said.append((left[0][1], messages.encode_lot(left)))
         alone = [(number, room) for room, number in self.asked.items() if room not in self._lots]
         if to_another:

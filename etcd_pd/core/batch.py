@@ -19,11 +19,14 @@ class Guard(NamedTuple):
         epoch: the rank's.
         compares: what holds only while it lives.
         history: how many histories of etcd ended before the one that this is about: epochs are numbers of one alone.
+        is_ready: no process of the rank here is still to be notified that an earlier epoch has ended: it would take a
+            room of this one for dead, so none is written before.
     """
 
     epoch: int
     compares: tuple[Compare, ...]
     history: int = 0
+    is_ready: bool = True
 
 
 class Batch(NamedTuple):

@@ -59,8 +59,12 @@ class RoomBook:
             guard = guard_of(rank)
             return guard is not None and guard.epoch == epoch
 
+        def ready_guard_of(rank: RankRef) -> Guard | None:
+            guard = guard_of(rank)
+            return guard if guard and guard.is_ready else None
+
         self._max_queue = max_queue
-        self._queue = WriteQueue(guard_of, max_rooms=max_rooms, release_delay=release_delay)
+        self._queue = WriteQueue(ready_guard_of, max_rooms=max_rooms, release_delay=release_delay)
         limits = (registration_timeout, tombstone_seconds)
         self._rooms = Registrations(keys, pool, self._queue, is_alive, *limits, self._begin, place_of)
         self.results = Results(self._rooms, self._queue, pool)
@@ -99,8 +103,8 @@ class RoomBook:
                 return [Rejected(owner, room, AgentBusy(self._max_queue), sequence)]
             self._queue.push(self._rooms.add(rank, room, now, said))
             return []
-        if own.awaits(said):
-            return []
+        if own.awaits(said) or any(later.said[0] == owner and later.said[1] > sequence for later in own.later):
+            return []  # in the second case it has said since how that ends, and awaits no answer
         if self._means_next_life(own, rank, said):
             self._rooms.postpone(own, Later(rank, said, None, now))
             return []
@@ -176,7 +180,7 @@ class RoomBook:
             return []
         if self._rooms.is_repeated(own, said):  # and etcd has it, or it ended an earlier life
             return [Durable(owner, sequence)]
-        if any(later.said[0] == owner for later in own.later):
+        if self._rooms.follows(own, owner):
             self._rooms.postpone(own, Later(rank, said, None, 0.0, goes=True))
             return []
         if own.rank != rank or own.state is State.RELEASED:
@@ -203,7 +207,7 @@ class RoomBook:
             return []
         elif self._rooms.is_repeated(own, said):
             return [Durable(owner, sequence)]
-        elif any(later.said[0] == owner for later in own.later):
+        elif self._rooms.follows(own, owner):
             self._rooms.postpone(own, Later(rank, said, reason, now))
         elif own.rank != rank or own.state in (State.RELEASED, State.FAILED):
             return [Durable(owner, sequence)]

@@ -43,6 +43,7 @@ class LocalRank:
         draining: it takes no new rooms.
         drained: its engine knows that it has none left.
         leaving: its engine said goodbye.
+        process: the name of the process that spoke for it until its connection broke.
     """
 
     instance: str
@@ -59,6 +60,7 @@ class LocalRank:
     draining: bool = False
     drained: bool = False
     leaving: bool = False
+    process: str = ""
 
     @classmethod
     def announced(cls, said: Announce, seen: Header | None = None) -> LocalRank:
@@ -274,15 +276,11 @@ def is_empty(id: str, view: View) -> bool:
 
 
 def guard_of(ref: RankRef, locals: Iterable[LocalRank], view: View) -> Guard | None:
-    """What every registration of a local DP rank is compared with; None while the rank is not live.
-
-    Nor while one of its processes here is still to be notified that an epoch has ended: it would take a room of the
-    next one for dead.
-    """
+    """What every registration of a local DP rank is compared with; None while the rank is not live."""
     epoch = view.epoch(*ref)
     known = [one for one in locals if one.ref == ref and one.known_epoch]
-    local = next((one for one in known if one.key_epoch), None)
-    if not epoch or local is None or any(one.known_epoch != epoch for one in known):
+    local = next((one for one in known if one.key_epoch and one.known_epoch == epoch), None)
+    if not epoch or local is None:
         return None
     endpoints, incarnation = view.instances[ref.instance].endpoints, local.endpoint.incarnation
     own = endpoints.get(local.rank)
@@ -296,4 +294,4 @@ def guard_of(ref: RankRef, locals: Iterable[LocalRank], view: View) -> Guard | N
     ]
     made = sorted(made, reverse=True)[:MOST_COMPARES]
     compares = tuple(Compare(view.keys.rank(ref.instance, rank), created) for created, rank in made)
-    return Guard(epoch, compares, view.history)
+    return Guard(epoch, compares, view.history, is_ready=all(one.known_epoch == epoch for one in known))

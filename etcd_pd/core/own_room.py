@@ -99,7 +99,7 @@ class OwnRoom:
         enders: who is to know when it is released, or failed, for good.
         spoken: the last that each place of its rank said of it: who spoke for the place then, and the number.
         later: what was said of its next life.
-        doubtful: the view has not come as far as who holds its key: it is tried alone, so that no other waits.
+        doubtful: the view has not come as far as who holds its key: only such are tried with it, others do not wait.
     """
 
     rank: RankRef

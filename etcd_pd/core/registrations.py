@@ -80,6 +80,10 @@ class Registrations:
         owner, number = said
         return any(number <= last and owner == one for one, last in own.spoken)
 
+    def follows(self, own: OwnRoom, owner: object) -> bool:
+        """Whether the place that an owner speaks for has said something of the room's next life."""
+        return bool(own.later) and self._place_of(owner) in [self._place_of(later.said[0]) for later in own.later]
+
     def note_said(self, own: OwnRoom, said: Said) -> None:
         """Something is said of this life of the room, and not again."""
         if len(own.spoken) == 1 and own.spoken[0][0] == said[0]:  # almost always

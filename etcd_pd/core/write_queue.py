@@ -86,13 +86,13 @@ class WriteQueue:
             self._releases.clear()
         rooms: list[OwnRoom] = []
         guards: dict[RankRef, Guard] = {}
-        creates, compares = 0, 0
+        creates, compares, doubtful = 0, 0, False
         while self._queue and len(rooms) < self._limit and compares < MAX_TXN_OPS:
             own = self._queue.popleft()
             if own.state is State.DROPPED:
                 continue
             together = own.together
-            if rooms and (own.doubtful or len(rooms) + len(together) > self._limit):
+            if rooms and (own.doubtful != doubtful or len(rooms) + len(together) > self._limit):
                 self._queue.appendleft(own)
                 break
             if self._waits_for_epoch(own):
@@ -113,10 +113,10 @@ class WriteQueue:
                 compares += extra
                 creates += len(together)
             rooms.extend(together)
+            doubtful = own.doubtful
             compares += len(together)
-            if own.doubtful:
-                return Batch(rooms, guards, creates)
-        self._add_releases(rooms, compares)
+        if not doubtful:
+            self._add_releases(rooms, compares)
         return Batch(rooms, guards, creates) if rooms else None
 
     def _sort_held(self, now: float) -> None:

@@ -270,3 +270,25 @@ async def test_a_process_holds_a_room_of_the_present_epoch_when_its_claim_at_a_n
         await until(lambda: (client.prefill.poll(), client.prefill.epoch > before)[1], "it knows of its epoch")
         await until(lambda: (client.prefill.poll(), not client.prefill._intents.asked)[1], "it is answered")
         assert 7 in client.prefill._intents.held
+
+
+async def test_a_rank_lets_no_room_in_when_its_process_was_away_while_its_node_was_drained(world: InMemory) -> None:
+    client = await world.prefill(linger=30.0)
+    cut(world)
+    await drain_node(world)
+    await until(lambda: (client.prefill.poll(), not world.agent.ranks.lingering)[1], "it is back")
+    client.prefill.register(7)
+    assert isinstance((await world.event(client, Rejected)).error, RankDraining)
+
+
+async def test_a_node_is_not_drained_when_a_rank_that_lingers_has_rooms(world: InMemory) -> None:
+    client = await world.prefill(linger=30.0)
+    await world.registered(client, 7)
+    cut(world)
+    draining = asyncio.create_task(drain_node(world))
+    await until(lambda: world.agent.ranks.drained, "its agent is to drain")
+    await until(lambda: (client.prefill.poll(), not world.agent.ranks.lingering)[1], "it is back")
+    assert not draining.done()
+    client.prefill.release(7)
+    await until(lambda: (client.prefill.poll(), draining.done())[1], "the node is drained")
+    await draining

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from etcd_pd import Client, Rank, Registered, RegistrationTimeout, Rejected, connect
+from etcd_pd import Announced, Client, Rank, Refused, Registered, RegistrationTimeout, Rejected, connect
 from etcd_pd.agent.connection import Speaker
-from etcd_pd.core.records import Listing, Put
-from etcd_pd.errors import StoreUnavailable
+from etcd_pd.core.records import Delete, Listing, Put
+from etcd_pd.errors import InstanceConflict, StoreUnavailable
 from etcd_pd.wire import messages
 from etcd_pd.wire.values import ASSIGNED, FAILED, RoomValue
 from tests.support.agent_in_memory import InMemory, running, until
-from tests.unit.agent.test_lingering import P0, cut, delay_answer, end_epoch_behind, end_session, engine_of
+from tests.unit.agent.test_lingering import P0, cut, delay_answer, end_epoch_behind, end_session, engine_of, pair
 
 pytestmark = pytest.mark.asyncio
 
@@ -422,3 +422,82 @@ async def test_other_rooms_are_written_when_the_view_is_behind_who_holds_one(wor
     client.prefill.fail(8, "why")
     await world.registered(client, 7)
     assert world.room(7)
+
+
+async def answer_to(client: Client) -> object:
+    """What comes of a registration."""
+    events: list[object] = []
+
+    def found() -> object:
+        events.extend(client.prefill.poll())
+        return next((one for one in events if isinstance(one, (Registered, Rejected))), None)
+
+    return await until(found, "it is answered")
+
+
+async def test_a_room_is_gone_when_its_next_life_timed_out_and_its_end_is_said_again(tmp_path: Path) -> None:
+    async with running(tmp_path, registration_timeout_seconds=0.5) as world:
+        client = await world.prefill(linger=30.0)
+        await world.registered(client, 7)
+        gate = delay_answer(world, world.keys.room("p", 7))
+        client.prefill.release(7)
+        await until(lambda: (client.prefill.poll(), not world.room(7))[1], "gone, which the agent does not know yet")
+        client.prefill.register(7)
+        client.prefill.release(7)
+        await until(lambda: (client.prefill.poll(), engine_of(world).said == 4)[1], "said")
+        await until(lambda: world.agent.stats.rejected["RegistrationTimeout"], "it is given up")
+        cut(world)
+        await says_again(world, client)
+        gate.set()
+        await settled(client)
+        assert not world.room(7) and not world.agent.book.count(P0)
+
+
+async def test_a_sibling_that_knows_an_earlier_epoch_costs_no_room_when_it_comes_to_a_new_agent(tmp_path: Path) -> None:
+    """It has not read yet that the epoch ended when the agent restarts; its own key stands."""
+    async with running(tmp_path) as world:
+        client, sibling = clients = await pair(world)
+        before = client.prefill.epoch
+        assert sibling.prefill.epoch == before
+        key = world.keys.rank("p", Rank(0))
+        world.store.etcd.txn([], [Delete(key)])
+        world.store.publish()
+        await until(lambda: (client.prefill.poll(), client.prefill.epoch > before)[1], "it stands anew")
+        present = client.prefill.epoch
+        world.clients.clear()
+        store = world.store
+    sibling.prefill._connection.lose()  # what it was sent it has not read
+    async with running(tmp_path, store) as world:
+        world.clients += clients
+        connections = world.agent.server.connections
+        await until(lambda: (client.prefill.poll(), any(e.rank and e.rank.lease_id for e in connections))[1], "back")
+        answered = delay_answer(world, world.keys.room("p", 7))
+        client.prefill.register(7)
+        await until(lambda: (client.prefill.poll(), world.room(7))[1], "it is written")
+        claim = world.store.hold("list")
+        await until(lambda: (sibling.prefill.poll(), len(world.agent.announcer.ranks) == 2)[1], "it is back")
+        answered.set()
+        assert isinstance(await answer_to(client), Registered)
+        claim.set()
+        await until(lambda: (sibling.prefill.poll(), sibling.prefill.epoch > before)[1], "it knows")
+        assert client.prefill.epoch == sibling.prefill.epoch == present
+
+
+async def test_endings_are_durable_when_a_process_announces_another_rank_after_it_was_refused(world: InMemory) -> None:
+    """A room of the rank that is refused is being released meanwhile."""
+    client = await world.prefill()
+    await world.registered(client, 7)
+    answered = delay_answer(world, world.keys.room("p", 7))
+    client.prefill.release(7)
+    await until(lambda: (client.prefill.poll(), engine_of(world).said == 2)[1], "said")
+    await until(lambda: not world.room(7), "deleted")
+    local = engine_of(world).rank
+    assert local
+    world.agent.announcer._refuse(local, InstanceConflict("p", "somebody"))
+    await world.event(client, Refused)
+    world.announce(client, instance="q")
+    await world.event(client, Announced)
+    answered.set()
+    await world.registered(client, 8)
+    client.prefill.release(8)
+    await settled(client)

@@ -95,3 +95,19 @@ def test_what_was_written_under_an_epoch_ends_with_it_and_the_rest_stays() -> No
     intents.end(3, "never registered", connected=True)
     intents.end_epoch()
     assert kinds(intents, to_another=True) == b"F"
+
+
+def test_a_lot_is_said_again_without_a_room_that_was_asked_for_anew_with_another() -> None:
+    intents = Intents(Line().send)
+    intents.ask_lot({8: intents.number(), 7: intents.number()})
+    intents.end(7, None, connected=True)
+    intents.ask_lot({7: intents.number(), 9: intents.number()})
+    said = [(packet[:1], list(messages.decode_rooms(packet))) for packet in intents.say_again(to_another=True)]
+    numbers = [number for _, rooms in said for _, number in rooms]
+    assert numbers == sorted(numbers), "an ending with a lower number than what was said before is taken as repeated"
+    assert said == [
+        (messages.REGISTER_LOT, [(8, 1)]),
+        (messages.REGISTER, [(7, 2)]),
+        (messages.RELEASE, [(7, 3)]),
+        (messages.REGISTER_LOT, [(7, 4), (9, 5)]),
+    ]

@@ -1111,3 +1111,31 @@ class TestAdoption:
         successor.book.adopt(RANK, desk.guards[RANK].epoch, 7, first.token, first.lease_id, 0.0)
         [outcome] = successor.book.register("s", RANK, 7, 0.0)
         assert outcome[:5] == ("s", 7, first.token, first.lease_id, first.epoch)
+
+
+def test_a_room_waits_for_one_look_when_the_view_is_behind_who_holds_many(desk: Desk) -> None:
+    lease = desk.etcd.grant(60).lease_id
+    for room in range(50):
+        desk.etcd.txn([], [Put(KEYS.room("p", room), RoomValue(3, 2).to_json(), lease)])
+        desk.book.register("e", RANK, room, 0.0)
+    desk.seen = 0
+    desk.write(*desk.take())
+    desk.book.register("e", RANK, 100, 0.0)
+    for _ in range(3):  # each is followed by a pause
+        desk.write(*desk.take())
+    assert desk.value(100)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_next_life_ends_when_a_successor_of_the_process_that_asked_for_it_says_so(desk: Desk, fails: bool) -> None:
+    registered(desk, 7)
+    desk.book.release(RANK, 7)
+    batch, bucket = desk.take()
+    assert desk.book.register("e", RANK, 7, 0.0) == []
+    if fails:
+        desk.book.fail(RANK, 7, "why", 0.0, owner="e's successor")
+    else:
+        desk.book.release(RANK, 7, owner="e's successor")
+    desk.write(batch, bucket)
+    desk.work()
+    assert (found := desk.value(7)) is None or found.state == FAILED
