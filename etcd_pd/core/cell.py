@@ -124,7 +124,7 @@ class Cell:
         It is not either while only that is known that a restored etcd has its key: its own process may not know of the
         restore yet, and register rooms under it.
         """
-        if any(rank.dp == dp_rank for rank in self._brought_back_of(id)):
+        if any(rank.dp == dp_rank for rank in self.brought_back_of(id)):
             return None
         lives = self.lives(id, dp_rank, epoch)
         return None if lives is None else not lives
@@ -174,7 +174,7 @@ class Cell:
         """The keys of all ranks: those of the present history, and of earlier ones."""
         return self._brought_back | self._rank_keys
 
-    def _brought_back_of(self, id: str) -> set[Rank]:
+    def brought_back_of(self, id: str) -> set[Rank]:
         """The instance's ranks that a restored etcd has as they were, and of which no process has spoken since."""
         keys = map(self.keys.parse, self._brought_back)
         return {key.rank for key in keys if isinstance(key, RankKey) and key.instance == id}
@@ -237,7 +237,7 @@ class Cell:
     def conclude(self, id: str, revision: int) -> list[End]:
         """Bring an instance's epochs and addresses up to what is stored; which epochs ended with that."""
         instance = self.instances[id]
-        before, instance.epochs = instance.epochs, _live_epochs(instance, self._brought_back_of(id))
+        before, instance.epochs = instance.epochs, _live_epochs(instance, self.brought_back_of(id))
         if not instance.info_key_exists and not instance.endpoints:
             instance.info = None
         self._index_addresses(id, instance)

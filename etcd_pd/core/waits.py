@@ -86,11 +86,11 @@ class Waits:
     # --- what the cell has come to say
 
     def pin(self, asked_before: float) -> None:
-        """What was asked before that is for the start of its instance that stands now: the view has come past it."""
+        """What was asked before that is for the start that stands now, unless a restored etcd has brought that back."""
         for wait in self._unanswered():
             if wait.start is None and wait.asked_at <= asked_before and wait.placed == self._cell.find(wait.instance):
                 assert wait.placed
-                info = self._cell.instances[wait.placed].info
+                info = None if self._cell.brought_back_of(wait.placed) else self._cell.instances[wait.placed].info
                 wait.start = (wait.placed, info.incarnation) if info else None
 
     def take_orphans(self) -> list[tuple[Wait, str]]:

@@ -55,7 +55,7 @@ FIXED = (
     *((SMALL, seed, 20) for seed in (0, 17, 18, 22, 63)),
     *((SMALL, seed, 21) for seed in (20, 24, 107, 109, 115, 147)),
     (SMALL, 14, 22),
-    (SMALL, 15, 23),
+    *((SMALL, seed, 23) for seed in (15, 1286)),
     (FULL, 1068, 14),
     *((FULL, seed, 15) for seed in (3094, 3120)),
 )

@@ -729,6 +729,16 @@ class TestTwoOfOneAddress:
         cell.room(7, 2, cell.rank(2, "q", incarnation="other"), "q")
         assert [type(notice) for notice in cell.follow()] == [Resolved]
 
+    def test_a_wait_is_for_who_registers_when_a_restored_etcd_has_brought_its_instance_back(self, cell: Cell) -> None:
+        """It had given its address up since the backup was made."""
+        cell.view.void(0)
+        cell.relist()
+        wait = ask(cell)
+        cell.view.waits.pin(float("inf"))
+        cell.instance("q", incarnation="other")
+        cell.room(7, 2, cell.rank(2, "q", incarnation="other"), "q")
+        assert [notice.wait for notice in cell.follow() if isinstance(notice, Resolved)] == [wait]
+
     def test_a_room_is_its_registrar_s_when_the_one_asked_a_moment_before_does_not_have_the_rank(self) -> None:
         cell = Cell()
         cell.instance("q", policy="follow_bootstrap_room", incarnation="other")
