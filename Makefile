@@ -11,11 +11,11 @@ SGLANG := .venv-sglang/.ready
 HELM := build/bin/helm
 # Tests of single parts: they come first.
 RENDERED := $(shell grep -L 'pytest.mark.\(integration\|e2e\)' tests/helm/test_*.py)
-SHARED := tests/unit tests/simulation tests/contract tests/sglang $(RENDERED)
+PARTS := tests/unit tests/simulation tests/contract tests/sglang $(RENDERED)
 # SGLang's own engine needs a namespace for itself, the chart a cluster.
 ENGINE := tests/engine
 CLUSTER := tests/kubernetes
-REST := $(filter-out $(SHARED) $(ENGINE) $(CLUSTER) tests/helm,$(patsubst %/,%,$(wildcard tests/*/))) $(filter-out $(SHARED),$(wildcard tests/helm/test_*.py))
+WHOLE := $(filter-out $(PARTS) $(ENGINE) $(CLUSTER) tests/helm,$(patsubst %/,%,$(wildcard tests/*/))) $(filter-out $(PARTS),$(wildcard tests/helm/test_*.py))
 SLOW := integration or e2e or chaos or helm or bench
 
 .PHONY: help
@@ -90,9 +90,9 @@ promtool: ## Prometheus' promtool for the tests of the alerts
 .PHONY: test
 test: $(READY) $(SGLANG) $(HELM) docker images chromium promtool ## every test but the long ones (most of chaos, bench)
 	@echo "test: unit, contract, the simulation, SGLang's classes, the rendered chart, in two processes: seven minutes"
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(SHARED) -m "not (chaos or bench) or quick"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(PARTS) -m "not (chaos or bench) or quick"
 	@echo "test: integration, e2e, the chart's commands and images, and quick chaos, in two processes: ten minutes"
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(REST) -m "not (chaos or bench) or quick"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(WHOLE) -m "not (chaos or bench) or quick"
 
 .PHONY: test-unit
 test-unit: $(READY) ## tests of the pure parts

@@ -181,10 +181,11 @@ class Packets:
             raise ProtocolError(f"a lot of {len(rooms)} rooms")
         engine.said = max(engine.said, *(sequence for _, sequence in rooms))
         admitted = [said for said in rooms if engine.rank and self._admits(engine, engine.rank, *said)]
-        self._pushes.deliver([_refused(engine, *said) for said in rooms if said not in admitted])
+        outcomes: list[Outcome] = [_refused(engine, *said) for said in rooms if said not in admitted]
         if engine.rank and admitted:
-            lot = self._book.register_lot(engine.speaker, engine.rank.ref, admitted, time.monotonic())
-            self._pushes.deliver(lot)
+            outcomes += self._book.register_lot(engine.speaker, engine.rank.ref, admitted, time.monotonic())
+        if outcomes:
+            self._pushes.deliver(outcomes)
         self._registrar.kick()
 
     def _admits(self, engine: EngineConnection, rank: LocalRank, room: int, sequence: int) -> bool:
