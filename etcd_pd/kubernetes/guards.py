@@ -1,6 +1,7 @@
 """What forbids a member of etcd to start, because it would do harm quietly, or end with words that help nobody.
 
-An older generation than the latest on its volume, an older etcd than the cluster's, or another cluster than was formed.
+An older generation than the latest on its volume, an older etcd than the cluster's, another cluster than was formed, or
+a log that the etcd cannot read.
 """
 
 from __future__ import annotations
@@ -12,9 +13,14 @@ from pathlib import Path
 from ..config import EtcdSettings
 from ..errors import EtcdPDError
 from ..store.cluster_version import ask_version
+from ..store.etcdrpc.wal import reads_v2_requests
 
 #: The directory of a generation, as the chart calls it.
 _GENERATION = re.compile(r"(.+-)([0-9]+)")
+#: The first minor version that panics at a request of the v2 API, and the last that reads it.
+_WITHOUT_V2, _LAST_WITH_V2 = (3, 7), (3, 6)
+#: After how many entries a member takes a snapshot that has such a log still: its own default is 10,000.
+SNAPSHOT_COUNT = 100
 
 
 class OlderGeneration(EtcdPDError):
@@ -27,6 +33,10 @@ class OlderEtcd(EtcdPDError):
 
 class AnotherCluster(EtcdPDError):
     """The members that answer are not those of the cluster that was formed: somebody else is behind their names."""
+
+
+class UnreadableLog(EtcdPDError):
+    """The member would read requests of etcd 3.5 again as it starts, at which etcd 3.7 panics."""
 
 
 def check_generation(data_dir: Path) -> None:
@@ -80,6 +90,24 @@ def check_cluster(formed_file: str, cluster_id: int) -> None:
             f"cluster {formed} was formed, and the other members answer as {cluster_id:x}: this member joins no other; "
             "find out who answers behind their names"
         )
+
+
+def check_log(version: str, wal: Path) -> bool:
+    """Look for what etcd 3.7 cannot read; whether the member must take a snapshot soon, so that it need not be read.
+
+    Raises:
+        UnreadableLog: the etcd that is to start cannot read it.
+        OSError: nor can we.
+    """
+    if _minor(version) < _LAST_WITH_V2 or not reads_v2_requests(wal):
+        return False
+    if _minor(version) >= _WITHOUT_V2:
+        raise UnreadableLog(
+            f"this member's log holds requests of etcd 3.5, at which etcd {version} panics: set etcd.image.tag back to "
+            f"3.6, where each member takes a snapshot as it starts, or once {SNAPSHOT_COUNT} entries were written in "
+            "all, and then forward again"
+        )
+    return _minor(version) == _LAST_WITH_V2
 
 
 def _minor(version: str) -> tuple[int, ...]:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import time
 from pathlib import Path
 
 from ..config import EtcdSettings
 from ..errors import EtcdPDError, StoreError, StoreRejected
 from ..store.admin import EtcdAdmin, Member, connect, without_user
-from .guards import check_cluster, check_generation, check_version
+from .guards import SNAPSHOT_COUNT, check_cluster, check_generation, check_log, check_version
 from .settings import MemberSettings
 
 log = logging.getLogger(__name__)
@@ -47,12 +48,14 @@ async def prepare(settings: MemberSettings) -> str:
         StoreError: the other members did not answer in time.
         ClusterLost: there are none, and the cluster was formed before.
         MembersDiffer: the running cluster has other members than the configured ones.
-        OlderGeneration, OlderEtcd, AnotherCluster: as their checks say.
+        OlderGeneration, OlderEtcd, AnotherCluster, UnreadableLog: as their checks say.
     """
     check_generation(Path(settings.data_dir))
-    if _has_log(Path(settings.data_dir) / "member"):
+    data, old_log = Path(settings.data_dir) / "member", False
+    if _has_log(data):
         if settings.others:
             await check_version(settings.etcd_version, settings.others)
+        old_log = check_log(settings.etcd_version, data / "wal")
         state, why = EXISTING, "its data is here"
     elif settings.others is None:
         if _formed(settings):
@@ -61,7 +64,7 @@ async def prepare(settings: MemberSettings) -> str:
     else:
         state, why = await _join(settings, settings.others)
     log.info("member=%s state=%s: %s", settings.member, state, why)
-    _write(settings, state)
+    _write(settings, state, old_log)
     return state
 
 
@@ -138,8 +141,11 @@ def _check(settings: MemberSettings, members: list[Member]) -> None:
         raise MembersDiffer(f"etcd has members at {', '.join(sorted(strangers))}, which are not configured")
 
 
-def _write(settings: MemberSettings, state: str) -> None:
-    """The base with this member's own lines: beside a file, etcd reads neither flags nor environment."""
+def _write(settings: MemberSettings, state: str, old_log: bool) -> None:
+    """The base with this member's own lines: beside a file, etcd reads neither flags nor environment.
+
+    A member whose log is of etcd 3.5 takes a snapshot soon, if the base does not say when: then etcd 3.7 can start.
+    """
     own = {
         "name": settings.member,
         "initial-advertise-peer-urls": settings.peer_url,
@@ -148,5 +154,8 @@ def _write(settings: MemberSettings, state: str) -> None:
         "initial-cluster-state": state,
     }
     base = Path(settings.config_base).read_text()
+    if old_log and not re.search("^snapshot-count:", base, re.MULTILINE):
+        log.info("member=%s takes a snapshot after %d entries: its log is of etcd 3.5", settings.member, SNAPSHOT_COUNT)
+        own["snapshot-count"] = str(SNAPSHOT_COUNT)
     lines = "".join(f"{key}: {value}\n" for key, value in own.items())
     Path(settings.config_file).write_text(f"{base.rstrip()}\n{lines}")

@@ -6,13 +6,23 @@ import asyncio
 from pathlib import Path
 
 import pytest
+import yaml
 
 from etcd_pd.config import EtcdSettings
+from etcd_pd.core.records import Put
 from etcd_pd.errors import StoreError
-from etcd_pd.kubernetes.guards import AnotherCluster, OlderEtcd, OlderGeneration, check_generation
+from etcd_pd.kubernetes.guards import (
+    SNAPSHOT_COUNT,
+    AnotherCluster,
+    OlderEtcd,
+    OlderGeneration,
+    UnreadableLog,
+    check_generation,
+)
 from etcd_pd.kubernetes.member import prepare
 from etcd_pd.kubernetes.settings import MemberSettings
 from etcd_pd.store.admin import EtcdAdmin
+from etcd_pd.store.etcd import EtcdStore
 from tests.helm.chart import Objects, container, environment, template
 from tests.helm.members import Cell
 from tests.support.etcd_server import versions
@@ -95,6 +105,61 @@ def test_an_older_etcd_is_refused_until_a_downgrade_when_the_cluster_is_later(
             cell.member_ids()
 
 
+@pytest.mark.timeout(120)
+def test_etcd_3_7_is_refused_until_3_6_took_a_snapshot_when_the_data_is_of_3_5(tmp_path: Path, _docker: None) -> None:
+    images = {version.removeprefix("v"): image for version, image in versions().items()}
+    first, second, third, *_ = images
+    with Cell(tmp_path, 1, tls=False) as cell:
+        (name,) = cell.names
+
+        def start(version: str, told: str = "") -> None:
+            cell.prepare(name, version=told or version)
+            cell.start(name, images[version])
+
+        def refused() -> bool:
+            try:
+                return cell.prepare(name, version=third) != "existing"
+            except UnreadableLog as exc:
+                assert f"etcd {third} panics: set etcd.image.tag back to 3.6" in str(exc)
+                return True
+
+        start(first)
+        cell.member_ids()
+        assert refused()
+        cell.stop(name)
+        start(second)
+        cell.member_ids()
+        assert refused(), "so little was written that there is no snapshot"
+        cell.stop(name)
+        start(third, told=second)
+        wait_until(lambda: "unmarshal should never fail" in cell.logs(name), "etcd panics; else too much is refused")
+        cell.stop(name)
+        start(second)
+        cell.member_ids()
+        asyncio.run(_write(cell, SNAPSHOT_COUNT))
+        wait_until(lambda: not refused(), "a snapshot")
+        cell.stop(name)
+        start(third)
+        cell.member_ids()
+
+
+def test_no_snapshots_are_asked_for_when_the_chart_says_how_many_or_the_log_is_of_no_matter(
+    tmp_path: Path, _docker: None
+) -> None:
+    images = {version.removeprefix("v"): image for version, image in versions().items()}
+    first, second, *_ = images
+    with Cell(tmp_path, 1, tls=False, config={"snapshot-count": 5000}) as cell:
+        (name,) = cell.names
+        written = tmp_path / f"{name}.yaml"
+        assert cell.prepare(name, version=second) == "new"
+        assert yaml.safe_load(written.read_text())["snapshot-count"] == 5000
+        cell.start(name, images[first])
+        cell.member_ids()
+        assert cell.prepare(name, version=second) == "existing"
+        assert written.read_text().count("snapshot-count") == 1
+        assert yaml.safe_load(written.read_text())["snapshot-count"] == 5000
+
+
 def test_a_version_is_no_matter_when_nobody_tells_the_clusters(tmp_path: Path, _docker: None) -> None:
     with Cell(tmp_path, 3, tls=False) as cell:
         assert cell.prepare("etcd-0", version="3.5.0") == "new"
@@ -119,6 +184,12 @@ def test_a_member_joins_no_other_cluster_when_one_was_formed(tmp_path: Path, _do
         assert asyncio.run(_ids(cell)) == set(before.values()), "nobody was removed"
         cell.form()
         assert cell.prepare("etcd-2") == "existing"
+
+
+async def _write(cell: Cell, entries: int) -> None:
+    async with EtcdStore(cell.settings("root")) as store:
+        for number in range(entries):
+            await store.txn([], [Put(b"/key", b"%d" % number, 0)])
 
 
 async def _ids(cell: Cell) -> set[int]:
