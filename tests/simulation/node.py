@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
@@ -11,6 +12,7 @@ from dataclasses import replace
 from etcd_pd.agent.agent import Agent
 from etcd_pd.config import AgentSettings
 from etcd_pd.core.keys import Keys
+from etcd_pd.wire.values import Rank
 
 from .etcd import Etcd, Store
 from .loop import PROCESS, Sleeper
@@ -88,15 +90,18 @@ class Node:
         await self._running
         self.store.leave()
 
-    def cut_connection(self, luck: float) -> None:
-        """Have the agent close one of a decode or of a rank that lingers, when it is awake."""
+    def cut_connection(self, luck: float, note: Callable[[Rank], None]) -> None:
+        """Have the agent close one of a decode or of a rank that lingers, when it is awake; note which rank's."""
         if self.runs:
-            asyncio.get_running_loop().call_soon(self._cut, luck, context=self._context)
+            asyncio.get_running_loop().call_soon(self._cut, luck, note, context=self._context)
 
-    def _cut(self, luck: float) -> None:
+    def _cut(self, luck: float, note: Callable[[Rank], None]) -> None:
         connections = [one for one in self.agent.server.connections if not one.rank or one.rank.linger]
         if connections:
-            connections[int(luck * len(connections))].close("cut")
+            chosen = connections[int(luck * len(connections))]
+            if chosen.rank:
+                note(chosen.rank.rank)
+            chosen.close("cut")
 
     def agrees(self) -> bool:
         """Whether its view has the rooms that etcd has; one that watches none agrees."""

@@ -18,6 +18,8 @@ from .world import PATIENCE, History
 
 #: How much later than the client's bound a stopped agent is noticed: what it sent before is still on its way, seconds.
 NOTICED = 0.5
+#: How soon a process that is not stopped connects anew, seconds.
+SOON = 0.05
 Rule = Callable[[History], Iterator[str]]
 
 
@@ -154,15 +156,31 @@ def failures_arrive(history: History) -> Iterator[str]:
 
 
 def withdrawn_is_true(history: History) -> Iterator[str]:
-    """Who is notified that a rank was withdrawn is notified of one of which a process has died."""
-    died: dict[int, float] = {}
+    """Who is notified that a rank was withdrawn is notified of one of which a process is gone."""
+    gone = _gone_at(history)
+    for event in history.events:
+        if event.what == "ended" and event.data.get("withdrawn") and event.t < gone.get(event.dp_rank, math.inf):
+            yield f"room {event.room} was lost with a rank that was said to be dead and was not"
+
+
+def _gone_at(history: History) -> dict[int, float]:
+    """When the first process of each DP rank died, or had been cut off and stopped for as long as it lingers."""
+    gone: dict[int, float] = {}
+    stops: dict[str, list[tuple[float, float]]] = {}
+    for event in history.events:
+        if event.what == "stopped":
+            known = stops.setdefault(event.who, [])
+            goes_on = known and event.t <= known[-1][1]
+            known.append((known.pop()[0] if goes_on else event.t, event.until))
     for event in history.events:
         if event.what == "killed":
-            died.setdefault(event.dp_rank, event.t)
-            died.setdefault(-1, event.t)
-    for event in history.events:
-        if event.what == "ended" and event.data.get("withdrawn") and event.t < died.get(event.dp_rank, math.inf):
-            yield f"room {event.room} was lost with a rank that was said to be dead and was not"
+            gone.setdefault(event.dp_rank, event.t)
+            gone.setdefault(-1, event.t)
+        elif event.what == "cut":
+            ends = event.t + history.linger
+            if any(begin <= event.t + SOON and ends <= until + SOON for begin, until in stops.get(event.process, ())):
+                gone[event.dp_rank] = min(ends, gone.get(event.dp_rank, math.inf))
+    return gone
 
 
 def views_agree(history: History) -> Iterator[str]:

@@ -57,9 +57,11 @@ class History:
         living: engines that live at the end.
         decodes: the agent of each decode.
         steps: packets and store calls.
+        linger: how long ranks stay after their process has gone, seconds.
     """
 
     settled_at: float
+    linger: float = 0.0
     events: list[Event] = field(default_factory=list)
     left: set[int] = field(default_factory=set)
     unacknowledged: dict[str, list[int]] = field(default_factory=dict)
@@ -79,7 +81,7 @@ class World:
     def __init__(self, plan: Plan, loop: VirtualLoop) -> None:
         self._plan, self._loop = plan, loop
         self._began = loop.time()
-        self.history = History(settled_at=self._began + plan.seconds + SETTLED)
+        self.history = History(self._began + plan.seconds + SETTLED, plan.linger)
         self._events = self.history.events
         self._network = Network(loop, random.Random(f"{plan.seed} packets"))
         draw = random.Random(f"{plan.seed} etcd")
@@ -352,7 +354,11 @@ class World:
 
     def _do_connection_cut(self, node: Node, luck: float) -> None:
         """As that of an engine that does not read."""
-        node.cut_connection(luck)
+        node.cut_connection(luck, self._note_cut)
+
+    def _note_cut(self, rank: Rank) -> None:
+        place = rank.dp, rank.tp
+        self._say("nemesis", "cut", dp_rank=rank.dp, process=self._who(place))
 
     def _do_engine_killed(self, node: Node, luck: float) -> None:
         self._kill_engine(self._place(luck), LONG_AWAY if luck > 0.7 else luck)
@@ -387,7 +393,9 @@ class World:
             self._loop.call_later(luck, self._kill_engine, place, 0.1)
 
     def _do_engine_stopped(self, node: Node, luck: float) -> None:
-        self._stopped_until[self._place(luck)] = self._loop.time() + 4 * luck
+        place, until = self._place(luck), self._loop.time() + 4 * luck
+        self._stopped_until[place] = until
+        self._say(self._who(place), "stopped", until=until)
 
     def _place(self, luck: float) -> Place:
         places = [(dp_rank, tp_rank) for dp_rank in range(self._plan.ranks) for tp_rank in range(self._plan.tp)]
