@@ -31,19 +31,33 @@ PROCESS: ContextVar[Sleeper | None] = ContextVar("PROCESS", default=None)
 AWAKE = Context()
 
 
-class VirtualLoop(asyncio.BaseEventLoop):
-    """Time passes where nothing is left to do, up to the next timer.
+class Handle:
+    """A callback that is to run, without what asyncio keeps for those who debug a loop."""
 
-    Attributes:
-        steps: callbacks that ran so far.
-    """
+    __slots__ = ("args", "callback", "context", "gone")
+
+    def __init__(self, callback: Any, args: tuple[Any, ...], context: Context | None) -> None:
+        self.callback, self.args = callback, args
+        self.context = copy_context() if context is None else context
+        self.gone = False
+
+    def cancel(self) -> None:
+        """Run it no more."""
+        self.gone, self.callback, self.args = True, None, ()
+
+    def cancelled(self) -> bool:
+        """Whether it runs no more."""
+        return self.gone
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """Time passes where nothing is left to do, up to the next timer."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.steps = 0
         self._now = 1_000.0
         # what is due at the same time happens in the order in which it was asked for
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, int, Handle]] = []
         self._numbers = itertools.count()
         self._readers: dict[Any, tuple[Callable[[], None], Context]] = {}
         self._writers: dict[Any, Callable[[], None]] = {}
@@ -52,13 +66,27 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Virtual seconds."""
         return self._now
 
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Handle:  # type: ignore[override]
+        """As every loop's."""
+        handle = Handle(callback, args, context)
+        self._ready.append(handle)  # type: ignore[attr-defined]
+        return handle
+
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]  # there is one thread
+
     def call_at(  # type: ignore[override]
         self, when: float, callback: Any, *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
+    ) -> Handle:
         """As every loop's, but that no two tie."""
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
-        heapq.heappush(self._timers, (when, next(self._numbers), timer))
-        return timer
+        handle = Handle(callback, args, context)
+        heapq.heappush(self._timers, (when, next(self._numbers), handle))
+        return handle
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> Handle:
+        """As every loop's."""
+        return self.call_at(self._now + delay, callback, *args, context=context)
 
     def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:  # type: ignore[override]
         """Call it whenever the (simulated) socket has something."""
@@ -85,6 +113,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Who waits until a socket takes more."""
         return self._writers.get(source)
 
+    def pass_idly(self, seconds: float) -> bool:
+        """Let that time pass at once, as a sleep would, if nothing is to be done until then; whether it did."""
+        self._drop_cancelled()
+        until = self._now + seconds
+        if self._ready or (self._timers and self._timers[0][0] <= until):  # type: ignore[attr-defined]
+            return False
+        self._now = until
+        return True
+
     def _process_events(self, event_list: Any) -> None:
         pass
 
@@ -92,30 +129,37 @@ class VirtualLoop(asyncio.BaseEventLoop):
         pass
 
     def _run_once(self) -> None:
+        """All until somebody stops the loop: a call of this for each timer would cost as much as what they do."""
         timers, ready = self._timers, self._ready  # type: ignore[attr-defined]
-        while timers and timers[0][2].cancelled():
-            heapq.heappop(timers)
-        if not ready:
-            if not timers:
-                raise RuntimeError("nothing will ever happen again, and somebody waits for it")
-            self._now = max(self._now, timers[0][0])
-        while timers and timers[0][0] <= self._now:
-            timer = heapq.heappop(timers)[2]
-            if not timer.cancelled():
-                ready.append(timer)
-        for _ in range(len(ready)):
-            self._run_or_defer(ready.popleft())
+        while not self._stopping:  # type: ignore[attr-defined]
+            if not ready:
+                self._drop_cancelled()
+                if not timers:
+                    raise RuntimeError("nothing will ever happen again, and somebody waits for it")
+                self._now = max(self._now, timers[0][0])
+            while timers and timers[0][0] <= self._now:
+                ready.append(heapq.heappop(timers)[2])
+            for _ in range(len(ready)):
+                self._run_or_defer(ready.popleft())
 
-    def _run_or_defer(self, handle: Any) -> None:
+    def _drop_cancelled(self) -> None:
+        while self._timers and self._timers[0][2].gone:
+            heapq.heappop(self._timers)
+
+    def _run_or_defer(self, handle: Handle) -> None:
         """Run a callback, or have it wait until its process is woken."""
-        if handle.cancelled():
+        if handle.gone:
             return
-        process = handle._context.get(PROCESS)
+        process = handle.context.get(PROCESS)
         if process is not None and process.until > self._now:
             self.call_at(process.until, self._run_or_defer, handle, context=AWAKE)
             return
-        self.steps += 1
-        handle._run()
+        try:
+            handle.context.run(handle.callback, *handle.args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self.call_exception_handler({"message": f"{handle.callback} failed", "exception": exc})
 
 
 @contextmanager

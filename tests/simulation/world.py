@@ -125,19 +125,34 @@ class World:
 
     async def _live(self) -> None:
         end = self._began + self._plan.seconds + CALM
+        idle = waits = False
         while (now := self._loop.time()) < end:
             while self._coming and self._began + self._coming[-1][0].due <= now:
                 self._request(self._coming.pop())
-            for place, client in list(self._engines.items()):
-                if self._stopped_until.get(place, 0.0) <= now:
-                    for event in client.prefill.poll():
-                        self._on_prefill(place, event)
-                    self._note_durable(place, client)
+                idle = False
+            if waits or not idle:
+                waits = self._look_at_engines(now)
             for who, client in self._decodes.items():
                 for decoded in client.decode.poll():
                     self._on_decode(who, decoded)
                 self._look(who, client, now)
-            await asyncio.sleep(LOOK if now < self._busy_until else CALM_LOOK)
+            pause = LOOK if now < self._busy_until else CALM_LOOK
+            idle = self._loop.pass_idly(pause)
+            if not idle:
+                await asyncio.sleep(pause)
+
+    def _look_at_engines(self, now: float) -> bool:
+        """Whether time alone changes what one sees: until it goes on, or connects anew."""
+        waits = False
+        for place, client in list(self._engines.items()):
+            if self._stopped_until.get(place, 0.0) > now:
+                waits = True
+                continue
+            for event in client.prefill.poll():
+                self._on_prefill(place, event)
+            self._note_durable(place, client)
+            waits = waits or client.state == "connecting"
+        return waits
 
     def _note_durable(self, place: Place, client: Client) -> None:
         """Record which rooms' ends a rank of one process was told are in etcd, and what is there of them.
