@@ -157,7 +157,8 @@ class Agent:
             log.warning("leases are left to expire: %s", exc)
 
     async def _revoke(self) -> None:
-        await asyncio.gather(self.session.revoke(), self.registrar.close())
+        await self.session.revoke()  # ranks first: while their epochs live, so do their rooms
+        await self.registrar.close()
 
     async def _report(self) -> None:
         """One summary line every while in which something was done or changed, for those who only have the log."""

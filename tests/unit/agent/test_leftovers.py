@@ -13,6 +13,7 @@ import pytest_asyncio
 from etcd_pd import Client, Ended, Rank, Resolved, Topology
 from etcd_pd.config import EtcdSettings
 from etcd_pd.core.records import Condition, Delete, Operation, TxnResult
+from etcd_pd.errors import StoreUnavailable
 from tests.support.agent_in_memory import InMemory, running, until
 
 pytestmark = pytest.mark.asyncio
@@ -177,3 +178,14 @@ async def test_a_computed_wait_goes_back_when_the_newer_of_two_that_claim_its_ad
     await until(lambda: "new" not in world.agent.view.instances, "the newer one has ended")
     older = await world.prefill(0, instance="old", policy=policy)
     assert isinstance(await answer(older, decoder), Resolved)
+
+
+async def test_rooms_stay_with_their_rank_when_an_agent_ends_and_its_session_cannot_be_ended(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        prefill = await world.prefill()
+        await world.registered(prefill, 7)
+        world.store.hold("txn")
+        end(world, prefill)
+        await until(lambda: world.store.calls[-1] == "txn", "its rank's key is being deleted")
+        world.store.fail("revoke", StoreUnavailable("revoke", "etcd is busy"))
+    assert world.keys.rank("p", Rank(0)) in world.store.etcd.keys and world.room(7), "one is true with the other alone"
