@@ -1,31 +1,38 @@
-"""etcd is upgraded over a minor version under load, rolled back, and brought down by docs/operations.md."""
+"""etcd is upgraded over minor versions under load, rolled back, and brought down by docs/operations.md."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.helm.chart import ROOT
+from tests.helm.chart import ROOT, overlay
 from tests.support.etcd_server import image
 from tests.support.waiting import wait_until
 
 from .conftest import MakeRelease, archive
+from .load import ETCD_LOST
 from .provider import Provider, run
-from .release import ONE_ENGINE, READY_SECONDS, Release
+from .release import ONE, ONE_ENGINE, READY_SECONDS, STEP_SECONDS, Release
 
 pytestmark = [pytest.mark.helm, pytest.mark.chaos, pytest.mark.timeout(1800)]
 
-NEW = "v3.7.3"
+OLD, NEW = "v3.5.33", "v3.7.3"
 AWAIT = """until $root endpoint status --write-out json | tee /dev/stderr | grep '"storageVersion":"3.6'"""
 LATER = {**ONE_ENGINE, "etcd": {"image": {"tag": NEW}}}
+
+
+def etcd_image(version: str) -> str:
+    """The image of another etcd than the chart's own."""
+    return run([str(ROOT / "scripts" / "etcd-image"), version], 300).split()[-1]
 
 
 @pytest.fixture(scope="module")
 def later() -> str:
     """The image of the later etcd."""
-    return run([str(ROOT / "scripts" / "etcd-image"), NEW], 300).split()[-1]
+    return etcd_image(NEW)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +85,39 @@ def test_requests_are_right_when_etcd_is_upgraded_rolled_back_and_brought_down(c
         cell.await_ready()
         assert versions(cell) == {old.removeprefix("v")}
     assert load.wrong() == []
+
+
+def test_a_single_member_of_3_5_comes_to_3_7_when_its_owner_does_what_the_refusal_says(
+    make_release: MakeRelease, provider: Provider, later: str
+) -> None:
+    provider.load(archive("etcd-old", etcd_image(OLD)))
+    provider.load(archive("etcd", later))
+
+    def single(tag: str) -> dict[str, Any]:
+        return overlay(ONE, {"etcd": {"image": {"tag": tag}}})
+
+    with make_release("hurried").installed(single(OLD)) as cell:
+        cell.install(single(NEW))
+        member = f"pod/{cell.full}-etcd-0", "--container=member"
+        wait_until(
+            lambda: "set etcd.image.tag back to 3.6" in cell.kube.logs(*member),
+            "the member says what to do",
+            READY_SECONDS,
+            every=1.0,
+        )
+        cell.install(single(image().rpartition(":")[2]))
+        # not every StatefulSet controller replaces a pod that never was ready
+        cell.kube.kubectl("delete", "pod", f"{cell.full}-etcd-0", "--ignore-not-found")
+        cell.await_ready()
+        with cell.load() as load:
+            wait_until(lambda: load.lasted > 20, "enough was written for a snapshot", STEP_SECONDS, every=0.5)
+            cell.install(single(NEW))
+            cell.await_ready()
+        assert load.wrong(ETCD_LOST) == [], "the only member was away for a while"
+        assert versions(cell) == {NEW.removeprefix("v")}
+        with cell.load() as load:
+            wait_until(lambda: load.lasted > 5, "requests end", STEP_SECONDS, every=0.5)
+        assert load.wrong() == []
 
 
 def bring_down(release: Release, etcdctl: Path, tag: str) -> None:

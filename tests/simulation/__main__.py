@@ -68,8 +68,9 @@ def _run(plans: Iterable[Plan], night: bool) -> int:
         for name, rule in RULES.items():
             if any(rule(history)):
                 broken[name] += 1
-                if name not in KNOWN and broken[name] == 1:
-                    print(f"{name} is broken: {tell(plan, rule)}", flush=True)
+                if name not in KNOWN:
+                    how = tell(plan, rule) if broken[name] == 1 else f"seed {plan.seed}, too"
+                    print(f"{name} is broken: {how}", flush=True)
         if night:
             PROGRESS.mkdir(parents=True, exist_ok=True)
             (PROGRESS / f"{WORLD}-{os.environ['SEEDS']}").write_text(str(plan.seed))
