@@ -30,18 +30,16 @@ class View(Cell):
             if isinstance(key, AgentKey):
                 notices.append(AgentSpoke(key.agent))
             elif key is not None:
-                notices.extend(self._refresh(key.instance, event.mod_revision))
+                notices.extend(self._refresh([key.instance], event.mod_revision))
         self.revision = revision
         return notices + self.waits.confirm()
 
     def relist(self, revision: int, kvs: Sequence[KeyValue]) -> list[Notice]:
         """Replace everything by a list at this revision.
 
-        All is stored before anything is concluded: half a list describes a state that never was.
+        All is stored, and all concluded, before anybody is notified: half a list describes a state that never was.
         """
-        notices: list[Notice] = []
-        for id in self.replace(revision, kvs):
-            notices.extend(self._refresh(id, revision))
+        notices = list(self._refresh(self.replace(revision, kvs), revision))
         notices.extend(self.waits.read_all())
         self.revision = revision
         return notices + self.waits.confirm()
@@ -69,12 +67,18 @@ class View(Cell):
         self.rooms[key] = kv
         return self.waits.read_room(key, kv)
 
-    def _refresh(self, id: str, revision: int) -> Iterator[Notice]:
-        """An instance or one of its ranks was written or deleted: say what that changes for those who wait."""
-        instance, lost = self.instances[id], self.conclude(id, revision)
-        yield InstanceChanged(id)
-        for end in lost:
-            yield from self.waits.lose(id, end)
+    def _refresh(self, ids: Sequence[str], revision: int) -> Iterator[Notice]:
+        """Instances or their ranks were written or deleted: say what that changes for those who wait."""
+        lost = [(id, self.conclude(id, revision)) for id in ids]
+        for id, ends in lost:
+            yield InstanceChanged(id)
+            for end in ends:
+                yield from self.waits.lose(id, end)
+        for id in ids:
+            yield from self._move_waits(id, revision)
+
+    def _move_waits(self, id: str, revision: int) -> Iterator[Notice]:
+        instance = self.instances[id]
         if instance.ended_for_good or not instance.info:
             yield from self.waits.leave(id, revision, ended=instance.ended_for_good)
         instance.ended_for_good = False

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
+from typing import Any
 
 from etcd_pd.agent.agent import Agent
 from etcd_pd.config import AgentSettings
@@ -77,7 +78,8 @@ class Node:
         await self._wake()
         self.runs = False
         self.store.die()
-        self.agent.server.close()
+        server: Any = self.agent.server
+        server.die()
         self._running.cancel()
         with suppress(asyncio.CancelledError):
             await self._running

@@ -34,7 +34,8 @@ SHORTEST_QUEUE = 12
 MISSED = 1.0
 #: Longest that an agent is stopped, seconds: longer than its session's TTL.
 ASLEEP = 8.0
-#: Longest that a node is gone, seconds: longer than its session's TTL, shorter than what the calm begins with.
+#: Longest that a node is gone, seconds: longer than its session's TTL. And when, in the calm, it is back at the latest:
+#: before that is over which the calm begins with.
 GONE = 12.0
 #: One DP rank's process: its dp_rank and tp_rank.
 Place = tuple[int, int]
@@ -394,8 +395,8 @@ class World:
         """An agent and the engines beside it; then all of the instance starts again, as in a LeaderWorkerSet."""
         beside = [place for place in self._engines if self._plan.agent_of(*place) == node.name]
         if node.runs and beside:
-            await node.kill()
-            away = GONE * luck
+            await node.kill()  # when it is awake
+            away = min(GONE * luck, self._began + self._plan.seconds + GONE - self._loop.time())
             for place in beside:
                 self._kill_engine(place, away + luck)
             self._loop.call_later(away, node.start)

@@ -752,6 +752,17 @@ class TestTwoOfOneAddress:
         assert cell.follow() == [Resolved(wait, Assignment("q", 7, 3, epoch, revision, 0, "registry"))]
         assert not cell.view.waits._for_rank
 
+    def test_a_room_is_its_registrar_s_when_one_list_ends_the_older_one_and_has_the_younger_one_s_rank(
+        self, cell: Cell
+    ) -> None:
+        wait = ask(cell)
+        cell.instance("q", incarnation="other")
+        assert cell.follow() == []
+        epoch = cell.rank(2, "q", incarnation="other")
+        revision = cell.room(7, 2, epoch, "q")
+        cell.delete(KEYS.prefill("p"), *(KEYS.rank("p", Rank(dp)) for dp in range(4)))
+        assert cell.relist() == [Resolved(wait, Assignment("q", 7, 2, epoch, revision, 0, "registry"))]
+
     def test_a_wait_by_an_address_stays_when_it_is_sure_for_which_start_it_is(self, cell: Cell) -> None:
         wait, _ = cell.want(7, "host:8998")
         by_id = Wait(object(), 1, "p", 7)
