@@ -119,46 +119,49 @@ class Agent:
             await self._end(work)
 
     async def _end(self, work: list[asyncio.Task[None]]) -> None:
-        # engines that live on will re-attach to a new agent within the session's TTL: leave it what is theirs
-        served = any(connection.rank or connection.wants for connection in self.server.connections)
-        served = served or bool(self.ranks.lingering)
+        session, *others = work
         self.announcer.leave(self._keys.agent(self._settings.agent_id))
         await self._flush()
         self._ending = True
-        self.ranks.lingering.close()
         self._histories.close()
         self._wants.close()
-        for task in work:
-            task.cancel()
-        await asyncio.gather(*work, return_exceptions=True)
-        await self.announcer.close()
-        if served:
+        await _cancel(others)
+        ranks_gone = await self.announcer.close()
+        await _cancel([session])  # renewed until here: its successor has that much longer
+        # engines that live on will re-attach to a new agent within the session's TTL: leave it what is theirs
+        served = any(connection.rank or connection.wants for connection in self.server.connections)
+        if served or self.ranks.lingering:
             log.info("leaving the session lease=%x to a successor", self.session.lease_id)
         else:
-            await self._revoke_all()
+            await self._revoke_all(ranks_gone)
+        self.ranks.lingering.close()
         self.server.close()
 
     async def _flush(self) -> None:
         """Write what engines released and failed; what cannot be written in time they say to the next agent."""
         deadline = time.monotonic() + FLUSH_SECONDS
         self.book.hurry()
-        while (left := sum(len(engine.undurable) for engine in self.server.connections)) and (
-            time.monotonic() < deadline
-        ):
+        while (left := self._count_unwritten()) and time.monotonic() < deadline:
             self.registrar.kick()
             await asyncio.sleep(FLUSH_LOOK_SECONDS)
         if left:
             log.warning("%d releases and failures are not in etcd yet: engines say them to the next agent", left)
 
-    async def _revoke_all(self) -> None:
+    def _count_unwritten(self) -> int:
+        # who spoke for a rank that lingers is gone, and says nothing again
+        lingering = sum(self.book.count_ending(local.ref) for local in self.ranks.lingering)
+        return lingering + sum(len(engine.undurable) for engine in self.server.connections)
+
+    async def _revoke_all(self, ranks_gone: bool) -> None:
         try:
-            await asyncio.wait_for(self._revoke(), timeout=self._settings.session_ttl_seconds)
+            await asyncio.wait_for(self._revoke(ranks_gone), timeout=self._settings.session_ttl_seconds)
         except (EtcdPDError, asyncio.TimeoutError) as exc:
             log.warning("leases are left to expire: %s", exc)
 
-    async def _revoke(self) -> None:
+    async def _revoke(self, ranks_gone: bool) -> None:
         await self.session.revoke()  # ranks first: while their epochs live, so do their rooms
-        await self.registrar.close()
+        if ranks_gone:  # else one may hang on another agent's lease
+            await self.registrar.close()
 
     async def _report(self) -> None:
         """One summary line every while in which something was done or changed, for those who only have the log."""
@@ -191,6 +194,8 @@ class Agent:
     def _on_closed(self, engine: EngineConnection, reason: str) -> None:
         if not self._ending:
             self._packets.closed(engine, reason)
+        elif engine.rank and engine.rank.linger:
+            self.ranks.leave(engine)
 
     def _on_history_lost(self, engine: EngineConnection) -> None:
         engine.send(messages.HISTORY_LOST)
@@ -205,7 +210,8 @@ class Agent:
         return self.watcher.state, self.watcher.cluster_id
 
     def _on_new_lease(self, lease_id: int) -> None:
-        self.announcer.new_lease(lease_id)
+        if not self._ending:
+            self.announcer.new_lease(lease_id)
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
         log.info("listed revision=%d keys=%d", snapshot.revision, len(snapshot.kvs))
@@ -254,6 +260,12 @@ class Agent:
         if self.watcher.state is not WatchState.SYNCED or self.view.revision < min(value.epoch, kv.create_revision):
             return None
         return self.view.is_dead(instance, value.dp_rank, value.epoch)
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _make_pool(settings: AgentSettings) -> BucketPool:

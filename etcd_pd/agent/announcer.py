@@ -10,7 +10,7 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -25,12 +25,13 @@ from ..core.view import View
 from ..errors import InstanceConflict, StoreError, StoreRejected
 from ..store.base import Store
 from ..wire.values import DRAINING, SERVING, leaving
+from .background import Background
 from .session import Session
 
 log = logging.getLogger(__name__)
 
-#: Pause between looks at a predecessor's keys, and the longest after a write that failed again and again, seconds.
-LOOK_AGAIN, LONGEST_PAUSE = 0.1, 2.0
+#: Longest pause between looks at a predecessor's keys, seconds.
+LOOK_AGAIN = 0.1
 
 
 class Announcer:
@@ -43,6 +44,9 @@ class Announcer:
         view: what etcd is known to hold.
         on_established: called when a rank's key stands under the session's lease.
         on_refused: called when an announcement is refused for good.
+
+    Attributes:
+        background: what it writes.
     """
 
     def __init__(
@@ -61,7 +65,8 @@ class Announcer:
         self._withdrawn: dict[str, LocalRank] = {}  # the last of each instance, which others may have outlived
         self._claiming: dict[LocalRank, asyncio.Task[None]] = {}
         self._others: dict[bytes, bytes] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.background = Background()
+        self._rank_may_stand = False  # one that was withdrawn: its key was another lease's
 
     @property
     def ranks(self) -> list[LocalRank]:
@@ -83,7 +88,7 @@ class Announcer:
         """The engine process is gone: take its rank out of etcd at once."""
         if local in self._ranks:
             self._ranks.remove(local)
-        self._spawn(self._remove(local, self._claiming.pop(local, None)))
+        self.background.start(self._remove(local, self._claiming.pop(local, None)))
 
     def drain(self, local: LocalRank) -> None:
         """Say in etcd that the rank takes no new rooms."""
@@ -101,7 +106,7 @@ class Announcer:
         """Keep any other key under the session's lease."""
         self._others[key] = value
         if self._session.lease_id:
-            self._spawn(self._put_other(key, value))
+            self.background.start(self._put_other(key, value))
 
     def touch(self, key: bytes) -> None:
         """Write such a key once more, for the sake of the revision."""
@@ -112,18 +117,18 @@ class Announcer:
     def drop(self, key: bytes, *, left: bool) -> None:
         """Stop keeping such a key, and delete it; ``left``: its process ended as it was asked to."""
         if key in self._others:
-            self._spawn(self._drop(key, self._others.pop(key), left))
+            self.background.start(self._drop(key, self._others.pop(key), left))
 
     def leave(self, key: bytes) -> None:
         """Say under such a key that its process ends as it was asked to."""
-        self._spawn(self._say_left(key, self._others[key]))
+        self.background.start(self._say_left(key, self._others.pop(key)))
 
     def new_lease(self, lease_id: int) -> None:
         """The session has a new lease: everything must be written again under it."""
         for local in self._ranks:
             self._establish(local)
         for key, value in self._others.items():
-            self._spawn(self._put_other(key, value))
+            self.background.start(self._put_other(key, value))
 
     def history_lost(self) -> None:
         """etcd has another history: revisions known from before prove nothing, so every rank starts anew."""
@@ -143,15 +148,13 @@ class Announcer:
             if has_vanished(local, self._view):
                 self._establish(local)
 
-    async def close(self) -> None:
-        """Stop writing, once what was begun is finished."""
+    async def close(self) -> bool:
+        """Stop writing, once what was begun is finished; whether all ranks that were withdrawn are gone from etcd."""
         for claiming in self._claiming.values():
             claiming.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=2.0)
-        for task in self._tasks:
-            task.cancel()
+        all_done = await self.background.close()
         self._withdrawn.clear()
+        return all_done and not self._rank_may_stand
 
     # --- the writing
 
@@ -227,16 +230,20 @@ class Announcer:
         if claiming and not claiming.done():
             claiming.cancel()
             await asyncio.wait([claiming])
-            await self._until_done(lambda: self._recover(local))
+            await self.background.until_done(lambda: self._recover(local))
         if local.key_epoch:
-            await self._until_done(lambda: self._store.txn(*self._claims.withdraw(local)))
+            await self.background.until_done(lambda: self._delete_rank(local))
             log.info("rank withdrawn instance=%s rank=%s epoch=%d", local.instance, local.name, local.key_epoch)
         if local.incarnation:
             self._withdrawn[local.instance] = local
-            await self._until_done(lambda: self._end_instance(local))
+            await self.background.until_done(lambda: self._end_instance(local))
             if local.instance not in self._view.instances and self._view.revision >= local.key_epoch:
                 self._withdrawn.pop(local.instance, None)
         self._end_later(local.instance)
+
+    async def _delete_rank(self, local: LocalRank) -> None:
+        deleted = await self._store.txn(*self._claims.withdraw(local))
+        self._rank_may_stand = self._rank_may_stand or not deleted.succeeded
 
     async def _recover(self, local: LocalRank) -> None:
         """A claim was cut off: see whether it had written the key."""
@@ -251,7 +258,7 @@ class Announcer:
 
     def _end_if_left(self, id: str) -> None:
         if self._is_left(id):
-            self._spawn(self._until_done(partial(self._end_instance, self._withdrawn[id])))
+            self.background.start(self.background.until_done(partial(self._end_instance, self._withdrawn[id])))
 
     def _is_left(self, id: str) -> bool:
         """Whether an instance that we withdrew a rank of stands without any, and none is being announced here."""
@@ -271,30 +278,15 @@ class Announcer:
             if self._others.get(key) == value:
                 await self._store.txn([], [Put(key, value, lease_id)])
 
-        await self._until_done(put)
+        await self.background.until_done(put)
 
     async def _drop(self, key: bytes, value: bytes, left: bool) -> None:
         if left:
             await self._say_left(key, value)
         if key not in self._others:  # else somebody keeps it again
-            await self._until_done(lambda: self._store.txn([], [Delete(key)]))
+            ours = OnLease(key, self._session.lease_id)  # else another agent keeps it now
+            await self.background.until_done(lambda: self._store.txn([ours], [Delete(key)]))
 
     async def _say_left(self, key: bytes, value: bytes) -> None:
         with suppress(StoreError):  # said once: who misses it takes this end for a death
             await self._store.txn([OnLease(key, self._session.lease_id)], [Put(key, leaving(value), None)])
-
-    async def _until_done(self, act: Callable[[], Awaitable[object]]) -> None:
-        pause = LOOK_AGAIN
-        while True:
-            try:
-                await act()
-                return
-            except StoreError as exc:
-                log.debug("again in a moment: %s", exc)
-                await asyncio.sleep(random.uniform(pause, 2 * pause))
-                pause = min(2 * pause, LONGEST_PAUSE)
-
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -102,7 +102,7 @@ async def _stop_when_idle(settings: AgentSettings, agent: Agent, stop: asyncio.E
     idle_since = time.monotonic()
     while time.monotonic() - idle_since < settings.idle_exit_seconds:
         await asyncio.sleep(0.2)
-        if agent.server.connections:
+        if agent.server.connections or agent.ranks.lingering:
             idle_since = time.monotonic()
     log.info("no engine for %.0f s", settings.idle_exit_seconds)
     stop.set()

@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 
 from ..config import AgentSettings
 from ..errors import ConfigError
@@ -39,6 +40,7 @@ class Server:
         self._settings = settings
         self._on_packet, self._on_closed = on_packet, on_closed
         self._socket: socket.socket | None = None
+        self._inode = 0  # the socket's: once its file is removed, the path may be another agent's
         self._refusing = False  # accept() fails at present
         self.connections: dict[EngineConnection, None] = {}  # in the order of their coming
         self._received_before = self._sent_before = 0  # by connections that are closed
@@ -70,6 +72,7 @@ class Server:
             raise ConfigError("socket", f"cannot listen on {path}: {exc.strerror}") from exc
         finally:
             os.umask(mask)
+        self._inode = os.lstat(path).st_ino
         sock.listen(BACKLOG)
         self._socket = sock
         asyncio.get_running_loop().add_reader(sock, self._accept)
@@ -79,9 +82,11 @@ class Server:
         """Close every connection and remove the socket."""
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket)
+            with suppress(FileNotFoundError):  # while it listens: then no successor has bound the path
+                if os.lstat(self._settings.socket_path).st_ino == self._inode:
+                    os.unlink(self._settings.socket_path)
             self._socket.close()
             self._socket = None
-            os.unlink(self._settings.socket_path)
         for connection in list(self.connections):
             connection.close("the agent ends")
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from ..core.lease import Grant, LeaseState, SessionLease, Wait
 from ..errors import LeaseNotFound, StoreError
 from ..store.base import Store
+from ..store.deadline import within
 from ..telemetry.metrics import latencies
 
 log = logging.getLogger(__name__)
@@ -103,10 +104,11 @@ class Session:
     async def _wait(self, seconds: float) -> None:
         self._changed.clear()
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), max(0.0, seconds))
+            await within(self._changed.wait(), max(0.0, seconds))
 
     async def revoke(self) -> None:
-        """End the session at once: everything that hangs on it goes."""
+        """End the session at once: everything that hangs on it goes, and what is left of the one before."""
+        await self._revoke_abandoned()
         if self._lease.lease_id:
             await self._store.revoke(self._lease.lease_id)
 

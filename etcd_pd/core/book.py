@@ -81,6 +81,10 @@ class RoomBook:
         """How many rooms of a rank are registered or being so."""
         return self._rooms.count(rank)
 
+    def count_ending(self, rank: RankRef) -> int:
+        """How many of them were failed or released, which etcd may not have yet."""
+        return sum(own.is_ending for own in self._rooms.of_rank(rank))
+
     def hurry(self) -> None:
         """Let no release wait for a transaction to ride on: there will not be many more."""
         self._queue.hurry()

@@ -65,6 +65,8 @@ POLICIES = ("round_robin", "round_robin", "follow_bootstrap_room")
 SHORT, LONG = 20.0, 60.0
 #: How many rooms a second there are: the first in the first seeds' worlds.
 RATES = (50.0, 25.0, 10.0)
+#: How long one fault may be after the other, seconds: the first in the first seeds' worlds.
+GAPS = ((0.3, 2.0), (0.1, 0.8))
 #: Rooms of a lot.
 LOT = 3
 
@@ -136,12 +138,13 @@ class Plan:
         size: Size = SMALL,
         seconds: float = 0.0,
         rate: float = 0.0,
+        gaps: tuple[float, float] | None = None,
         kinds: Sequence[str] = FAULTS,
     ) -> Plan:
         """From a seed; swarm testing: each world has some kinds of faults only.
 
         Args:
-            seconds, rate: 0 for the seed to say.
+            seconds, rate, gaps: none for the seed to say.
         """
         seconds, rate = seconds or _length(seed), rate or _rate(seed)
         shape, rooms, faults = (random.Random(f"{seed} {name}") for name in ("shape", "rooms", "faults"))
@@ -153,14 +156,14 @@ class Plan:
             while due < end:
                 drawn += _request(rooms, due, ranks, size.dp, policy, len(drawn) + 1)
                 due += rooms.expovariate(rate)
-        harm = tuple(_faults(faults, chosen, size, seconds))
+        harm = tuple(_faults(faults, chosen, size, seconds, gaps or _gaps(seed)))
         return cls(size, seed, ranks, tp, policy, linger, tuple(drawn), harm, seconds)
 
     @classmethod
     def fixed(cls) -> Iterator[Plan]:
         """The worlds that are always tried."""
         for size, seed, kinds in FIXED:
-            yield cls.draw(seed, size=size, rate=RATES[0], kinds=FAULTS[:kinds])
+            yield cls.draw(seed, size=size, rate=RATES[0], gaps=GAPS[0], kinds=FAULTS[:kinds])
 
     def agent_of(self, dp_rank: int, tp_rank: int) -> str:
         """At which agent a process of a DP rank is: those of one rank at several, and in a small world all alike."""
@@ -178,6 +181,11 @@ def _rate(seed: int) -> float:
     return RATES[0] if seed < 100 else random.Random(f"{seed} rate").choice(RATES)
 
 
+def _gaps(seed: int) -> tuple[float, float]:
+    """Where they are short, a fault comes amid what is done about others."""
+    return GAPS[0] if seed < 100 else random.Random(f"{seed} gaps").choice(GAPS)
+
+
 def _request(draw: random.Random, due: float, ranks: int, dp: int, policy: str, number: int) -> Iterator[Room]:
     """One room, or now and then a lot of them."""
     in_lot, dp_rank = draw.random() < 0.04, draw.randrange(ranks)
@@ -190,8 +198,10 @@ def _request(draw: random.Random, due: float, ranks: int, dp: int, policy: str, 
         yield Room(due, room, dp_rank, *fate, named, by_address, number if in_lot else 0)
 
 
-def _faults(draw: random.Random, kinds: Sequence[str], size: Size, seconds: float) -> Iterator[Fault]:
+def _faults(
+    draw: random.Random, kinds: Sequence[str], size: Size, seconds: float, gaps: tuple[float, float]
+) -> Iterator[Fault]:
     at, agents = 2.0, size.prefill_agents + size.decode_agents
     while at < seconds:
         yield Fault(at, draw.choice(kinds), draw.choice(agents), draw.random())
-        at += draw.uniform(0.3, 2.0)
+        at += draw.uniform(*gaps)

@@ -187,7 +187,7 @@ class TestUnknownOutcomes:
         client.close()
         await until(lambda: not world.agent.announcer.ranks, "it left")
         gate.set()
-        await until(lambda: not world.agent.announcer._tasks, "everything was said")
+        await until(lambda: not world.agent.announcer.background.tasks, "everything was said")
         assert not world.store.etcd.scan(world.keys.prefill("p")).kvs
 
     @pytest.mark.parametrize("done", [True, False])

@@ -132,7 +132,7 @@ async def test_a_rank_stays_when_an_agent_that_was_stopped_withdraws_what_anothe
     etcd.txn([], [Put(key, before.value, successor)])  # re-attached: the key stands, under another lease
     world.store.publish()
     world.agent.announcer.withdraw(local)
-    await until(lambda: not world.agent.announcer._tasks, "it has tried")
+    await until(lambda: not world.agent.announcer.background.tasks, "it has tried")
     assert etcd.keys[key].lease == successor and etcd.keys[key].create_revision == epoch
 
 
@@ -157,12 +157,13 @@ async def test_a_key_is_written_under_the_new_lease_when_the_one_that_it_was_to_
     key, etcd, session = world.keys.decode("d"), world.store.etcd, world.agent.session
     client, gate = world.client(), world.store.hold("txn")
     client.decode.announce("d", address="10.0.0.9:1")
-    await until(lambda: (client.decode.poll(), world.agent.announcer._tasks)[1], "it is being written")
+    await until(lambda: (client.decode.poll(), world.agent.announcer.background.tasks)[1], "it is being written")
     dead = session.lease_id
     etcd.revoke(dead)
     await until(lambda: session.lease_id not in (0, dead), "the session is granted anew")
     gate.set()
-    await until(lambda: key in etcd.keys and not world.agent.announcer._tasks, "it is written, and nothing goes on")
+    going_on = world.agent.announcer.background.tasks
+    await until(lambda: key in etcd.keys and not going_on, "it is written, and nothing goes on")
     assert etcd.keys[key].lease == session.lease_id
 
 
@@ -178,9 +179,9 @@ async def test_the_pauses_grow_when_a_write_fails_again_and_again(
         if len(pauses) < 8:
             raise LeaseNotFound("txn")
 
-    monkeypatch.setattr("etcd_pd.agent.announcer.asyncio.sleep", sleep)
-    monkeypatch.setattr("etcd_pd.agent.announcer.random.uniform", lambda low, _: low)
-    await world.agent.announcer._until_done(act)
+    monkeypatch.setattr("etcd_pd.agent.background.asyncio.sleep", sleep)
+    monkeypatch.setattr("etcd_pd.agent.background.random.uniform", lambda low, _: low)
+    await world.agent.announcer.background.until_done(act)
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
 
 

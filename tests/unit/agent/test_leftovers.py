@@ -121,7 +121,8 @@ async def test_the_instance_s_key_goes_when_its_last_ranks_went_while_another_wa
     a, b = agents
     await a.prefill(0, topology=TWO)
     end(b, await b.prefill(1, topology=TWO))
-    await until(lambda: "p" in b.agent.announcer._withdrawn and not b.agent.announcer._tasks, "it is withdrawn")
+    of_b = b.agent.announcer
+    await until(lambda: "p" in of_b._withdrawn and not of_b.background.tasks, "it is withdrawn")
     listing, another = b.store.hold("list"), b.client()
     b.announce(another, 1, topology=Topology(dp=dp))
     await until(lambda: (another.prefill.poll(), b.agent.announcer.ranks)[1], "it is being announced")
@@ -153,7 +154,7 @@ async def test_a_withdrawn_rank_is_forgotten_when_its_sibling_s_agent_has_ended_
     world.store.publish()
     await until(lambda: "p" not in world.agent.view.instances, "and its instance")
     answered.set()
-    await until(lambda: not world.agent.announcer._tasks, "all is written")
+    await until(lambda: not world.agent.announcer.background.tasks, "all is written")
     assert world.agent.announcer._withdrawn == {}
 
 
