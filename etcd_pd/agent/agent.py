@@ -134,8 +134,8 @@ class Agent:
             log.info("leaving the session lease=%x to a successor", self.session.lease_id)
         else:
             await self._revoke_all(ranks_gone)
-        self.ranks.lingering.close()
         self.server.close()
+        self.ranks.lingering.close()
 
     async def _flush(self) -> None:
         """Write what engines released and failed; what cannot be written in time they say to the next agent."""
