@@ -81,6 +81,7 @@ class Facts:
         failed_at: when a rank first asked for a room to be failed, or its registration timed out.
         revoked_at: when a lease was revoked by hand.
         seen: room keys that were in etcd, by instance, room, token and era.
+        written: when a room's key was written.
         deletions: room keys that vanished, with their era.
         counts: how often each kind of event, answer and error came.
     """
@@ -96,6 +97,7 @@ class Facts:
         self.failed_at: dict[Room, float] = {}
         self.revoked_at: dict[int, float] = {}
         self.seen: set[tuple[str, int, int, int]] = set()  # instance, room, token, era
+        self.written: dict[Room, list[float]] = defaultdict(list)
         self.deletions: list[tuple[int, Event]] = []
         self.heals: list[Event] = []
         self.catch_ups: list[Event] = []
@@ -244,6 +246,7 @@ class Facts:
     def _room(self, event: Event) -> None:
         if event.alive:
             self.seen.add((event.instance, event.room, event.token, self.era))
+            self.written[event.instance, event.room].append(event.t)
         else:
             self.deletions.append((self.era, event))
 

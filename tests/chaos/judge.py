@@ -90,11 +90,17 @@ def _not_the_owner(facts: Facts, wait: Wait, answer: Event, bounds: Bounds) -> I
         return
     owners = facts.ownerships.get((wait.instance, wait.room), ())
     may_yet_fail = refused.error == "RegistrationTimeout" and not owners
-    if may_yet_fail and answer.t <= _lost_at(facts, wait) <= refused.t + bounds.visible:
+    if may_yet_fail and answer.t <= _failed_at(facts, wait) <= refused.t + bounds.visible:
         return  # a rank that its policy names is given until then
     if not any(own.dp_rank == answer.dp_rank for own in owners):
         text = f"{wait} is sent to rank {answer.dp_rank}, which was told {refused.error} before"
         yield Violation(1, answer.t, text)
+
+
+def _failed_at(facts: Facts, wait: Wait) -> float:
+    """When who waits was notified that nothing comes of the room; where it was done with it before, when etcd was."""
+    written = [t for t in facts.written.get((wait.instance, wait.room), ()) if t > wait.done_at]
+    return min(_lost_at(facts, wait), min(written, default=math.inf))
 
 
 def _lost_at(facts: Facts, wait: Wait) -> float:

@@ -159,6 +159,9 @@ INNOCENT: dict[str, Callable[[], Story]] = {
     "a decode is sent to the rank of the policy, whose registration timed out, and its failure follows": lambda: (
         Story().want(1.0).rejected(1.1, "RegistrationTimeout").resolved(1.1).ended(1.3, "RoomFailed")
     ),
+    "a decode is done with the rank of the policy, whose registration timed out, before its failure follows": lambda: (
+        Story().want(1.0).rejected(1.1, "RegistrationTimeout").resolved(1.2).done(1.3).in_etcd(1.4)
+    ),
     "a room vanishes whose rank was notified of its end, though a restored etcd has its key for a while": lambda: (
         Story().register(1.0).at(1.5, "r0", "rank_ended", instance="p", epoch=10).in_etcd(2.0, alive=False)
     ),
@@ -281,6 +284,10 @@ PLANTED: dict[str, tuple[int, Callable[[], Story]]] = {
     "a decode is sent to a rank whose registration timed out, and whose failure is late": (
         1,
         lambda: Story().want(1.0, 30).rejected(1.1, "RegistrationTimeout").resolved(1.2).ended(6.2, "RoomFailed"),
+    ),
+    "a decode is done with a rank whose registration timed out, and whose failure is late": (
+        1,
+        lambda: Story().want(1.0).rejected(1.1, "RegistrationTimeout").resolved(1.2).done(1.3).in_etcd(6.2),
     ),
     "a decode is sent to a rank whose registration timed out, and whose failure has come before": (
         1,
