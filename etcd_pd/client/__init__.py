@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 
 from ..errors import AgentBusy, AgentUnavailable, ConfigError, ProtocolError
@@ -187,13 +187,16 @@ class Client:
         self._refused = to_client.Welcome.decode(packet).refused
 
     def _on_history_lost(self, packet: bytes) -> None:
-        self._seen.forget()  # what of it is void the agent says besides
+        self._say(self.decode.on_history_lost())
         self.prefill.on_history_lost()
-        self.decode.on_history_lost()
+        self._seen.forget()  # what of it is void the agent says besides
 
     def _on_lost_pushes(self, packet: bytes) -> None:
+        self._say((*self.prefill.ask_again(), *self.decode.ask_again()))
+
+    def _say(self, packets: Iterable[bytes]) -> None:
         try:
-            for again in (*self.prefill.ask_again(), *self.decode.ask_again()):
-                self._connection.send(again)
+            for packet in packets:
+                self._connection.send(packet)
         except AgentBusy:
             self._connection.lose()  # half of it would leave waits unanswered; the next connection says all

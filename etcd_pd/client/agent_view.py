@@ -13,20 +13,21 @@ class AgentView:
 
     Attributes:
         state: ``synced``, ``stale`` or ``closed``.
+        cluster_id: of the etcd that the agent reads, 0 before it has.
         floor: revision of the agent's last list.
         silent_at: until when the agent must have said something, monotonic seconds.
     """
 
     __slots__ = (
         *("_answered_round", "_answered_want", "_last_want", "_revision", "_round", "_rounds", "_seen"),
-        *("floor", "silent_at", "state"),
+        *("cluster_id", "floor", "silent_at", "state"),
     )
 
     def __init__(self, seen: Seen) -> None:
         self._seen = seen
         self.state = "stale"
         self.silent_at = 0.0
-        self._revision = self.floor = 0
+        self._revision = self.floor = self.cluster_id = 0
         self._last_want = self._answered_want = 0  # numbers of wants: said to this agent, and looked at by it
         self._rounds = itertools.count(1)
         self._round = self._answered_round = 0  # in which all was asked again (0: in none), and which was answered
@@ -41,11 +42,14 @@ class AgentView:
     def read(self, packet: bytes) -> None:
         """The agent says how far it is, in a VIEW or RESOLVED packet."""
         at = messages.decode_view(packet)
-        self._revision, view, self._answered_want, self.floor, self._answered_round, cluster_id = at
+        self._revision, view, self._answered_want, self.floor, self._answered_round, self.cluster_id = at
         self.state = messages.VIEWS[view]
-        if cluster_id:
-            self._seen.cluster_id = cluster_id
-            self._seen.revision = max(self._seen.revision, self._revision)
+        if self.cluster_id:
+            self._seen.note(self.cluster_id, self._revision)
+
+    def is_of_another(self, cluster_id: int) -> bool:
+        """Whether something is not of the etcd that this process says it has seen."""
+        return bool(cluster_id and self._seen.cluster_id) and cluster_id != self._seen.cluster_id
 
     def lose(self) -> None:
         """There is no agent."""

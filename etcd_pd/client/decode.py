@@ -244,11 +244,7 @@ class Decode:
         The ping opens a round: what the agent said before, it said of answers that may not have come.
         """
         self._view.forget_round()
-        now = time.monotonic()
-        for want in self._wanted.by_key.values():
-            if want.error is None:
-                self._view.ask(want.id)
-                yield want.packet(max(want.deadline - now, 0.001))
+        yield from self._wanted.ask_again(self._view, time.monotonic())
         yield from self._known.ask_again()
         if self._wanted.by_key:
             yield self._view.open_round()
@@ -261,9 +257,9 @@ class Decode:
         self._known.forget_numbers()
         self._undone.clear()  # a new agent never knew of them
 
-    def on_history_lost(self) -> None:
-        """etcd has another history."""
-        self._wanted.forget_history()
+    def on_history_lost(self) -> list[bytes]:
+        """etcd has another history: what that has answered already is to be said."""
+        return self._wanted.forget_history(self._view, time.monotonic())
 
     def note_sign(self, now: float) -> None:
         """The agent has said anything at all."""
@@ -282,7 +278,7 @@ class Decode:
                 continue
             found = self._assignment(want, *answer)
             if want.assignment is None:  # else a new agent confirms what an earlier one said
-                self._wanted.resolve(want, found)
+                self._wanted.resolve(want, found, self._view.cluster_id)
                 self._notify(Resolved(found._replace(stale=self._view.state != "synced"), want.instance))
 
     def on_ended(self, packet: bytes) -> None:
@@ -291,7 +287,7 @@ class Decode:
         want = self._wanted.by_id.get(said.id)
         if want is not None and want.error is None:
             if want.assignment is None and said.arrived:  # it came too late for that: for admit() alone
-                self._wanted.resolve(want, self._assignment(want, *said.arrived))
+                self._wanted.resolve(want, self._assignment(want, *said.arrived), self._view.cluster_id)
             self._end(want, want.error_in(said), said.revision)
 
     def on_instance(self, packet: bytes) -> None:

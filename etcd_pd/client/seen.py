@@ -16,6 +16,14 @@ class Seen:
     def __init__(self) -> None:
         self.revision = self.cluster_id = 0
 
+    def note(self, cluster_id: int, revision: int) -> None:
+        """An agent has come that far.
+
+        Where it reads another etcd, nothing is noted before it says so: it must be asked, again if need be.
+        """
+        if self.cluster_id in (0, cluster_id):
+            self.cluster_id, self.revision = cluster_id, max(self.revision, revision)
+
     def forget(self) -> None:
         """etcd has another history."""
         self.revision = self.cluster_id = 0

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 from ..errors import ConfigError, InstanceUnknown, PrefillLost, ResolveError, RoomFailed, RoomsNotWatched
 from ..wire import messages, to_client
 from ..wire.values import Assignment
+from .agent_view import AgentView
 
 #: Entries for waits that are done, beyond as many as there are waits, before they are looked for.
 SPARE_ENTRIES = 64
@@ -32,9 +33,12 @@ class Admission(NamedTuple):
 
 
 class Want:
-    """One wait; ``named_rank`` is -1 where the request names none."""
+    """One wait; ``named_rank`` is -1 where the request names none, ``cluster_id`` is of the etcd that answered it."""
 
-    __slots__ = ("assignment", "beyond", "deadline", "ended_at", "error", "id", "instance", "named_rank", "room")
+    __slots__ = (
+        *("assignment", "beyond", "cluster_id", "deadline", "ended_at", "error", "id", "instance", "named_rank"),
+        "room",
+    )
 
     def __init__(self, id: int, instance: str, room: int, named_rank: int, deadline: float, beyond: int) -> None:
         self.id = id
@@ -43,7 +47,7 @@ class Want:
         self.named_rank = named_rank
         self.deadline = deadline
         self.beyond = beyond
-        self.ended_at = 0
+        self.ended_at = self.cluster_id = 0
         self.assignment: Assignment | None = None
         self.error: ResolveError | None = None
 
@@ -85,6 +89,7 @@ class Wanted:
         self._ids = itertools.count(1)
         self._done: dict[tuple[str, int], int] = {}  # at which revision rooms were, or ended, that are done with
         self._deadlines: list[tuple[float, int]] = []
+        self._unsaid: list[Want] = []  # answered by an etcd of which the agent has yet to say that it is another
         self._arrivals: list[tuple[int, int, int]] = []  # revision, room, want id
         self._endings: list[tuple[int, int, int]] = []
 
@@ -105,11 +110,33 @@ class Wanted:
             self._remember_done(want)
         return want
 
-    def forget_history(self) -> None:
-        """Revisions of another history say nothing."""
+    def ask_again(self, view: AgentView, now: float) -> Iterator[bytes]:
+        """What is said of every wait that goes on, to a new agent, say.
+
+        As long as that has not said that etcd is another one than before, it takes for void what it hears to be known:
+        what the new one has answered is not said until then.
+        """
+        self._unsaid = []
+        for want in self.by_key.values():
+            if want.assignment and view.is_of_another(want.cluster_id):
+                self._unsaid.append(want)
+            else:
+                yield from self._ask(want, view, now)
+
+    def forget_history(self, view: AgentView, now: float) -> list[bytes]:
+        """Revisions of the history before say nothing; what is said of the waits that the present one has answered."""
         self._done.clear()
         for want in self.by_id.values():
             want.beyond = want.ended_at = 0
+            if not view.is_of_another(want.cluster_id):
+                want.cluster_id = 0  # so that it is said until the agent ends it
+        unsaid, self._unsaid = self._unsaid, []
+        return [packet for want in unsaid if want.id in self.by_id for packet in self._ask(want, view, now)]
+
+    def _ask(self, want: Want, view: AgentView, now: float) -> Iterator[bytes]:
+        if want.error is None:
+            view.ask(want.id)
+            yield want.packet(max(want.deadline - now, 0.001))
 
     def find(self, instance: str, room: int) -> Want:
         """A wait.
@@ -122,9 +149,9 @@ class Wanted:
             raise ConfigError("room", f"{room} of {instance} was not wanted")
         return want
 
-    def resolve(self, want: Want, found: Assignment) -> None:
+    def resolve(self, want: Want, found: Assignment, cluster_id: int) -> None:
         """Its rank is known."""
-        want.assignment = found
+        want.assignment, want.cluster_id = found, cluster_id
         self._remember(self._arrivals, (found.revision, want.room, want.id))
 
     def end(self, want: Want, error: ResolveError, revision: int = 0) -> None:

@@ -13,7 +13,7 @@ from etcd_pd.wire.messages import MAX_PACKET, ResolvedWant, ViewAt, WantedRoom
 from tests.support.packets import packet_of
 
 SYNCED, STALE = 0, 1
-#: Id of the etcd cluster that it says it reads.
+#: Id of the etcd cluster that it says it reads, unless a test says another.
 CLUSTER = 17
 
 
@@ -65,11 +65,15 @@ class FakeAgent:
 
 
 class FakeEngineSocket:
-    """One connection of an engine, as the agent has it."""
+    """One connection of an engine, as the agent has it.
+
+    Attributes:
+        cluster_id: of the etcd that the agent reads.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        self._socket = sock
+        self._socket, self.cluster_id = sock, CLUSTER
         self._heard: list[bytes] = []
         self._round = 0
         self._sequences: dict[int, int] = {}
@@ -119,7 +123,7 @@ class FakeEngineSocket:
 
     def view(self, revision: int, view: int = SYNCED, last_want: int = 2**32, floor: int = 0) -> None:
         self._hear()
-        self.send(messages.encode_view(ViewAt(revision, view, last_want, floor, self._round, CLUSTER)))
+        self.send(messages.encode_view(ViewAt(revision, view, last_want, floor, self._round, self.cluster_id)))
 
     def announced(self, epoch: int, incarnation: str = "uuid") -> None:
         self.say(messages.ANNOUNCED, epoch=epoch, key_epoch=epoch, incarnation=incarnation)
@@ -138,7 +142,8 @@ class FakeEngineSocket:
         self, wants: Sequence[ResolvedWant], revision: int, view: int = SYNCED, last_want: int = 2**32
     ) -> None:
         self._hear()
-        for packet in messages.encode_resolved(ViewAt(revision, view, last_want, 0, self._round, CLUSTER), wants):
+        at = ViewAt(revision, view, last_want, 0, self._round, self.cluster_id)
+        for packet in messages.encode_resolved(at, wants):
             self.send(packet)
 
     def lost(self, id: int, revision: int, dp_rank: int = 0, epoch: int = 1, **more: Any) -> None:

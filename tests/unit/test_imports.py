@@ -57,7 +57,7 @@ SHARED_NAMES = {
 MODULE_LINES, FUNCTION_LINES = 300, 40
 #: Those that are longer still, in lines: none may grow, and one that has become short leaves this list.
 LONG_MODULES: dict[str, int] = {
-    "client/decode.py": 324,
+    "client/decode.py": 320,
     "reference/engine/prefill.py": 397,
     "reference/engine/decode.py": 347,
     "reference/engine/rank_pool.py": 346,

@@ -27,7 +27,8 @@ from etcd_pd import (
 )
 from etcd_pd.wire import messages, to_client
 from etcd_pd.wire.messages import ResolvedWant, ViewAt, WantedRoom
-from tests.support.fake_agent import STALE, FakeAgent, FakeEngineSocket
+from etcd_pd.wire.to_agent import Hello
+from tests.support.fake_agent import CLUSTER, STALE, FakeAgent, FakeEngineSocket
 from tests.support.packets import content_of
 from tests.support.waiting import wait_until
 
@@ -388,6 +389,43 @@ class TestRevision:
         successor.view(120, last_want=first)
         client.decode.poll()
         assert client.decode.revision == 120, "the wait that is done is not asked about"
+
+    def test_an_answer_is_not_said_to_be_of_another_etcd_when_the_connection_is_cut_before_that_is_known(
+        self, agent: FakeAgent, client: Client, engine: FakeEngineSocket
+    ) -> None:
+        """An agent that started after a restore ends what is said to it as known, once it has asked etcd."""
+        first, second = wanted(client, engine, 7, 8)
+        engine.resolved([answer(first, 101)], 101)
+        client.decode.poll()
+        engine.close()
+        client.decode.poll()
+        engine = agent.accept_next(client)
+        engine.cluster_id = CLUSTER + 1
+        engine.resolved([answer(second, 60, dp_rank=1, epoch=50)], 60)
+        client.decode.poll()
+        engine.close()
+        client.decode.poll()
+        engine = agent.accept_next(client)
+        hello, *said = engine.packets()
+        assert (Hello.decode(hello).cluster_id, Hello.decode(hello).revision) == (CLUSTER, 101)
+        assert [messages.decode_want(packet).id for packet in said if packet[:1] == messages.WANT] == [first]
+        engine.send(messages.HISTORY_LOST)
+        client.decode.poll()
+        [want] = engine.wants()
+        assert (want.id, want.known_epoch, want.known_revision) == (second, 50, 60)
+        assert client.decode.revision == 0, "it is not looked at yet"
+
+    def test_what_an_etcd_before_has_answered_is_said_when_its_end_is_lost(
+        self, client: Client, engine: FakeEngineSocket
+    ) -> None:
+        [id] = wanted(client, engine, 7)
+        engine.resolved([answer(id, 101)], 101)
+        engine.send(messages.HISTORY_LOST)
+        engine.cluster_id = CLUSTER + 1
+        engine.view(60)
+        engine.send(messages.LOST_PUSHES)
+        client.decode.poll()
+        assert [(want.id, want.known_revision) for want in engine.wants()] == [(id, 101)]
 
     def test_nothing_that_was_said_before_pushes_were_lost_holds_after(
         self, client: Client, engine: FakeEngineSocket
