@@ -90,8 +90,9 @@ class Agent:
         connections = self.server.connections
         self._spread = Spread(store, self._keys, settings.agent_id)
         self._histories = Histories(store, self._keys.agent(settings.agent_id), self._on_history_lost)
-        self.ranks = Ranks(self.view, self.book, self.announcer, self.registrar, self._pushes, connections)
         pushes, stats = self._pushes, self.stats
+        local = (self.view, self.book, self.announcer, self.registrar)
+        self.ranks = Ranks(*local, pushes, connections, self._histories.lose)
         self._wants = Wants(settings, store, self.view, self.watcher, pushes, connections, stats)
         looks = Looks(settings, self.view, self.roster, self.watcher, self.session, stats)
         drivers = (self.announcer, self.registrar, self.watcher.synced, self.ranks, self._wants)
@@ -148,9 +149,9 @@ class Agent:
             log.warning("%d releases and failures are not in etcd yet: engines say them to the next agent", left)
 
     def _count_unwritten(self) -> int:
-        # who spoke for a rank that lingers is gone, and says nothing again
-        lingering = sum(self.book.count_ending(local.ref) for local in self.ranks.lingering)
-        return lingering + sum(len(engine.undurable) for engine in self.server.connections)
+        # who spoke for a rank that lingers, or lingered, is gone, and says nothing again
+        of_ranks = sum(self.book.count_ending(ref) for ref in {local.ref for local in self.announcer.ranks})
+        return of_ranks or sum(len(engine.undurable) for engine in self.server.connections)
 
     async def _revoke_all(self, ranks_gone: bool) -> None:
         try:
@@ -194,13 +195,14 @@ class Agent:
     def _on_closed(self, engine: EngineConnection, reason: str) -> None:
         if not self._ending:
             self._packets.closed(engine, reason)
-        elif engine.rank and engine.rank.linger:
+        elif engine.rank and (engine.rank.linger or not self.announcer.closed):
             self.ranks.leave(engine)
 
     def _on_history_lost(self, engine: EngineConnection) -> None:
         engine.send(messages.HISTORY_LOST)
         if engine.rank:
             engine.rank.outlive()
+            self.ranks.repeat_epoch(engine)
         revision = self.view.revision
         self._pushes.notify(self.view.waits.disown(list(engine.wants.values()), revision), revision)
 
@@ -220,6 +222,7 @@ class Agent:
         if snapshot.void:
             log.error("etcd has another history: every token and epoch from before is void")
             for engine in self.server.connections:
+                engine.seen = None
                 engine.send(messages.HISTORY_LOST)
             self.session.abandon()
             self.announcer.history_lost()

@@ -47,6 +47,7 @@ class Announcer:
 
     Attributes:
         background: what it writes.
+        closed: it writes nothing more.
     """
 
     def __init__(
@@ -65,8 +66,8 @@ class Announcer:
         self._withdrawn: dict[str, LocalRank] = {}  # the last of each instance, which others may have outlived
         self._claiming: dict[LocalRank, asyncio.Task[None]] = {}
         self._others: dict[bytes, bytes] = {}
-        self.background = Background()
-        self._rank_may_stand = False  # one that was withdrawn: its key was another lease's
+        self.background, self.closed = Background(), False
+        self._rank_may_stand = False  # one that was withdrawn: its key may be another lease's
 
     @property
     def ranks(self) -> list[LocalRank]:
@@ -152,7 +153,7 @@ class Announcer:
         """Stop writing, once what was begun is finished; whether all ranks that were withdrawn are gone from etcd."""
         for claiming in self._claiming.values():
             claiming.cancel()
-        all_done = await self.background.close()
+        all_done, self.closed = await self.background.close(), True
         self._withdrawn.clear()
         return all_done and not self._rank_may_stand
 
@@ -234,6 +235,8 @@ class Announcer:
         if local.key_epoch:
             await self.background.until_done(lambda: self._delete_rank(local))
             log.info("rank withdrawn instance=%s rank=%s epoch=%d", local.instance, local.name, local.key_epoch)
+        else:
+            self._rank_may_stand = True
         if local.incarnation:
             self._withdrawn[local.instance] = local
             await self.background.until_done(lambda: self._end_instance(local))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 
 from ..errors import StoreError
@@ -47,8 +48,9 @@ class Background:
 
     async def close(self) -> bool:
         """Wait a bounded time for what goes on, and cut the rest off; whether all of it was done."""
-        if self.tasks:
-            await asyncio.wait(self.tasks, timeout=CLOSE_SECONDS)
+        end = time.monotonic() + CLOSE_SECONDS
+        while self.tasks and (left := end - time.monotonic()) > 0:  # what is begun meanwhile as well
+            await asyncio.wait(self.tasks, timeout=left)
         cut = list(self.tasks)
         for task in cut:
             task.cancel()

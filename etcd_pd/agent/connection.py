@@ -63,7 +63,7 @@ class EngineConnection:
         on_closed: called once, with the reason.
 
     Attributes:
-        seen: how far it had seen etcd when it connected, where it had.
+        seen: how far it had seen etcd when it connected, where it had, and was not notified that etcd is another.
         speaker: who says what it says of rooms.
         rank: the rank that it announced.
         decoder: the decode instance that it announced.

@@ -39,6 +39,7 @@ class Doubts:
         self._unknown: list[Wait] = []
         self._orphaned: list[tuple[Wait, str]] = []
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     def suspect_unknown(self, wait: Wait) -> None:
         """Nobody has announced its instance for long."""
@@ -52,7 +53,8 @@ class Doubts:
             self._ask()
 
     def close(self) -> None:
-        """Ask no more."""
+        """Ask no more, and give no wait up: the next agent may answer it."""
+        self._closed = True
         if self._task:
             self._task.cancel()
 
@@ -104,5 +106,5 @@ class Doubts:
             self._lose(wait)
 
     def _lose(self, wait: Wait) -> None:
-        if not wait.ended and wait.assignment is None:
+        if not self._closed and not wait.ended and wait.assignment is None:
             self._pushes.end_wait(wait, "PrefillLost")

@@ -37,6 +37,12 @@ class Histories:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def lose(self, engine: EngineConnection) -> None:
+        """An engine has seen another history, if it was not notified of that yet."""
+        if engine.seen is not None:
+            engine.seen = None
+            self._on_lost(engine)
+
     def close(self) -> None:
         """Ask no more."""
         for task in self._tasks:
@@ -50,10 +56,10 @@ class Histories:
                 log.debug("cannot compare histories yet: %s", exc)
                 await asyncio.sleep(random.uniform(RETRY_PAUSE / 2, RETRY_PAUSE))
                 continue
-            if not header.continues(seen) and not engine.closed:
+            if engine.seen is not None and not header.continues(seen) and not engine.closed:
                 log.error(
                     "etcd has another history than %r saw: revision=%d cluster=%x, now revision=%d cluster=%x",
                     *(engine, seen.revision, seen.cluster_id, header.revision, header.cluster_id),
                 )
-                self._on_lost(engine)
+                self.lose(engine)
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from ..core.book import RoomBook
 from ..core.claims import LocalRank
@@ -29,6 +29,7 @@ class Ranks:
         registrar: writes rooms.
         pushes: what is sent to engines.
         connections: every engine.
+        on_history_lost: called for one whose rank is of another history, before anything else is said of that.
 
     Attributes:
         lingering: ranks that nobody speaks for at present.
@@ -43,9 +44,11 @@ class Ranks:
         registrar: Registrar,
         pushes: Pushes,
         connections: Collection[EngineConnection],
+        on_history_lost: Callable[[EngineConnection], None],
     ) -> None:
         self._view, self._book, self._announcer = view, book, announcer
         self._registrar, self._pushes, self._connections = registrar, pushes, connections
+        self._on_history_lost = on_history_lost
         self.lingering = Lingering(self._withdraw)
         self.drained: set[str] = set()
 
@@ -142,6 +145,12 @@ class Ranks:
                     self._send_epoch(engine, engine.rank)
         self._registrar.kick()
 
+    def repeat_epoch(self, engine: EngineConnection) -> None:
+        """Who was notified of another history takes its rank's epoch for one of that before, also where it is not."""
+        local = engine.rank
+        if local and local.known_epoch and local.key_epoch and not (local.seen or local.renounced):
+            engine.send(to_client.Announced(local.known_epoch, local.key_epoch, local.incarnation).encode())
+
     def _send_epoch(self, engine: EngineConnection | None, local: LocalRank) -> None:
         """Notify a rank when its epoch ended or began, as the view shows it; None while nobody speaks for it."""
         if not local.lease_id or not self._view.revision:
@@ -152,6 +161,8 @@ class Ranks:
         epoch = self._view.epoch(*local.ref) if stands else 0
         if not stands and self._view.revision < local.key_epoch:
             return  # the view has not come as far as our own write
+        if engine and local.renounced:
+            self._on_history_lost(engine)
         if local.known_epoch and (local.known_epoch != epoch or local.renounced):
             present = self._view.epoch(*local.ref)  # a sibling may have notified of it before, and have rooms
             living = 0 if present == local.known_epoch else present

@@ -197,6 +197,8 @@ class Client:
     def _say(self, packets: Iterable[bytes]) -> None:
         try:
             for packet in packets:
-                self._connection.send(packet)
+                # to a connection that is lost, already or meanwhile, nothing more: the next one has said everything
+                if not (self._connection.connected and self._connection.send(packet)):
+                    return
         except AgentBusy:
             self._connection.lose()  # half of it would leave waits unanswered; the next connection says all

@@ -44,7 +44,7 @@ class Decode:
 
         It is not known until the agent has looked at every want once, which it does within a round trip on its socket.
         """
-        return self._view.revision
+        return 0 if self._wanted.has_unsaid else self._view.revision
 
     @property
     def floor(self) -> int:

@@ -36,8 +36,8 @@ class Want:
     """One wait; ``named_rank`` is -1 where the request names none, ``cluster_id`` is of the etcd that answered it."""
 
     __slots__ = (
-        *("assignment", "beyond", "cluster_id", "deadline", "ended_at", "error", "id", "instance", "named_rank"),
-        "room",
+        *("assignment", "beyond", "cluster_id", "deadline", "ended_at", "error", "id", "instance", "is_void"),
+        *("named_rank", "room"),
     )
 
     def __init__(self, id: int, instance: str, room: int, named_rank: int, deadline: float, beyond: int) -> None:
@@ -48,6 +48,7 @@ class Want:
         self.deadline = deadline
         self.beyond = beyond
         self.ended_at = self.cluster_id = 0
+        self.is_void = False  # an etcd before has answered it, and the agent has yet to end it
         self.assignment: Assignment | None = None
         self.error: ResolveError | None = None
 
@@ -58,7 +59,7 @@ class Want:
             earlier = (-1, 0, self.beyond)
             wanted = messages.WantedRoom(self.id, self.room, self.named_rank, seconds, self.instance, *earlier)
         else:
-            seen = max(known.epoch, known.revision)
+            seen = 0 if self.is_void else max(known.epoch, known.revision)
             wanted = messages.WantedRoom(
                 self.id, self.room, self.named_rank, seconds, known.instance, known.dp_rank, known.epoch, seen
             )
@@ -92,6 +93,11 @@ class Wanted:
         self._unsaid: list[Want] = []  # answered by an etcd of which the agent has yet to say that it is another
         self._arrivals: list[tuple[int, int, int]] = []  # revision, room, want id
         self._endings: list[tuple[int, int, int]] = []
+
+    @property
+    def has_unsaid(self) -> bool:
+        """Whether there are waits of which the agent does not know, so that their ends are missing."""
+        return any(want.id in self.by_id for want in self._unsaid)
 
     def draw(self, instance: str, room: int, named_rank: int, deadline: float) -> Want:
         """A wait that does not count before it is added."""
@@ -129,9 +135,10 @@ class Wanted:
         for want in self.by_id.values():
             want.beyond = want.ended_at = 0
             if not view.is_of_another(want.cluster_id):
-                want.cluster_id = 0  # so that it is said until the agent ends it
+                want.cluster_id, want.is_void = 0, want.assignment is not None
         unsaid, self._unsaid = self._unsaid, []
-        return [packet for want in unsaid if want.id in self.by_id for packet in self._ask(want, view, now)]
+        said = [packet for want in unsaid if want.id in self.by_id for packet in self._ask(want, view, now)]
+        return [*said, view.open_round()] if said else []
 
     def _ask(self, want: Want, view: AgentView, now: float) -> Iterator[bytes]:
         if want.error is None:

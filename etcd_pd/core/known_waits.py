@@ -38,7 +38,7 @@ class KnownWaits:
         notices: list[Notice] = []
         for wait, known in [both for both in self._waits.items() if both[1].revision <= self._cell.revision]:
             id = self._find(wait, known)
-            lives = self._cell.lives(id, known.dp_rank, known.epoch)
+            lives = known.revision > 0 and self._cell.lives(id, known.dp_rank, known.epoch)
             if lives is not None:
                 del self._waits[wait]
                 notices.append(self._confirm(wait, id, known, lives))

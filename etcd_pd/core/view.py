@@ -74,14 +74,12 @@ class View(Cell):
             yield InstanceChanged(id)
             for end in ends:
                 yield from self.waits.lose(id, end)
-        for id in ids:
-            yield from self._move_waits(id, revision)
-
-    def _move_waits(self, id: str, revision: int) -> Iterator[Notice]:
-        instance = self.instances[id]
-        if instance.ended_for_good or not instance.info:
-            yield from self.waits.leave(id, revision, ended=instance.ended_for_good)
-        instance.ended_for_good = False
-        if instance.info:
-            yield from self.waits.join(id, instance, revision)
-        self.drop_if_empty(id)
+        for id, instance in ((id, self.instances[id]) for id in ids):
+            if instance.ended_for_good or not instance.info:
+                yield from self.waits.leave(id, revision, ended=instance.ended_for_good)
+            instance.ended_for_good = False
+            self.drop_if_empty(id)
+        for id, instance in ((id, self.instances[id]) for id in ids if id in self.instances):
+            if instance.info:
+                yield from self.waits.join(id, instance)
+        yield from self.waits.place(revision)

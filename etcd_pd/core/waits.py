@@ -153,7 +153,7 @@ class Waits:
         Who waits for a start that has ended is lost. Who waits for one that may come back, or did not know which start
         it waits for, waits on.
         """
-        for wait in (wait for wait in self._unanswered() if wait.placed == id):  # what one finds may answer others
+        for wait in [wait for wait in self._unanswered() if wait.placed == id]:
             self._take_out(wait)
             if ended and wait.start:
                 wait.ended = True
@@ -162,27 +162,27 @@ class Waits:
             if ended:
                 self._orphans.append((wait, id))
             wait.placed = None
-            now = self._cell.find(wait.instance)
-            if now is None:
-                self._unplaced.add(wait.instance, wait)
-            else:
-                yield from self._place(wait, now, revision)
+            self._unplaced.add(wait.instance, wait)
 
-    def join(self, id: str, instance: Instance, revision: int) -> Iterator[Notice]:
+    def join(self, id: str, instance: Instance) -> Iterator[Notice]:
         """An instance is there, and perhaps more of its ranks than before."""
         assert instance.info is not None
         for address, rival in self._cell.rivals(id):
             if self._cell.find(address) == id:
                 self._take_over(address, rival)
-        for name in (id, *instance.info.addresses):
-            for wait in self._unplaced.pop(name, ()):
-                yield from self._place(wait, id, revision)
         for dp_rank in instance.epochs:
             for wait in list(self._for_rank.get((id, dp_rank), ())):
                 source = "named" if wait.named_rank is not None else "follow-bootstrap-room"
                 if instance.info.topology.dp == 1 and wait.named_rank is None:
                     source = "single-rank"
                 yield from self._computed(wait, id, dp_rank, source)
+
+    def place(self, revision: int) -> Iterator[Notice]:
+        """Those whose instance is there now, once all have left and joined."""
+        for name in list(self._unplaced):
+            if (id := self._cell.find(name)) is not None:
+                for wait in self._unplaced.pop(name, ()):
+                    yield from self._place(wait, id, revision)
 
     def confirm(self) -> list[Notice]:
         """Confirm or end what earlier agents answered, as far as the cell has come."""
@@ -200,10 +200,11 @@ class Waits:
         return waits
 
     def unplace(self, waits: Iterable[Wait]) -> None:
-        """These are for instances that nobody has announced yet, whatever they were for before."""
+        """These are for instances that nobody has announced yet, as others are, whatever they were for before."""
         for wait in waits:
-            wait.placed, wait.start, wait.beyond = None, None, 0
             self._unplaced.add(wait.instance, wait)
+        for wait in (wait for waiting in self._unplaced.values() for wait in waiting):
+            wait.placed, wait.start, wait.beyond = None, None, 0
 
     # --- finding an answer
 

@@ -69,8 +69,8 @@ class WantedRoom(NamedTuple):
         named_rank: the rank that the request names, -1 where it names none.
         seconds: until its deadline.
         known_rank: the rank that an earlier agent gave, under ``known_epoch``, -1 where none has.
-        known_revision: of etcd, at which that held; where no rank was given, up to which the room's key is of an
-            earlier life of the room, that this process is done with.
+        known_revision: of etcd, at which that held, 0 where that was another etcd's; where no rank was given, up to
+            which the room's key is of an earlier life of the room, that this process is done with.
     """
 
     id: int

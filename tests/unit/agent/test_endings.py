@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 import etcd_pd
-from etcd_pd import Announced, Client, Rank
+from etcd_pd import Announced, Client, Ended, Rank, Resolved
 from etcd_pd.agent.main import _stop_when_idle
 from etcd_pd.agent.session import Session
 from etcd_pd.config import EtcdSettings
+from etcd_pd.core.notices import Wait
 from etcd_pd.core.records import Condition, Operation, Put, TxnResult
 from etcd_pd.errors import ConfigError, StoreUnavailable
-from etcd_pd.wire.values import FAILED, has_left
+from etcd_pd.wire.values import FAILED, RoomValue, has_left
 from tests.support.agent_in_memory import InMemory, running, until
 from tests.support.memory_etcd import MemoryEtcd
 from tests.support.memory_store import MemoryStore
@@ -66,6 +67,28 @@ async def test_what_a_lingering_rank_ended_is_written_when_the_agent_ends(tmp_pa
     assert value and value.state == FAILED
 
 
+async def test_what_a_gateway_ended_is_written_when_another_speaks_for_its_rank_as_the_agent_ends(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as world:
+        gateway = await world.prefill(linger=30.0)
+        for room in (7, 8):
+            await world.registered(gateway, room)
+        held = world.store.hold("txn")
+        gateway.prefill.release(7)
+        gateway.prefill.fail(8, "why")
+        await until(lambda: any(len(e.undurable) == 2 for e in world.agent.server.connections), "both were said")
+        await linger(world, gateway)
+        successor = await world.prefill(linger=30.0)
+        world.clients.clear()
+        world.stop.set()
+        asyncio.get_running_loop().call_later(0.2, held.set)
+    successor.close()
+    assert world.room(7) is None, "it was released"
+    value = world.room(8)
+    assert value and value.state == FAILED
+
+
 # --- what is left to a successor
 
 
@@ -82,16 +105,20 @@ async def test_the_session_is_renewed_when_what_the_agent_writes_last_takes_long
     prefill.close()
 
 
-async def test_a_rank_goes_when_its_engine_dies_while_the_agent_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("others", [0, 1])
+async def test_a_rank_goes_when_its_engine_dies_while_the_agent_ends(tmp_path: Path, others: int) -> None:
     async with running(tmp_path) as world:
-        prefill = await world.prefill()
+        prefill, *living = [await world.prefill(dp_rank) for dp_rank in range(1 + others)]
         held = world.store.hold("txn")
         world.stop.set()
         await until(lambda: world.agent._ending, "it ends")
-        end(world, prefill)
-        await until(lambda: not world.agent.server.connections, "it is dead, and the agent knows")
+        world.clients.clear()
+        prefill.close()
+        await until(lambda: len(world.agent.server.connections) == others, "it is dead, and the agent knows")
         held.set()
-    assert world.keys.rank("p", RANK) not in world.store.etcd.keys
+    for other in living:
+        other.close()
+    assert [world.keys.rank("p", Rank(dp)) in world.store.etcd.keys for dp in (0, 1)] == [False, bool(others)]
 
 
 async def test_a_rank_lingers_when_its_engine_goes_while_the_agent_ends(tmp_path: Path) -> None:
@@ -105,11 +132,15 @@ async def test_a_rank_lingers_when_its_engine_goes_while_the_agent_ends(tmp_path
     assert world.keys.rank("p", RANK) in world.store.etcd.keys
 
 
-async def test_rooms_stay_when_their_rank_hangs_on_the_session_of_the_agent_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize("restored", [False, True])
+async def test_rooms_stay_when_their_rank_hangs_on_the_session_of_the_agent_before(
+    tmp_path: Path, restored: bool
+) -> None:
     async with running(tmp_path) as first:
         prefill = await first.prefill()
         first.clients.clear()
     store, key = first.store, first.keys.rank("p", RANK)
+    store.etcd.cluster_id += restored  # it is nobody's then
     async with running(tmp_path, store) as second:
         real_list, real_read = store.list, store.read
 
@@ -119,7 +150,7 @@ async def test_rooms_stay_when_their_rank_hangs_on_the_session_of_the_agent_befo
             return await real_list(prefix, end)
 
         async def read_nothing(keys: Sequence[bytes]) -> object:
-            if key in keys:
+            if key in keys and not restored:
                 raise StoreUnavailable("read", "no leader")
             return await real_read(keys)
 
@@ -131,7 +162,7 @@ async def test_rooms_stay_when_their_rank_hangs_on_the_session_of_the_agent_befo
     assert key in store.etcd.keys and second.room(8), "a rank without its rooms would have its decodes wait"
 
 
-async def test_ranks_go_before_their_rooms_when_a_restored_etcd_has_the_session(tmp_path: Path) -> None:
+async def test_no_rank_stands_without_its_rooms_when_a_restored_etcd_has_the_session(tmp_path: Path) -> None:
     async with running(tmp_path) as world:
         prefill = await world.prefill()
         await world.registered(prefill, 7)
@@ -144,7 +175,7 @@ async def test_ranks_go_before_their_rooms_when_a_restored_etcd_has_the_session(
         await until(lambda: world.store.calls.count("revoke") > revokes, "it is restored")
         end(world, prefill)
         await until(lambda: not world.agent.announcer.ranks, "it has gone")
-    assert (world.keys.rank("p", RANK) in backup.keys) == bool(world.room(7)), "one is true with the other alone"
+    assert world.keys.rank("p", RANK) not in backup.keys or world.room(7), "a rank has its rooms"
 
 
 async def test_rooms_stay_when_their_rank_has_moved_to_another_agent(tmp_path: Path) -> None:
@@ -174,6 +205,38 @@ async def test_rooms_stay_when_their_rank_has_moved_to_another_agent(tmp_path: P
             b.store.close = _pass  # type: ignore[method-assign]  # it is b's
         b.store.close = close  # type: ignore[method-assign]
         assert client.prefill.epoch and b.room(7), "its rank lives"
+
+
+async def test_no_wait_is_given_up_when_its_time_is_over_while_the_agent_ends(tmp_path: Path) -> None:
+    """The agent reads nothing any more, and the room may be there."""
+    async with running(tmp_path, instance_timeout_seconds=1.0) as world:
+        prefill, decoder = await world.prefill(), world.client()
+        decoder.decode.want("host:1", 7)
+        await until(lambda: (decoder.decode.poll(), any(e.wants for e in world.agent.server.connections))[1], "asked")
+        again = await world.prefill(instance="q", launch_id="another")
+        doubts, judged = world.agent._wants._doubts, asyncio.Event()
+        judge = doubts._judge_orphan
+
+        def note(wait: Wait, stands: bool) -> None:
+            judge(wait, stands)
+            judged.set()
+
+        doubts._judge_orphan = note  # type: ignore[method-assign]
+        end(world, prefill)
+        await judged.wait()  # its start has ended
+        world.clients.clear()
+        world.agent.announcer.background.start(asyncio.sleep(1.5))  # etcd is slow
+        world.stop.set()
+        value = RoomValue(0, again.prefill.epoch).to_json()
+        world.store.etcd.txn([], [Put(world.keys.room("q", 7), value, 0)])  # by another agent
+        events: list[object] = []
+        while decoder.state == "connected":
+            events += decoder.decode.poll()
+            await asyncio.sleep(0.01)
+    assert not [event for event in events if isinstance(event, Ended)], "the next agent will find it"
+    async with running(tmp_path, world.store) as successor:
+        successor.clients += [again, decoder]
+        assert (await successor.event(decoder, Resolved)).assignment.room == 7
 
 
 # --- what is said last

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -390,43 +390,6 @@ class TestRevision:
         client.decode.poll()
         assert client.decode.revision == 120, "the wait that is done is not asked about"
 
-    def test_an_answer_is_not_said_to_be_of_another_etcd_when_the_connection_is_cut_before_that_is_known(
-        self, agent: FakeAgent, client: Client, engine: FakeEngineSocket
-    ) -> None:
-        """An agent that started after a restore ends what is said to it as known, once it has asked etcd."""
-        first, second = wanted(client, engine, 7, 8)
-        engine.resolved([answer(first, 101)], 101)
-        client.decode.poll()
-        engine.close()
-        client.decode.poll()
-        engine = agent.accept_next(client)
-        engine.cluster_id = CLUSTER + 1
-        engine.resolved([answer(second, 60, dp_rank=1, epoch=50)], 60)
-        client.decode.poll()
-        engine.close()
-        client.decode.poll()
-        engine = agent.accept_next(client)
-        hello, *said = engine.packets()
-        assert (Hello.decode(hello).cluster_id, Hello.decode(hello).revision) == (CLUSTER, 101)
-        assert [messages.decode_want(packet).id for packet in said if packet[:1] == messages.WANT] == [first]
-        engine.send(messages.HISTORY_LOST)
-        client.decode.poll()
-        [want] = engine.wants()
-        assert (want.id, want.known_epoch, want.known_revision) == (second, 50, 60)
-        assert client.decode.revision == 0, "it is not looked at yet"
-
-    def test_what_an_etcd_before_has_answered_is_said_when_its_end_is_lost(
-        self, client: Client, engine: FakeEngineSocket
-    ) -> None:
-        [id] = wanted(client, engine, 7)
-        engine.resolved([answer(id, 101)], 101)
-        engine.send(messages.HISTORY_LOST)
-        engine.cluster_id = CLUSTER + 1
-        engine.view(60)
-        engine.send(messages.LOST_PUSHES)
-        client.decode.poll()
-        assert [(want.id, want.known_revision) for want in engine.wants()] == [(id, 101)]
-
     def test_nothing_that_was_said_before_pushes_were_lost_holds_after(
         self, client: Client, engine: FakeEngineSocket
     ) -> None:
@@ -439,6 +402,107 @@ class TestRevision:
         engine.view(121, last_want=second)
         client.decode.poll()
         assert client.decode.revision == 121, "all was asked again, and looked at"
+
+    def test_the_revision_comes_back_when_pushes_were_lost_and_the_connection_with_them(
+        self, agent: FakeAgent, client: Client, engine: FakeEngineSocket
+    ) -> None:
+        wanted(client, engine, 7)
+        engine.send(messages.LOST_PUSHES)
+        engine.close()
+        client.decode.poll()
+        client.decode.poll()
+        engine = agent.accept()
+        engine.view(120)
+        client.decode.poll()
+        assert client.decode.revision == 120
+
+
+class Restored(NamedTuple):
+    """One wait was answered by an etcd, the other by what was restored, of which the agent has not said so yet."""
+
+    old: int
+    new: int
+    engine: FakeEngineSocket
+
+
+@pytest.fixture
+def restored(agent: FakeAgent, client: Client, engine: FakeEngineSocket) -> Restored:
+    """The connection was cut before it could; this is the next one."""
+    old, new = wanted(client, engine, 7, 8)
+    engine.resolved([answer(old, 101)], 101)
+    client.decode.poll()
+    engine.close()
+    client.decode.poll()
+    engine = agent.accept_next(client)
+    engine.cluster_id = CLUSTER + 1
+    engine.resolved([answer(new, 60, dp_rank=1, epoch=50)], 60)
+    client.decode.poll()
+    engine.close()
+    client.decode.poll()
+    engine = agent.accept_next(client)
+    engine.cluster_id = CLUSTER + 1
+    return Restored(old, new, engine)
+
+
+def said(packets: list[bytes]) -> list[int]:
+    """The waits in what a client says."""
+    return [messages.decode_want(packet).id for packet in packets if packet[:1] == messages.WANT]
+
+
+class TestAnotherHistory:
+    """An agent that started after etcd was restored ends what is said to it as known, once it has asked etcd."""
+
+    def test_what_a_restored_etcd_has_answered_is_said_when_the_agent_has_said_that_it_is_another(
+        self, client: Client, restored: Restored
+    ) -> None:
+        hello, *more = restored.engine.packets()
+        assert (Hello.decode(hello).cluster_id, Hello.decode(hello).revision) == (CLUSTER, 101)
+        assert said(more) == [restored.old]
+        restored.engine.send(messages.HISTORY_LOST)
+        client.decode.poll()
+        [want] = restored.engine.wants()
+        assert (want.id, want.known_epoch, want.known_revision) == (restored.new, 50, 60)
+
+    def test_no_revision_holds_when_a_wait_is_not_said(self, client: Client, restored: Restored) -> None:
+        restored.engine.view(70, last_want=restored.old)
+        client.decode.poll()
+        assert client.decode.revision == 0, "whether the other has ended by then has not been asked"
+
+    def test_no_revision_holds_when_another_room_was_wanted_before_the_wait_is_said(
+        self, client: Client, restored: Restored
+    ) -> None:
+        *_, third = wanted(client, restored.engine, 9)
+        restored.engine.send(messages.HISTORY_LOST)
+        restored.engine.view(70, last_want=third)
+        client.decode.poll()
+        assert client.decode.revision == 0, "it is said only now"
+        restored.engine.view(71, last_want=third)
+        client.decode.poll()
+        assert client.decode.revision == 71
+
+    def test_what_a_restored_etcd_has_answered_is_not_said_when_the_connection_is_lost_with_the_word(
+        self, agent: FakeAgent, client: Client, restored: Restored
+    ) -> None:
+        restored.engine.packets()  # all is read, else what is sent now is lost with the connection
+        restored.engine.send(messages.HISTORY_LOST)
+        restored.engine.close()
+        client.decode.poll()
+        client.decode.poll()
+        hello, *more = agent.accept().packets()
+        assert Hello.decode(hello).cluster_id != CLUSTER or restored.new not in said(more)
+
+    def test_what_an_etcd_before_has_answered_is_said_to_be_its_when_its_end_is_lost(
+        self, client: Client, engine: FakeEngineSocket
+    ) -> None:
+        [id] = wanted(client, engine, 7)
+        engine.resolved([answer(id, 101)], 101)
+        engine.send(messages.HISTORY_LOST)
+        engine.cluster_id = CLUSTER + 1
+        engine.view(60)
+        engine.send(messages.LOST_PUSHES)
+        client.decode.poll()
+        [want] = engine.wants()
+        assert (want.id, want.known_epoch, want.known_revision) == (id, 40, 0), "of no revision that counts"
 
 
 class TestAdmission:

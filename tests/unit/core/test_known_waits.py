@@ -51,6 +51,13 @@ def test_it_is_lost_when_its_rank_has_another_epoch(cell: Cell) -> None:
     assert isinstance(notice, WaitLost) and (notice.dp_rank, notice.epoch) == (2, dead)
 
 
+def test_it_is_lost_when_another_etcd_has_answered_it_and_an_epoch_of_that_number_lives(cell: Cell) -> None:
+    epoch = cell.rank(2)
+    cell.relist()
+    [notice] = want(cell, Known(2, epoch, 0))
+    assert isinstance(notice, WaitLost) and (notice.dp_rank, notice.epoch) == (2, epoch)
+
+
 def test_it_is_lost_when_its_instance_is_gone(cell: Cell) -> None:
     cell.relist()
     [notice] = want(cell, Known(2, 9, 2), "gone")

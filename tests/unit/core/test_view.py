@@ -450,6 +450,20 @@ class TestAnotherHistory:
         assert epoch_of(cell, 2) == epoch, "its own process has not seen another history"
         assert cell.view.is_dead("p", 2, epoch) is False
 
+    @pytest.mark.parametrize("name", ["p", "q"])
+    def test_a_wait_is_answered_at_a_lower_revision_when_the_history_is_another(self, cell: Cell, name: str) -> None:
+        """What its process was done with before was another history's."""
+        for _ in range(50):
+            done = cell.put(b"/other", b"")
+        cell.follow()
+        wait = ask(cell, beyond=done, instance=name)
+        cell.etcd = MemoryEtcd(cluster_id=2)
+        cell.view.void(0)
+        cell.instance(name, incarnation="i2")
+        epoch = cell.rank(2, name, incarnation="i2")
+        revision = cell.room(7, 2, epoch, name)
+        assert cell.relist() == [Resolved(wait, Assignment(name, 7, 2, epoch, revision, 0, "registry"))]
+
     def test_it_is_so_after_another_restore_too(self, cell: Cell) -> None:
         for _ in range(2):
             cell.view.void(0)
@@ -762,6 +776,31 @@ class TestTwoOfOneAddress:
         revision = cell.room(7, 2, epoch, "q")
         cell.delete(KEYS.prefill("p"), *(KEYS.rank("p", Rank(dp)) for dp in range(4)))
         assert cell.relist() == [Resolved(wait, Assignment("q", 7, 2, epoch, revision, 0, "registry"))]
+
+    def test_a_wait_is_the_youngest_claimant_s_when_it_began_before_the_first_list(self) -> None:
+        """As one that begins a moment later is."""
+        cell, one = Cell(), Topology(dp=1)
+        cell.instance("p", one)
+        cell.rank(0)
+        cell.instance("q", one, incarnation="other")
+        epoch = cell.rank(0, "q", incarnation="other")
+        wait = ask(cell)
+        assert cell.relist() == [Resolved(wait, Assignment("q", 7, 0, epoch, epoch, 0, "single-rank"))]
+
+    def test_a_wait_is_not_of_a_start_that_has_ended_when_the_list_that_says_so_brought_it_to_the_next(
+        self, cell: Cell
+    ) -> None:
+        wait = ask(cell)
+        cell.instance("q", incarnation="q1")
+        cell.rank(0, "q", incarnation="q1")
+        cell.follow()
+        cell.delete(KEYS.prefill("p"), KEYS.prefill("q"), *(KEYS.rank("p", Rank(dp)) for dp in range(4)))
+        cell.delete(KEYS.rank("q", Rank(0)))
+        cell.instance("q", incarnation="q2")
+        cell.rank(0, "q", incarnation="q2")
+        assert cell.relist() == []
+        assert wait.placed == "q"
+        assert cell.view.waits.take_orphans() == [], "it has never been for the start that has ended"
 
     def test_a_wait_by_an_address_stays_when_it_is_sure_for_which_start_it_is(self, cell: Cell) -> None:
         wait, _ = cell.want(7, "host:8998")
