@@ -24,7 +24,7 @@ class Instance:
 
     Attributes:
         info: its last word, also where the key is gone but ranks live.
-        born: create_revision of its key.
+        born: revision at which its start began: create_revision of its key, unless that was written again.
         ended_for_good: the start that ``info`` belonged to is over, and that was not acted upon yet.
         withdrawn: DP ranks of which a living agent deleted a key, and that was not acted upon yet.
     """
@@ -232,7 +232,7 @@ class Cell:
         elif info:
             if instance.info and instance.info.incarnation != info.incarnation:
                 instance.ended_for_good = True
-            instance.info, instance.born = info, kv.create_revision
+            instance.info, instance.born = info, info.began or kv.create_revision
 
     def conclude(self, id: str, revision: int) -> list[End]:
         """Bring an instance's epochs and addresses up to what is stored; which epochs ended with that."""

@@ -91,6 +91,7 @@ class LocalRank:
     def renounce(self) -> None:
         """etcd has another history: a key that it has of this rank belongs to a life that is over."""
         self.key_epoch, self.unsure_since, self.seen, self.renounced = 0, 0, None, True
+        self.info = replace(self.info, began=0)
 
 
 class Write(NamedTuple):
@@ -99,12 +100,14 @@ class Write(NamedTuple):
     Attributes:
         endpoint: what its key holds afterwards; None where only a leftover is cleared out of its way.
         joins: its key stands already, and keeps its create_revision.
+        began: revision at which its start began, 0 where that is this one.
     """
 
     conditions: list[Condition]
     operations: list[Operation]
     endpoint: RankEndpoint | None = None
     joins: bool = False
+    began: int = 0
 
 
 class Blocked(NamedTuple):
@@ -155,11 +158,10 @@ class Claims:
             Compare(rank_key, rank_kv.create_revision if rank_kv else 0),
             OnLease(rank_key, rank_kv.lease if rank_kv else 0),
         ]
-        operations: list[Operation] = [
-            Put(info_key, info.to_json(), lease_id),
-            Put(rank_key, endpoint.to_json(), lease_id),
-        ]
-        return Write(conditions, operations, endpoint, rank_kv is not None)
+        values = {info_key: info.to_json(), rank_key: endpoint.to_json()}
+        operations: list[Operation] = [Put(key, value, lease_id) for key, value in values.items()]
+        began = info.began or (info_kv.create_revision if info_kv else 0)
+        return Write(conditions, operations, endpoint, rank_kv is not None, began)
 
     def finish(self, local: LocalRank, step: Write, revision: int, lease_id: int) -> Blocked | None:
         """A transaction was answered: None where the key stands under the lease, else what stands in the way.
@@ -174,6 +176,7 @@ class Claims:
             return Blocked("a start that raced with this one")
         local.endpoint, local.lease_id, local.seen = step.endpoint, lease_id, None
         local.key_epoch = local.key_epoch if step.joins else revision
+        local.info = replace(local.info, began=step.began or revision)
         return None
 
     def recover(self, local: LocalRank, listing: Listing, lease_id: int) -> None:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..errors import ConfigError
-from .limits import MAX_ADDRESSES, MAX_PARALLEL, check_extra, check_int, check_name, check_text
+from .limits import MAX_ADDRESSES, MAX_PARALLEL, MAX_REVISION, check_extra, check_int, check_name, check_text
 
 #: Reason of a room whose registration timed out: it may have been written all the same, and decode been given it.
 TIMED_OUT = "its registration timed out"
@@ -123,6 +123,7 @@ class InstanceInfo:
         fingerprint: what must match between prefill and decode (model, KV layout, version), opaque here.
         state: ``serving``, or ``ended`` where this start is over for good.
         extra: what else its engine wants decode to know, as a small JSON object, opaque here.
+        began: create_revision of this start's first key, where the key was lost and written again; 0: this is it.
     """
 
     incarnation: str
@@ -133,12 +134,14 @@ class InstanceInfo:
     fingerprint: str = ""
     state: str = SERVING
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    began: int = 0
 
     def __post_init__(self) -> None:
         check_name("launch_id", self.launch_id)
         check_name("policy", self.policy)
         check_text("fingerprint", self.fingerprint)
         check_extra(self.extra)
+        check_int("began", self.began, 0, MAX_REVISION)
         if len(self.addresses) > MAX_ADDRESSES:
             raise ConfigError("addresses", f"must be at most {MAX_ADDRESSES}")
         for address in self.addresses:
@@ -164,6 +167,7 @@ class InstanceInfo:
                 fingerprint=data.get("fingerprint", ""),
                 state=check_text("state", data.get("state", SERVING)),
                 extra=data.get("extra", {}),
+                began=data.get("began", 0),
             )
         except _GARBAGE:
             return None

@@ -66,6 +66,30 @@ def test_another_rank_joins_the_start_when_its_launch_is_the_same(desk: Desk) ->
     assert desk.claim(rank(1)).incarnation == "start-1"
 
 
+@pytest.mark.parametrize("joins", [False, True])
+def test_a_start_keeps_its_age_when_its_key_is_lost_and_written_again(desk: Desk, joins: bool) -> None:
+    first, other = desk.claim(rank(0)), rank(1)
+    began = desk.etcd.keys[INFO_KEY].create_revision
+    local = desk.claim(other) if joins else first
+    for _ in range(2):
+        desk.etcd.revoke(desk.lease)
+        desk.lease = desk.etcd.grant(5).lease_id
+        desk.claim(local)
+        info = InstanceInfo.from_json(desk.etcd.keys[INFO_KEY].value)
+        assert info is not None and (info.incarnation, info.began) == ("start-1", began)
+
+
+def test_a_start_begins_anew_when_etcd_has_another_history(desk: Desk) -> None:
+    """A revision of the history before says nothing beside those of this one."""
+    local = desk.claim(rank())
+    desk.etcd.revoke(desk.lease)
+    desk.lease = desk.etcd.grant(5).lease_id
+    local.renounce()
+    desk.claim(local)
+    info = InstanceInfo.from_json(desk.etcd.keys[INFO_KEY].value)
+    assert info is not None and info.began == 0
+
+
 def test_a_claim_keeps_its_epoch_when_its_key_stands_already(desk: Desk) -> None:
     local = desk.claim(rank())
     epoch = local.key_epoch

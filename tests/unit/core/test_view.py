@@ -49,8 +49,9 @@ class Cell:
         incarnation: str = "i1",
         addresses: tuple[str, ...] = ("host:8998",),
         lease: int = 0,
+        began: int = 0,
     ) -> None:
-        info = InstanceInfo(incarnation, "launch", addresses, topology or Topology(dp=4), policy)
+        info = InstanceInfo(incarnation, "launch", addresses, topology or Topology(dp=4), policy, began=began)
         self.put(KEYS.prefill(id), info.to_json(), lease)
 
     def rank(self, dp: int, id: str = "p", *, tp: int = 0, incarnation: str = "i1", lease: int = 0) -> int:
@@ -666,6 +667,17 @@ class TestNames:
         assert cell.view.find("host:8998") == "q"
         cell.instance("p")  # the elder says something of itself once more
         cell.follow()
+        assert cell.view.find("host:8998") == "q"
+
+    @pytest.mark.parametrize("listed", [False, True])
+    def test_an_address_stays_with_the_youngest_when_the_key_of_an_older_one_is_lost_and_written_again(
+        self, cell: Cell, listed: bool
+    ) -> None:
+        began = cell.etcd.keys[KEYS.prefill("p")].create_revision
+        cell.instance("q", incarnation="other")
+        cell.delete(KEYS.prefill("p"))
+        cell.instance("p", began=began)
+        cell.relist() if listed else cell.follow()
         assert cell.view.find("host:8998") == "q"
 
     def test_the_youngest_does_not_depend_on_the_order_of_a_list(self, cell: Cell) -> None:
