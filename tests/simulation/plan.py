@@ -59,6 +59,8 @@ FIXED = (
     (FULL, 1068, 14),
     *((FULL, seed, 15) for seed in (3094, 3120)),
 )
+#: The same of nights, with the rooms and gaps that the seed says.
+OF_NIGHTS = ((SMALL, 2174, 23), *((FULL, seed, 23) for seed in (169, 598, 2110)))
 #: How the DP ranks of a world are chosen: by its engines, or computed from the room.
 POLICIES = ("round_robin", "round_robin", "follow_bootstrap_room")
 #: How long there are rooms and faults, seconds.
@@ -164,6 +166,8 @@ class Plan:
         """The worlds that are always tried."""
         for size, seed, kinds in FIXED:
             yield cls.draw(seed, size=size, rate=RATES[0], gaps=GAPS[0], kinds=FAULTS[:kinds])
+        for size, seed, kinds in OF_NIGHTS:
+            yield cls.draw(seed, size=size, kinds=FAULTS[:kinds])
 
     def agent_of(self, dp_rank: int, tp_rank: int) -> str:
         """At which agent a process of a DP rank is: those of one rank at several, and in a small world all alike."""
