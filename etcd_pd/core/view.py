@@ -74,12 +74,14 @@ class View(Cell):
             yield InstanceChanged(id)
             for end in ends:
                 yield from self.waits.lose(id, end)
-        for id, instance in ((id, self.instances[id]) for id in ids):
+        for id in ids:
+            instance = self.instances[id]
             if instance.ended_for_good or not instance.info:
                 yield from self.waits.leave(id, revision, ended=instance.ended_for_good)
             instance.ended_for_good = False
             self.drop_if_empty(id)
-        for id, instance in ((id, self.instances[id]) for id in ids if id in self.instances):
-            if instance.info:
-                yield from self.waits.join(id, instance)
+        for id in ids:
+            joining = self.instances.get(id)
+            if joining and joining.info:
+                yield from self.waits.join(id, joining)
         yield from self.waits.place(revision)
