@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,8 @@ import etcd_pd
 from etcd_pd.agent.agent import Agent
 from etcd_pd.config import AgentSettings
 from etcd_pd.core.keys import Keys
+from etcd_pd.core.records import Listing
+from etcd_pd.errors import StoreUnavailable
 from etcd_pd.wire.values import RoomValue
 from tests.support.events import next_event
 from tests.support.memory_etcd import MemoryEtcd
@@ -77,6 +79,29 @@ class InMemory:
         """Register a room."""
         client.prefill.register(room)
         return await self.event(client, etcd_pd.Registered)
+
+    def end(self, client: etcd_pd.Client) -> None:
+        """A process ends."""
+        self.clients.remove(client)
+        client.close()
+
+    async def linger(self, client: etcd_pd.Client) -> None:
+        """A process is gone, and its rank stays for a while."""
+        self.clients.remove(client)
+        client.detach()
+        await until(lambda: self.agent.ranks.lingering, "its rank lingers")
+
+    def fail_reads(self, *of: bytes) -> list[bytes]:
+        """Reads of any of these keys fail for as long as it is in the list."""
+        real, failing = self.store.read, list(of)
+
+        async def read(keys: Sequence[bytes]) -> Listing:
+            if not set(failing).isdisjoint(keys):
+                raise StoreUnavailable("read", "no leader")
+            return await real(keys)
+
+        self.store.read = read  # type: ignore[method-assign]
+        return failing
 
     def room(self, room: int, instance: str = "p") -> RoomValue | None:
         """What etcd holds of a room."""

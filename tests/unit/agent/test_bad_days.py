@@ -337,9 +337,7 @@ async def test_a_process_serves_when_it_takes_over_a_rank_that_lingers_and_was_d
     first.prefill.drain()
     key = world.keys.rank("p", Rank(0))
     await until(lambda: b"draining" in world.store.etcd.keys[key].value, "etcd knows")
-    world.clients.remove(first)
-    first.detach()
-    await until(lambda: world.agent.ranks.lingering, "it lingers")
+    await world.linger(first)
     second = await world.prefill(linger=60.0)
     assert (await world.registered(second, 7)).epoch == epoch
     await until(lambda: b"serving" in world.store.etcd.keys[key].value, "etcd knows")

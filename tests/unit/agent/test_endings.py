@@ -18,7 +18,7 @@ from etcd_pd.agent.main import _stop_when_idle
 from etcd_pd.agent.session import Session
 from etcd_pd.config import EtcdSettings
 from etcd_pd.core.notices import Wait
-from etcd_pd.core.records import Condition, Operation, Put, TxnResult
+from etcd_pd.core.records import Condition, Listing, Operation, Put, TxnResult
 from etcd_pd.errors import ConfigError, StoreUnavailable
 from etcd_pd.wire.values import FAILED, RoomValue, has_left
 from tests.support.agent_in_memory import InMemory, running, until
@@ -30,20 +30,26 @@ pytestmark = pytest.mark.asyncio
 RANK = Rank(0)
 
 
-def end(world: InMemory, client: Client) -> None:
-    """A process ends."""
-    world.clients.remove(client)
-    client.close()
-
-
 async def _pass() -> None: ...
 
 
-async def linger(world: InMemory, client: Client) -> None:
-    """A process is gone, and its rank stays for a while."""
-    world.clients.remove(client)
-    client.detach()
-    await until(lambda: world.agent.ranks.lingering, "its rank lingers")
+async def with_two_ended(world: InMemory) -> tuple[Client, asyncio.Event]:
+    """A gateway that has released a room and failed another, which is not written before the event."""
+    gateway = await world.prefill(linger=30.0)
+    for room in (7, 8):
+        await world.registered(gateway, room)
+    held = world.store.hold("txn")
+    gateway.prefill.release(7)
+    gateway.prefill.fail(8, "why")
+    await until(lambda: any(len(e.undurable) == 2 for e in world.agent.server.connections), "both were said")
+    return gateway, held
+
+
+def assert_both_are_written(world: InMemory) -> None:
+    """What that gateway said."""
+    assert world.room(7) is None, "it was released"
+    value = world.room(8)
+    assert value and value.state == FAILED
 
 
 # --- what engines said
@@ -51,42 +57,26 @@ async def linger(world: InMemory, client: Client) -> None:
 
 async def test_what_a_lingering_rank_ended_is_written_when_the_agent_ends(tmp_path: Path) -> None:
     async with running(tmp_path) as world:
-        gateway = await world.prefill(linger=30.0)
-        for room in (7, 8):
-            await world.registered(gateway, room)
-        held = world.store.hold("txn")
-        gateway.prefill.release(7)
-        gateway.prefill.fail(8, "why")
-        await until(lambda: any(len(e.undurable) == 2 for e in world.agent.server.connections), "both were said")
-        await linger(world, gateway)
+        gateway, held = await with_two_ended(world)
+        await world.linger(gateway)
         world.stop.set()
         asyncio.get_running_loop().call_later(0.2, held.set)
     assert world.keys.rank("p", RANK) in world.store.etcd.keys, "it is left to its successor"
-    assert world.room(7) is None, "it was released"
-    value = world.room(8)
-    assert value and value.state == FAILED
+    assert_both_are_written(world)
 
 
 async def test_what_a_gateway_ended_is_written_when_another_speaks_for_its_rank_as_the_agent_ends(
     tmp_path: Path,
 ) -> None:
     async with running(tmp_path) as world:
-        gateway = await world.prefill(linger=30.0)
-        for room in (7, 8):
-            await world.registered(gateway, room)
-        held = world.store.hold("txn")
-        gateway.prefill.release(7)
-        gateway.prefill.fail(8, "why")
-        await until(lambda: any(len(e.undurable) == 2 for e in world.agent.server.connections), "both were said")
-        await linger(world, gateway)
+        gateway, held = await with_two_ended(world)
+        await world.linger(gateway)
         successor = await world.prefill(linger=30.0)
         world.clients.clear()
         world.stop.set()
         asyncio.get_running_loop().call_later(0.2, held.set)
     successor.close()
-    assert world.room(7) is None, "it was released"
-    value = world.room(8)
-    assert value and value.state == FAILED
+    assert_both_are_written(world)
 
 
 # --- what is left to a successor
@@ -127,7 +117,7 @@ async def test_a_rank_lingers_when_its_engine_goes_while_the_agent_ends(tmp_path
         held = world.store.hold("txn")
         world.stop.set()
         await until(lambda: world.agent._ending, "it ends")
-        await linger(world, gateway)
+        await world.linger(gateway)
         held.set()
     assert world.keys.rank("p", RANK) in world.store.etcd.keys
 
@@ -142,22 +132,19 @@ async def test_rooms_stay_when_their_rank_hangs_on_the_session_of_the_agent_befo
     store, key = first.store, first.keys.rank("p", RANK)
     store.etcd.cluster_id += restored  # it is nobody's then
     async with running(tmp_path, store) as second:
-        real_list, real_read = store.list, store.read
+        real = store.list
+        if not restored:
+            second.fail_reads(key)
 
-        async def list_nothing(prefix: bytes, end: bytes = b"") -> object:
+        async def list_nothing(prefix: bytes, end: bytes = b"") -> Listing:
             if prefix == first.keys.prefill("p"):
                 raise StoreUnavailable("list", "no leader")
-            return await real_list(prefix, end)
+            return await real(prefix, end)
 
-        async def read_nothing(keys: Sequence[bytes]) -> object:
-            if key in keys and not restored:
-                raise StoreUnavailable("read", "no leader")
-            return await real_read(keys)
-
-        store.list, store.read = list_nothing, read_nothing  # type: ignore[method-assign,assignment]
+        store.list = list_nothing  # type: ignore[method-assign]
         second.clients.append(prefill)
         await second.registered(prefill, 8)
-        end(second, prefill)
+        second.end(prefill)
         await until(lambda: not second.agent.announcer.ranks, "it is being withdrawn")
     assert key in store.etcd.keys and second.room(8), "a rank without its rooms would have its decodes wait"
 
@@ -173,7 +160,7 @@ async def test_no_rank_stands_without_its_rooms_when_a_restored_etcd_has_the_ses
         world.store.drop_watches()
         revokes = world.store.calls.count("revoke")
         await until(lambda: world.store.calls.count("revoke") > revokes, "it is restored")
-        end(world, prefill)
+        world.end(prefill)
         await until(lambda: not world.agent.announcer.ranks, "it has gone")
     assert world.keys.rank("p", RANK) not in backup.keys or world.room(7), "a rank has its rooms"
 
@@ -222,7 +209,7 @@ async def test_no_wait_is_given_up_when_its_time_is_over_while_the_agent_ends(tm
             judged.set()
 
         doubts._judge_orphan = note  # type: ignore[method-assign]
-        end(world, prefill)
+        world.end(prefill)
         await judged.wait()  # its start has ended
         world.clients.clear()
         world.agent.announcer.background.start(asyncio.sleep(1.5))  # etcd is slow
@@ -329,7 +316,7 @@ async def test_an_agent_ends_when_its_socket_was_removed(tmp_path: Path) -> None
 async def test_an_agent_is_not_idle_when_a_rank_lingers(tmp_path: Path) -> None:
     async with running(tmp_path, idle_exit_seconds=0.3) as world:
         gateway = await world.prefill(linger=0.9)
-        await linger(world, gateway)
+        await world.linger(gateway)
         await asyncio.wait_for(_stop_when_idle(world.settings, world.agent, world.stop), 10.0)
         assert not world.agent.ranks.lingering
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from etcd_pd import Announced, Client, PrefillLost, Rank, RankEnded, Resolved
-from etcd_pd.core.records import KeyValue, Listing, Put
-from etcd_pd.errors import StoreUnavailable
+from etcd_pd.core.records import KeyValue, Put
 from etcd_pd.wire import messages
 from tests.support.agent_in_memory import InMemory, running, until
-from tests.support.memory_store import MemoryStore
 
 pytestmark = pytest.mark.asyncio
 
@@ -23,19 +20,6 @@ def replace_etcd(world: InMemory) -> None:
     etcd = world.store.etcd
     etcd.cluster_id += 1
     etcd.keys, etcd.history, etcd._leases = dict[bytes, KeyValue](), [], {}
-
-
-def keep_from_comparing(world: InMemory, store: MemoryStore) -> list[bool]:
-    """Agents cannot ask etcd for its history while the list is not empty."""
-    real, failing = store.read, [True]
-
-    async def read(keys: Sequence[bytes]) -> Listing:
-        if failing and list(keys) == [world.keys.agent("agent")]:
-            raise StoreUnavailable("read", "no leader")
-        return await real(keys)
-
-    store.read = read  # type: ignore[method-assign]
-    return failing
 
 
 async def taken_over(world: InMemory, prefill: Client) -> list[object]:
@@ -60,7 +44,7 @@ async def test_an_epoch_outlives_its_agent_when_it_was_announced_before_its_engi
         first.clients.clear()
     store = first.store
     replace_etcd(first)
-    failing = keep_from_comparing(first, store)
+    failing = first.fail_reads(first.keys.agent("agent"))  # so that no agent can compare histories
     async with running(tmp_path, store) as second:
         second.clients.append(prefill)
         await second.event(prefill, Announced)

@@ -43,12 +43,6 @@ async def wait_for_a_sure(world: InMemory, decoder: Client) -> None:
     world.agent.view.waits.pin(wait.asked_at)
 
 
-def end(world: InMemory, client: Client) -> None:
-    """A process ends."""
-    world.clients.remove(client)
-    client.close()
-
-
 async def answer(prefill: Client, decoder: Client) -> object:
     """What becomes of the only wait."""
     events: list[object] = []
@@ -68,7 +62,7 @@ async def test_nobody_is_lost_when_the_last_living_rank_s_session_ends_and_anoth
     a, b = agents
     alive, dead, decoder = await a.prefill(0, topology=TWO), await b.prefill(1, topology=TWO), b.client()
     await wait_for_a_sure(b, decoder)
-    end(b, dead)
+    b.end(dead)
     await until(lambda: "p" in b.agent.announcer._withdrawn, "it is withdrawn")
     before = alive.prefill.epoch
     a.store.etcd.revoke(a.agent.session.lease_id)
@@ -82,7 +76,7 @@ async def test_nobody_is_lost_when_the_key_of_the_last_living_rank_is_deleted(wo
     alive, dead = await world.prefill(0, topology=TWO), await world.prefill(1, topology=TWO)
     decoder = world.client()
     await wait_for_a_sure(world, decoder)
-    end(world, dead)
+    world.end(dead)
     await until(lambda: "p" in world.agent.announcer._withdrawn, "it is withdrawn")
     before = alive.prefill.epoch
     world.store.etcd.txn([], [Delete(world.keys.rank("p", Rank(0)))])
@@ -98,13 +92,13 @@ async def test_the_instance_s_key_goes_when_its_last_ranks_went_with_another_age
 ) -> None:
     a, b = agents
     await a.prefill(0, topology=TWO)
-    end(b, await b.prefill(1, topology=TWO))  # whose agent's lease the instance's key hangs on
+    b.end(await b.prefill(1, topology=TWO))  # whose agent's lease the instance's key hangs on
     await until(lambda: "p" in b.agent.announcer._withdrawn, "it is withdrawn")
     if tried_again:
         listing, another = b.store.hold("list"), b.client()
         b.announce(another, 1, topology=TWO)
         await until(lambda: (another.prefill.poll(), b.agent.announcer.ranks)[1], "it is being announced")
-        end(b, another)
+        b.end(another)
         await until(lambda: not b.agent.announcer.ranks, "which its process did not live to see")
         listing.set()
     a.agent.announcer._ranks.clear()  # the node is gone
@@ -120,7 +114,7 @@ async def test_the_instance_s_key_goes_when_its_last_ranks_went_while_another_wa
 ) -> None:
     a, b = agents
     await a.prefill(0, topology=TWO)
-    end(b, await b.prefill(1, topology=TWO))
+    b.end(await b.prefill(1, topology=TWO))
     of_b = b.agent.announcer
     await until(lambda: "p" in of_b._withdrawn and not of_b.background.tasks, "it is withdrawn")
     listing, another = b.store.hold("list"), b.client()
@@ -131,7 +125,7 @@ async def test_the_instance_s_key_goes_when_its_last_ranks_went_while_another_wa
     a.store.publish()
     await until(lambda: not b.agent.view.instances["p"].endpoints, "its last rank has gone")
     if dp == TWO.dp:
-        end(b, another)
+        b.end(another)
     listing.set()
     await until(lambda: (another.prefill.poll(), not b.agent.announcer.ranks)[1], "nobody is announced any more")
     await until(lambda: b.keys.prefill("p") not in b.store.etcd.keys, "nothing is left")
@@ -148,7 +142,7 @@ async def test_a_withdrawn_rank_is_forgotten_when_its_sibling_s_agent_has_ended_
         return result
 
     world.store.txn = txn  # type: ignore[method-assign]
-    end(world, client)
+    world.end(client)
     await until(lambda: not world.agent.view.instances["p"].endpoints, "it is deleted")
     world.store.etcd.txn([], [Delete(world.keys.prefill("p"))])
     world.store.publish()
@@ -163,7 +157,7 @@ async def test_a_wait_by_an_address_goes_on_when_the_older_of_two_that_claim_it_
     decoder.decode.want("host:1", 7)
     await until(lambda: world.agent.view.waits._pending, "decode waits")
     newer = await world.prefill(instance="new", launch_id="another")
-    end(world, older)
+    world.end(older)
     await until(lambda: "old" not in world.agent.view.instances, "the older one has ended")
     newer.prefill.register(7)
     assert isinstance(await answer(newer, decoder), Resolved)
@@ -175,7 +169,7 @@ async def test_a_computed_wait_goes_back_when_the_newer_of_two_that_claim_its_ad
     decoder.decode.want("host:1", 4)  # whose rank 0 is not there yet
     await until(lambda: world.agent.view.waits._for_rank, "decode waits")
     newer = await world.prefill(1, instance="new", launch_id="another", policy=policy)
-    end(world, newer)
+    world.end(newer)
     await until(lambda: "new" not in world.agent.view.instances, "the newer one has ended")
     older = await world.prefill(0, instance="old", policy=policy)
     assert isinstance(await answer(older, decoder), Resolved)
@@ -186,7 +180,7 @@ async def test_rooms_stay_with_their_rank_when_an_agent_ends_and_its_session_can
         prefill = await world.prefill()
         await world.registered(prefill, 7)
         world.store.hold("txn")
-        end(world, prefill)
+        world.end(prefill)
         await until(lambda: world.store.calls[-1] == "txn", "its rank's key is being deleted")
         world.store.fail("revoke", StoreUnavailable("revoke", "etcd is busy"))
     assert world.keys.rank("p", Rank(0)) in world.store.etcd.keys and world.room(7), "one is true with the other alone"

@@ -171,9 +171,7 @@ async def test_a_successor_holds_no_dead_room_when_its_predecessor_s_epoch_had_e
     old = await world.registered(client, 7)
     (watch,) = world.store._watches
     watch.freeze()
-    world.clients.remove(client)
-    client.detach()
-    await until(lambda: world.agent.ranks.lingering, "it lingers")
+    await world.linger(client)
     (left,) = world.agent.ranks.lingering.of("p")
     before = left.key_epoch
     world.store.etcd.revoke(world.agent.session.lease_id)
@@ -242,9 +240,7 @@ async def test_a_rank_takes_rooms_when_another_process_takes_it_over_after_its_n
 ) -> None:
     client = await world.prefill(linger=30.0)
     await drain_node(world)
-    world.clients.remove(client)
-    client.detach()
-    await until(lambda: world.agent.ranks.lingering, "it lingers")
+    await world.linger(client)
     await world.registered(await world.prefill(linger=30.0), 7)
 
 

@@ -40,9 +40,7 @@ async def release(world: InMemory, client: Client, room: int) -> None:
 
 async def successor_of(world: InMemory, client: Client) -> Client:
     """Another process that goes on for a rank's first one, which ended."""
-    world.clients.remove(client)
-    client.detach()
-    await until(lambda: world.agent.ranks.lingering, "it lingers")
+    await world.linger(client)
     return await world.prefill(linger=30.0)
 
 
